@@ -1,0 +1,313 @@
+/* Parsing is by hand because the same table must also print help, man pages and run files, which getopt cannot do. */
+#include "base/option.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NAME_MAX_BYTES 64
+
+static void *place(const struct option *o, void *values)
+{
+    return (char *)values + o->offset;
+}
+
+static bool same_name(const char *a, const char *b)
+{
+    for (; *a && *b; a++, b++)
+        if ((*a == '-' ? '_' : *a) != (*b == '-' ? '_' : *b))
+            return false;
+    return *a == *b;
+}
+
+static int choice_index(const char *choices, const char *text)
+{
+    int i = 0;
+
+    for (const char *c = choices;; i++) {
+        const size_t n = strcspn(c, "|");
+        if (strlen(text) == n && strncmp(c, text, n) == 0)
+            return i;
+        if (c[n] == '\0')
+            return -1;
+        c += n + 1;
+    }
+}
+
+static int bad_value(const struct option *o, const char *text, const char *wanted, struct err *err)
+{
+    return err_set(err, ERR_USAGE, "option --%s is \"%.80s\", it must be %s", o->name, text, wanted);
+}
+
+static int set_number(const struct option *o, void *values, const char *text, struct err *err)
+{
+    const bool bounded = o->min != 0 || o->max != 0;
+    char wanted[128];
+    char *end;
+
+    errno = 0;
+    const double real = strtod(text, &end);
+    bool good = *text != '\0' && *end == '\0' && isfinite(real) && (!bounded || (real >= o->min && real <= o->max));
+    if (o->type == OPTION_INT && good) {
+        errno = 0;
+        const int64_t whole = strtoll(text, &end, 10);
+        good = *end == '\0' && errno == 0;
+        if (!good && real == floor(real) && fabs(real) < 9e15) { /* "1e6" is a whole number too */
+            *(int64_t *)place(o, values) = (int64_t)real;
+            return 0;
+        }
+        if (good)
+            *(int64_t *)place(o, values) = whole;
+    } else if (good) {
+        *(double *)place(o, values) = real;
+    }
+    if (good)
+        return 0;
+    const char *what = o->type == OPTION_INT ? "a whole number" : "a number";
+    if (bounded)
+        snprintf(wanted, sizeof wanted, "%s from %.10g to %.10g", what, o->min, o->max);
+    else
+        snprintf(wanted, sizeof wanted, "%s", what);
+    return bad_value(o, text, wanted, err);
+}
+
+int option_set_text(const struct option *o, void *values, const char *text, struct err *err)
+{
+    switch (o->type) {
+    case OPTION_FLAG:
+        if (strcmp(text, "true") == 0 || strcmp(text, "1") == 0)
+            *(bool *)place(o, values) = true;
+        else if (strcmp(text, "false") == 0 || strcmp(text, "0") == 0)
+            *(bool *)place(o, values) = false;
+        else
+            return bad_value(o, text, "true or false", err);
+        return 0;
+    case OPTION_INT:
+    case OPTION_REAL:
+        return set_number(o, values, text, err);
+    case OPTION_STRING:
+        *(const char **)place(o, values) = text;
+        return 0;
+    case OPTION_CHOICE: {
+        const int i = choice_index(o->choices, text);
+        if (i < 0)
+            return bad_value(o, text, o->choices, err);
+        *(int *)place(o, values) = i;
+        return 0;
+    }
+    }
+    return 0;
+}
+
+void option_defaults(const struct option_set *sets, int n_sets)
+{
+    struct err err;
+
+    for (int s = 0; s < n_sets; s++)
+        for (const struct option *o = sets[s].options; o->name; o++)
+            if (o->fallback)
+                MUST(option_set_text(o, sets[s].values, o->fallback, &err) == 0);
+}
+
+/* Levenshtein's distance, for "did you mean"; names are short. */
+static int distance(const char *a, const char *b)
+{
+    int row[NAME_MAX_BYTES + 1];
+    const int m = (int)strlen(b);
+
+    if (m > NAME_MAX_BYTES)
+        return m;
+    for (int j = 0; j <= m; j++)
+        row[j] = j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0];
+
+        row[0] = i;
+        for (int j = 1; j <= m; j++) {
+            const int up = row[j];
+            const int change = diagonal + ((a[i - 1] == '-' ? '_' : a[i - 1]) != b[j - 1]);
+            int best = up + 1 < row[j - 1] + 1 ? up + 1 : row[j - 1] + 1;
+
+            row[j] = best < change ? best : change;
+            diagonal = up;
+        }
+    }
+    return row[m];
+}
+
+static int unknown(const struct option_set *sets, int n_sets, const char *name, struct err *err)
+{
+    const char *nearest = NULL;
+    int best = 1 << 20;
+
+    for (int s = 0; s < n_sets; s++)
+        for (const struct option *o = sets[s].options; o->name; o++)
+            for (int k = 0; k < 2; k++) {
+                const char *candidate = k ? o->alias : o->name;
+                const int d = candidate ? distance(name, candidate) : 1 << 20;
+                if (d < best) {
+                    best = d;
+                    nearest = candidate;
+                }
+            }
+    err_set(err, ERR_USAGE, "unknown option --%.80s", name);
+    if (nearest && best <= 1 + (int)strlen(name) / 2)
+        err_hint(err, "Did you mean --%s? --help lists all options.", nearest);
+    else
+        err_hint(err, "--help lists all options.");
+    return -1;
+}
+
+static const struct option *find(const struct option_set *sets, int n_sets, const char *name, void **values)
+{
+    for (int s = 0; s < n_sets; s++)
+        for (const struct option *o = sets[s].options; o->name; o++)
+            if (same_name(name, o->name) || (o->alias && same_name(name, o->alias))) {
+                *values = sets[s].values;
+                return o;
+            }
+    return NULL;
+}
+
+int option_parse(const struct option_set *sets, int n_sets, int argc, char **argv, struct option_given *given,
+                 int max_given, int *n_given, const char **words, int max_words, int *n_words, struct err *err)
+{
+    bool ended = false;
+
+    *n_given = *n_words = 0;
+    for (int i = 1; i < argc; i++) {
+        char name[NAME_MAX_BYTES * 2];
+        const char *word = argv[i], *text = NULL, *equals;
+        const struct option *o;
+        void *values = NULL;
+
+        if (!ended && strcmp(word, "--") == 0) {
+            ended = true;
+            continue;
+        }
+        if (ended || word[0] != '-' || word[1] != '-') {
+            if (!ended && word[0] == '-' && word[1] != '\0')
+                return err_set(err, ERR_USAGE, "unknown option %.80s", word);
+            if (*n_words == max_words) {
+                err_set(err, ERR_USAGE, "unexpected word \"%.80s\"", word);
+                return err_hint(err, "Options begin with --; --help lists them.");
+            }
+            words[(*n_words)++] = word;
+            continue;
+        }
+        equals = strchr(word + 2, '=');
+        snprintf(name, sizeof name, "%.*s", equals ? (int)(equals - word - 2) : (int)sizeof name - 1, word + 2);
+        if (equals)
+            text = equals + 1;
+        o = find(sets, n_sets, name, &values);
+        if (!o && strncmp(name, "no", 2) == 0 && (name[2] == '-' || name[2] == '_') && !text) {
+            o = find(sets, n_sets, name + 3, &values);
+            if (o && o->type != OPTION_FLAG)
+                o = NULL;
+            text = "false";
+        }
+        if (!o)
+            return unknown(sets, n_sets, name, err);
+        if (!text && o->type == OPTION_FLAG)
+            text = "true";
+        if (!text && i + 1 == argc)
+            return err_set(err, ERR_USAGE, "option --%s needs a value", o->name);
+        if (!text)
+            text = argv[++i];
+        if (option_set_text(o, values, text, err) != 0)
+            return -1;
+        if (*n_given == max_given)
+            return err_set(err, ERR_USAGE, "more than %d options are given", max_given);
+        given[(*n_given)++] = (struct option_given){ o, text };
+    }
+    return 0;
+}
+
+void option_print(const struct option *o, const void *values, char *out, size_t size)
+{
+    const void *p = (const char *)values + o->offset;
+
+    switch (o->type) {
+    case OPTION_FLAG:
+        snprintf(out, size, "%s", *(const bool *)p ? "true" : "false");
+        break;
+    case OPTION_INT:
+        snprintf(out, size, "%" PRId64, *(const int64_t *)p);
+        break;
+    case OPTION_REAL:
+        snprintf(out, size, "%.17g", *(const double *)p);
+        break;
+    case OPTION_STRING:
+        snprintf(out, size, "%s", *(const char *const *)p ? *(const char *const *)p : "");
+        break;
+    case OPTION_CHOICE: {
+        const char *c = o->choices;
+        for (int i = *(const int *)p; i > 0; i--)
+            c += strcspn(c, "|") + 1;
+        snprintf(out, size, "%.*s", (int)strcspn(c, "|"), c);
+        break;
+    }
+    }
+}
+
+static json_t *value_json(const struct option *o, const void *values)
+{
+    const void *p = (const char *)values + o->offset;
+    char text[FILENAME_MAX];
+
+    switch (o->type) {
+    case OPTION_FLAG:
+        return json_boolean(*(const bool *)p);
+    case OPTION_INT:
+        return json_integer(*(const int64_t *)p);
+    case OPTION_REAL:
+        return json_real(*(const double *)p);
+    case OPTION_STRING:
+        return *(const char *const *)p ? json_string(*(const char *const *)p) : json_null();
+    case OPTION_CHOICE:
+        option_print(o, values, text, sizeof text);
+        return json_string(text);
+    }
+    return NULL;
+}
+
+json_t *option_json(const struct option_set *sets, int n_sets, const struct option_given *given, int n_given)
+{
+    json_t *all = json_object();
+
+    for (int s = 0; s < n_sets; s++)
+        for (const struct option *o = sets[s].options; o->name; o++) {
+            const char *origin = "default";
+            for (int i = 0; i < n_given; i++)
+                if (given[i].option == o)
+                    origin = "command line";
+            json_object_set_new(all, o->name,
+                                json_pack("{s:o, s:s}", "value", value_json(o, sets[s].values), "origin", origin));
+        }
+    return all;
+}
+
+void option_help(FILE *out, const struct option_set *sets, int n_sets)
+{
+    for (int s = 0; s < n_sets; s++) {
+        fprintf(out, "\n%s:\n", sets[s].title);
+        for (const struct option *o = sets[s].options; o->name; o++) {
+            char left[160];
+            snprintf(left, sizeof left, "--%s%s%s%s%s", o->name, o->alias ? ", --" : "", o->alias ? o->alias : "",
+                     o->type == OPTION_FLAG ? "" : " ",
+                     o->type == OPTION_FLAG ? ""
+                     : o->choices           ? o->choices
+                     : o->value             ? o->value
+                                            : "VALUE");
+            fprintf(out, "  %-42s %s%s", left,
+                    strlen(left) > 42 ? "\n                                             " : "", o->help);
+            if (o->fallback && o->type != OPTION_FLAG)
+                fprintf(out, " [%s]", o->fallback);
+            else if (o->fallback && strcmp(o->fallback, "true") == 0)
+                fprintf(out, " [on; --no-%s turns it off]", o->name);
+            fputc('\n', out);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+/* tensor/dtype.h - element types, and the conversions between them that are exact or round to nearest even. */
+#ifndef TUNEUP_TENSOR_DTYPE_H
+#define TUNEUP_TENSOR_DTYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum dtype { F32, BF16, F16, I32, F64, DTYPE_N };
+
+size_t dtype_bytes(enum dtype t);
+const char *dtype_name(enum dtype t); /* "fp32", "bf16", "fp16", "int32", "fp64" */
+/* Converts n elements; any pair of F32, BF16, F16, F64. src and dst do not overlap. */
+void dtype_convert(void *dst, enum dtype to, const void *src, enum dtype from, int64_t n);
+
+static inline float bf16_to_f32(uint16_t h)
+{
+    const uint32_t u = (uint32_t)h << 16;
+    float f;
+
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static inline uint16_t bf16_from_f32(float f)
+{
+    uint32_t u;
+
+    memcpy(&u, &f, 4);
+    const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
+    const uint32_t quiet = u | 0x400000u; /* a NaN whose low bits alone are set must not round to infinity */
+    return (uint16_t)(((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) >> 16);
+}
+
+float f16_to_f32(uint16_t h);
+uint16_t f16_from_f32(float f);
+
+#endif
