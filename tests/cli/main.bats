@@ -1,0 +1,122 @@
+#!/usr/bin/env bats
+# The command line's contract for every command there is: the list comes from tuneup --help, so a new one is covered
+# unasked. TUNEUP_BIN is the program; ctest sets it.
+
+setup() {
+    bin=${TUNEUP_BIN:-$BATS_TEST_DIRNAME/../../build/release/tuneup}
+}
+
+# A line a command: "  sft                one phase: ..." (two words where the name has two).
+commands() {
+    "$bin" --help | sed -n '/^Commands/,/^$/s/^  \([a-z]\{1,\}\( [a-z]\{1,\}\)\{0,1\}\)  .*/\1/p'
+}
+
+# Runs "$@" and fails unless its exit status is $1.
+expect() {
+    local want=$1
+    shift
+    run "$@"
+    [ "$status" -eq "$want" ] || {
+        echo "$* exits $status, not $want: $output"
+        return 1
+    }
+}
+
+@test "--help goes to stdout, is not empty, and exits 0" {
+    expect 0 bash -c '"$1" --help 2>/dev/null' - "$bin"
+    [[ $output == *"tuneup study"* ]]
+    [[ $output == *"Exit status"* ]]
+}
+
+@test "--version prints the name and a version" {
+    expect 0 "$bin" --version
+    [[ $output =~ ^tuneup\ [0-9]+\.[0-9]+\.[0-9]+ ]]
+}
+
+@test "no command at all is a usage error that shows the commands" {
+    expect 2 "$bin"
+    [[ $output == *"Commands"* ]]
+}
+
+@test "an unknown command exits 2, on stderr, with the list" {
+    expect 2 bash -c '"$1" no-such-command 2>/dev/null' - "$bin"
+    [ -z "$output" ]
+    expect 2 "$bin" no-such-command
+    [[ $output == *'unknown command "no-such-command"'* ]]
+}
+
+@test "every command has help: summary, usage, then examples before options" {
+    while read -r command; do
+        # shellcheck disable=SC2086
+        expect 0 bash -c '"$@" 2>/dev/null' - "$bin" $command --help
+        usage=$(grep -n '^Usage: tuneup' <<<"$output" | head -n 1 | cut -d: -f1)
+        examples=$(grep -n '^Examples:' <<<"$output" | head -n 1 | cut -d: -f1)
+        options=$(grep -n '^  --' <<<"$output" | head -n 1 | cut -d: -f1)
+        [ -n "$usage" ] && [ -n "$examples" ] && [ -n "$options" ] || {
+            echo "$command: usage at line $usage, examples at $examples, options at $options"
+            return 1
+        }
+        [ "$usage" -lt "$examples" ] && [ "$examples" -lt "$options" ]
+    done < <(commands)
+}
+
+@test "every command's examples name the command itself" {
+    while read -r command; do
+        # shellcheck disable=SC2086
+        run "$bin" $command --help
+        sed -n '/^Examples:/,/^$/p' <<<"$output" | grep -q -- "tuneup $command" || {
+            echo "no example of $command"
+            return 1
+        }
+    done < <(commands)
+}
+
+@test "an unknown option of any command exits 2, says so on stderr, and prints no result" {
+    while read -r command; do
+        # shellcheck disable=SC2086
+        expect 2 bash -c '"$@" 2>/dev/null </dev/null' - "$bin" $command --no_such_option_of_it
+        [ -z "$output" ] || {
+            echo "$command prints on stdout: $output"
+            return 1
+        }
+        # shellcheck disable=SC2086
+        expect 2 bash -c '"$@" </dev/null' - "$bin" $command --no_such_option_of_it
+        [[ $output == *"no_such_option_of_it"* ]]
+    done < <(commands)
+}
+
+@test "a misspelled option names the nearest one" {
+    while read -r command; do
+        # shellcheck disable=SC2086
+        expect 2 bash -c '"$@" </dev/null' - "$bin" $command --verbos
+        [[ $output == *"--verbose"* ]] || {
+            echo "$command: $output"
+            return 1
+        }
+    done < <(commands)
+}
+
+@test "an option without its value exits 2" {
+    while read -r command; do
+        # shellcheck disable=SC2086
+        option=$("$bin" $command --help | sed -n 's/^  --\([a-z0-9_]\{1,\}\)\(, --[a-z_]*\)\{0,1\} [A-Z].*/\1/p' | head -n 1)
+        [ -n "$option" ] || continue
+        # shellcheck disable=SC2086
+        expect 2 bash -c '"$@" </dev/null' - "$bin" $command "--$option"
+        [[ $output == *"$option"* ]]
+    done < <(commands)
+}
+
+@test "a reader that leaves early ends the program quietly" {
+    while read -r command; do
+        # shellcheck disable=SC2086
+        run bash -c '"$@" --help 2>&1 >/dev/full' - "$bin" $command
+        [ "$status" -ne 0 ] || {
+            echo "$command: a full disk goes unseen"
+            return 1
+        }
+        # shellcheck disable=SC2086
+        expect 0 bash -c '{ "$@" --help; } 2>&1 | head -n 1 | wc -l' - "$bin" $command
+        [ "$output" -eq 1 ]
+    done < <(commands)
+}
