@@ -1,0 +1,30 @@
+/* backend/dropout.h - which elements dropout keeps: a function of (seed, site, row of the data set, token, channel), so the
+ * same in every backend, program, rank count and recomputation. Srivastava et al. 2014, JMLR 15; inverted form. */
+#ifndef TUNEUP_BACKEND_DROPOUT_H
+#define TUNEUP_BACKEND_DROPOUT_H
+
+#include <stdint.h>
+
+#include "backend/backend.h"
+#include "base/rng.h"
+
+static inline uint32_t dropout_threshold(float p)
+{
+    return (uint32_t)(p * 65536.0f + 0.5f);
+}
+
+/* The eight 16-bit draws for channels 8*c8 .. 8*c8+7 of token t of local row b: draw[i] < threshold drops channel i. */
+static inline void dropout_draws(const struct run_context *c, int32_t site, int64_t b, int64_t t, int64_t c8,
+                                 uint16_t draw[8])
+{
+    const uint64_t row = (uint64_t)(c->first_row + b * c->row_step);
+    const struct rng_block r = rng_philox((uint32_t)c->seed ^ RNG_DROPOUT, (uint32_t)(c->seed >> 32), (uint32_t)row,
+                                          (uint32_t)(row >> 32) ^ (uint32_t)site << 16, (uint32_t)t, (uint32_t)c8);
+
+    for (int i = 0; i < 4; i++) {
+        draw[2 * i] = (uint16_t)r.v[i];
+        draw[2 * i + 1] = (uint16_t)(r.v[i] >> 16);
+    }
+}
+
+#endif

@@ -1,0 +1,92 @@
+/* graph/graph.h - one program being built: values (tensors to be) and nodes (ops on them), in the order they will run.
+ *
+ * models/ add forward nodes, techniques/ rewrite them, gradient.c adds the backward ones, plan/lower.c turns the whole into
+ * buffers and steps. Values and nodes are named by index, so that rewriting is copying integers. */
+#ifndef TUNEUP_GRAPH_GRAPH_H
+#define TUNEUP_GRAPH_GRAPH_H
+
+#include "graph/op.h"
+
+/* The kinds of state that every technique changes; also the words of plans, records and reports. */
+enum buffer_kind {
+    KIND_PARAM,
+    KIND_MASTER,
+    KIND_GRAD,
+    KIND_OPTIMIZER,
+    KIND_ACTIVATION,
+    KIND_KV,
+    KIND_COMM,
+    KIND_WORKSPACE, /* kernels' scratch, and what programs are given and give back */
+    KIND_N,
+};
+
+enum pass { PASS_FORWARD, PASS_BACKWARD, PASS_UPDATE };
+
+struct value {
+    const char *name; /* "layers.3.fc1.weight"; parameters and inputs are one buffer in all programs that name them */
+    enum buffer_kind kind;
+    enum dtype dtype;
+    bool working; /* its type is the run's working type, which bf16 changes */
+    bool input; /* set before the program runs, or read after it */
+    struct shape shape;
+    int of; /* the value this is the gradient of, or -1 */
+    int grad; /* its own gradient, or -1 */
+};
+
+struct node {
+    enum op op;
+    int in[OP_MAX_IN], out[OP_MAX_OUT]; /* values, -1 = none */
+    struct op_attrs attrs;
+    enum pass pass;
+    int layer; /* the decoder layer it belongs to, or -1: the grain of gradient checkpointing */
+    const char *by; /* who put it here: "model", "gradient", or a technique */
+};
+
+struct graph {
+    struct value *values;
+    struct node *nodes;
+    int n_values, n_nodes, values_room, nodes_room;
+    char **names; /* owned strings */
+    int n_names, names_room;
+    enum pass pass; /* of the nodes being added, as are: */
+    int layer;
+    const char *by;
+    struct err failure; /* code ERR_NONE unless building failed */
+};
+
+void graph_init(struct graph *g);
+void graph_free(struct graph *g);
+
+/* Builders return an index and never fail in the middle of a model: the first failure is kept, and graph_check reports it. */
+int graph_check(const struct graph *g, struct err *err);
+
+int graph_value(struct graph *g, enum buffer_kind kind, enum dtype dtype, struct shape shape, const char *format, ...)
+    ERR_PRINTF(5, 6);
+/* An activation, or a parameter, of the working type. */
+int graph_activation(struct graph *g, struct shape shape, const char *format, ...) ERR_PRINTF(3, 4);
+int graph_param(struct graph *g, struct shape shape, const char *format, ...) ERR_PRINTF(3, 4);
+int graph_input(struct graph *g, enum dtype dtype, struct shape shape, const char *name);
+int graph_find(const struct graph *g, const char *name); /* -1 = none */
+
+/* Adds a node at the end; inputs and outputs are lists that end with NODE_END, -1 stands for a missing one. */
+#define NODE_END (-2)
+int graph_node(struct graph *g, enum op op, struct op_attrs attrs, const int *in, const int *out);
+#define NODE_LIST(...) ((const int[]){ __VA_ARGS__, NODE_END })
+void graph_remove_node(struct graph *g, int node);
+int graph_producer(const struct graph *g, int value); /* the node that writes it first, or -1 */
+int graph_only_user(const struct graph *g, int value, enum op op); /* its one user, if that is this op; else -1 */
+
+/* gradient.c: adds the backward pass of the scalar value loss. Parameters get their gradients in values of KIND_GRAD. */
+int graph_gradient(struct graph *g, int loss, struct err *err);
+/* For gradient rules. Where an op that can add writes its contribution to the gradient of value, and how: the value is made
+ * the first time. -1: no gradient is wanted there (ids, targets). */
+int graph_grad_target(struct graph *g, int value, enum accumulate *how);
+/* Where an op that cannot add writes it: always a fresh value; graph_grad_give then makes it the gradient of value, adding
+ * it to what there is. */
+int graph_grad_fresh(struct graph *g, int value);
+void graph_grad_give(struct graph *g, int value, int contribution);
+bool graph_wants_grad(const struct graph *g, int value);
+
+const char *kind_name(enum buffer_kind kind); /* "param" ... "workspace" */
+
+#endif

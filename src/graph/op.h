@@ -1,0 +1,147 @@
+/* graph/op.h - the op table: what every operation of a plan reads, writes and costs.
+ *
+ * An op is pure data here: its name, its gradient rule, its cost. Kernels live in backend/, one a backend. Letters:
+ * N = B*T token rows, C, E, K, M widths, V vocabulary, H heads, T tokens a row. "|[]" marks an optional operand (-1 when
+ * missing). Types: the working type (fp32 or bf16) unless said; "+" marks an output that obeys attrs.accumulate.
+ *
+ *  op                    in                                         out                                       attrs
+ *  embed                 ids[N] i32, table[V,C]                     y[N,C]
+ *  embed_grad            ids[N], dy[N,C]                            +dtable[V,C]                              skip_row
+ *  add                   a, b                                       y (shape of a)
+ *  linear                x[N,K], w[M,K], bias[M]|[]                 y[N,M]                                    relu
+ *  linear_dx             dy[N,M], w[M,K]                            +dx[N,K]
+ *  linear_dw             dy[N,M], x[N,K]                            +dw[M,K], +db[M]|[]
+ *  relu                  x                                          y
+ *  relu_grad             dy, y                                      dx = dy where y > 0, else 0
+ *  dropout               x[N,C]                                     y[N,C] (its own gradient op too)          p site
+ *  layernorm             x[N,C], g[C], b[C]                         y[N,C], stats[N,2] f32 (mean, 1/sd)
+ *  layernorm_grad        dy, x, stats, g                            dx, +dg[C], +db[C]
+ *  add_norm              a[N,C], r[N,C], g, b                       s = a + dropout(r), y = norm(s), stats    p site
+ *  add_norm_grad         dy, ds|[], s, stats, g                     dz (to a), dr (to r; [] if p = 0),
+ *                                                                   +dg, +db                                  p site
+ *  attention             q, k, v [N,C], spans[B,2] i32              o[N,C], probs[B,H,T,T]                    heads
+ *  attention_grad        do, q, k, v, probs, spans                  dq, dk, dv                                heads
+ *  flash_attention       q, k, v [N,C], spans                       o[N,C], lse[B,H,T] f32                    heads
+ *  flash_attention_grad  do, q, k, v, o, lse, spans                 dq, dk, dv                                heads
+ *  cross_entropy         logits[N,V], targets[N] i32, norm[2] f32   loss[1] f32, lse[N] f32
+ *  cross_entropy_grad    logits, lse, targets, norm                 dlogits[N,V]
+ *  linear_ce             h[N,E], w[V,E], targets, norm              loss[1] f32                               chunk
+ *  linear_ce_train       h, w, targets, norm                        loss[1] f32, dh[N,E], +dw[V,E]            chunk
+ *  sumsq                 x                                          +sum[1] f64                               begin count
+ *  grad_scale            sum[1] f64, hyper f64                      x, in place                               begin count
+ *  adamw                 g, hyper f64, sum[1] f64|[]                param, m f32, v f32, master|[] f32        begin count group
+ *  all_reduce            -                                          x, in place                               begin count bucket
+ *  reduce_scatter        -                                          g (own shard valid after), comm[R*bucket] bucket
+ *  all_gather            -                                          x (own shard valid before)
+ *
+ * norm: layer norm, epsilon 1e-5, biased variance; statistics in fp32 at least.
+ * attention: scale D^-0.5; query t sees keys s with spans[b][0] <= s < spans[b][1] and s <= t; a query that sees none gives
+ * o = 0 (probs 0; lse +inf) and no gradient. Softmax in fp32.
+ * cross_entropy: loss = norm[0] * sum over the rows whose target is >= 0 of (logsumexp - the target's logit); gradients are
+ * (softmax - onehot) * norm[1] there, 0 in the other rows; softmax in fp32.
+ * linear_ce, linear_ce_train: the same on logits = h wT, made chunk rows at a time, so that no [N,V] tensor exists.
+ * dropout: keeps x / (1-p) where a 16-bit draw is at least round(p * 65536), see backend/dropout.h; off unless training.
+ * sumsq: sum of squares of x[begin .. begin+count) in fp64. adamw, grad_scale: graph/optimizer.h has the formulas; the range
+ * is of the flat tensors g and param, while m, v and master hold this rank's share and start at the range's begin.
+ * adamw with sum clips as it goes; without it, the gradient was scaled before. */
+#ifndef TUNEUP_GRAPH_OP_H
+#define TUNEUP_GRAPH_OP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "tensor/dtype.h"
+#include "tensor/shape.h"
+
+enum op {
+    OP_EMBED,
+    OP_EMBED_GRAD,
+    OP_ADD,
+    OP_LINEAR,
+    OP_LINEAR_DX,
+    OP_LINEAR_DW,
+    OP_RELU,
+    OP_RELU_GRAD,
+    OP_DROPOUT,
+    OP_LAYERNORM,
+    OP_LAYERNORM_GRAD,
+    OP_ADD_NORM,
+    OP_ADD_NORM_GRAD,
+    OP_ATTENTION,
+    OP_ATTENTION_GRAD,
+    OP_FLASH_ATTENTION,
+    OP_FLASH_ATTENTION_GRAD,
+    OP_CROSS_ENTROPY,
+    OP_CROSS_ENTROPY_GRAD,
+    OP_LINEAR_CE,
+    OP_LINEAR_CE_TRAIN,
+    OP_SUMSQ,
+    OP_GRAD_SCALE,
+    OP_ADAMW,
+    OP_ALL_REDUCE,
+    OP_REDUCE_SCATTER,
+    OP_ALL_GATHER,
+    OP_N,
+};
+
+#define OP_MAX_IN 7
+#define OP_MAX_OUT 4
+
+/* How a "+" output is written: overwritten; added to; or overwritten in the first micro-batch of an update and added to in
+ * the later ones (the first writer of a parameter's gradient). */
+enum accumulate { ACCUMULATE_NO, ACCUMULATE_YES, ACCUMULATE_UNLESS_FIRST };
+
+struct op_attrs {
+    int64_t heads;
+    bool relu;
+    float p; /* dropout probability */
+    int32_t site; /* which dropout of the model: its own stream of draws */
+    int32_t skip_row; /* embed_grad: the row that gets no gradient, or -1 */
+    enum accumulate accumulate; /* of every "+" output */
+    int64_t chunk; /* linear_ce: rows at a time */
+    int64_t begin, count; /* a range of elements of a flat tensor */
+    int64_t bucket; /* elements sent at a time */
+    int group; /* adamw: which of the hyper's learning rates and decays */
+};
+
+struct op_cost {
+    double flops; /* a multiplication and an addition are two */
+    double bytes_moved; /* each operand read once and each result written once */
+    double comm_bytes; /* sent by one rank */
+};
+
+/* What cost rules see of an operand. */
+struct operand {
+    enum dtype dtype;
+    struct shape shape;
+    bool there;
+};
+
+struct graph;
+
+struct op_rule {
+    const char *name;
+    int n_in, n_out;
+    /* Adds the backward pass of node n: dout[i] is the gradient of its output i, or -1. NULL: no gradient flows. */
+    int (*gradient)(struct graph *g, int node, const int *dout, struct err *err);
+    /* flops alone; bytes_moved is counted for all ops alike. ranks: how many take part. NULL: no flops. */
+    double (*flops)(const struct operand *in, const struct operand *out, const struct op_attrs *attrs);
+    bool matmul; /* its flops are matrix products */
+};
+
+const struct op_rule *op_rule(enum op op);
+
+/* The families of graph/ops: each row of the table names its functions there. */
+int op_embed_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_add_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_linear_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_relu_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_dropout_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_layernorm_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_add_norm_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_attention_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_cross_entropy_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_linear_ce_gradient(struct graph *g, int node, const int *dout, struct err *err);
+
+#endif

@@ -1,0 +1,93 @@
+/* plan/plan.h - a run as data: buffers with kind, tier, shards and lifetime, and programs of steps over them.
+ *
+ * `tuneup plan` prints it, exec runs it, the report compares it with what was measured: one object. Made by lower.c and
+ * update.c, rewritten by techniques/, given offsets by layout.c. */
+#ifndef TUNEUP_PLAN_PLAN_H
+#define TUNEUP_PLAN_PLAN_H
+
+#include "graph/graph.h"
+
+enum tier { TIER_DEVICE, TIER_HOST, TIER_FILE, TIER_N };
+
+struct buffer {
+    const char *name;
+    enum buffer_kind kind;
+    enum dtype dtype;
+    struct shape shape; /* the whole tensor, at the planned extents */
+    int shards; /* this rank holds 1/shards of it */
+    enum tier tier;
+    int parent; /* a view: elements from parent_begin on of that flat buffer; -1 = has its own memory */
+    int64_t parent_begin;
+    int group; /* enum optimizer_group of parameters and gradients; -1 for others */
+    bool persistent; /* lives between programs: parameters, gradients, optimizer state, inputs */
+    bool input; /* exec gives its address out */
+    int program; /* the one program a transient buffer belongs to */
+    int first_step, last_step; /* its lifetime there: layout.c derives it after the last rewrite */
+    int64_t count; /* elements this rank holds */
+    size_t bytes, offset; /* this rank's share, and its place in the tier's block */
+    const char *by; /* who added it, or changed it last */
+};
+
+struct op_step {
+    enum op op;
+    int in[OP_MAX_IN], out[OP_MAX_OUT]; /* buffers, -1 = none */
+    struct op_attrs attrs;
+    enum pass pass;
+    int layer;
+    const char *by;
+    struct op_cost cost; /* cost.c */
+    size_t scratch_bytes; /* the backend's prepare */
+};
+
+struct program {
+    const char *name; /* "train", "eval", "update" */
+    struct op_step *steps;
+    int n_steps, room;
+    int64_t B, T; /* planned extents */
+};
+
+#define PLAN_MAX_PROGRAMS 8
+
+struct plan {
+    struct buffer *buffers;
+    int n_buffers, buffers_room;
+    struct program programs[PLAN_MAX_PROGRAMS];
+    int n_programs;
+    char **names;
+    int n_names, names_room;
+    int rank, ranks;
+    int micro_steps; /* how often train runs for one update */
+    size_t kind_bytes[KIND_N]; /* of this rank; they add up to tier_bytes[TIER_DEVICE]: layout.c */
+    size_t tier_bytes[TIER_N];
+    size_t scratch_bytes, scratch_offset;
+};
+
+void plan_init(struct plan *p, int rank, int ranks);
+void plan_free(struct plan *p);
+int plan_add_buffer(struct plan *p, const struct buffer *b, struct err *err); /* index, or -1 */
+int plan_add_program(struct plan *p, const char *name, int64_t B, int64_t T, struct err *err);
+/* Inserts a copy of *s before position `at` of a program (n_steps: at the end). */
+int plan_insert(struct plan *p, int program, int at, const struct op_step *s, struct err *err);
+void plan_remove(struct plan *p, int program, int at);
+int plan_find(const struct plan *p, const char *name); /* buffer, -1 = none */
+int plan_find_program(const struct plan *p, const char *name); /* -1 = none */
+const char *plan_name(struct plan *p, struct err *err, const char *format, ...)
+    ERR_PRINTF(3, 4); /* owned by the plan */
+/* A step with no operands, no attributes: a start for filling in. */
+struct op_step plan_step(enum op op, const char *by);
+
+/* lower.c: adds a graph as a program. Parameters, their gradients and inputs are shared by name with earlier programs. */
+int plan_lower(struct plan *p, const struct graph *g, const char *name, int64_t B, int64_t T, struct err *err);
+
+/* update.c: gathers parameters and gradients into one flat buffer a group, adds the optimizer's state and the program
+ * "update": reduce gradients over ranks, norm, clipping, AdamW. */
+int plan_update(struct plan *p, struct err *err);
+
+/* layout.c: sizes, lifetimes, offsets. Every buffer and the scratch are aligned to 64 bytes. */
+int layout_assign(struct plan *p, struct err *err);
+
+/* cost.c: flops, bytes and communication of each step at the planned extents; their sum over one optimizer step. */
+void cost_fill(struct plan *p);
+struct op_cost cost_update(const struct plan *p);
+
+#endif
