@@ -111,8 +111,8 @@ void option_defaults(const struct option_set *sets, int n_sets)
                 MUST(option_set_text(o, sets[s].values, o->fallback, &err) == 0);
 }
 
-/* Levenshtein's distance, for "did you mean"; names are short. */
-static int distance(const char *a, const char *b)
+/* Levenshtein's distance. */
+int option_distance(const char *a, const char *b)
 {
     int row[NAME_MAX_BYTES + 1];
     const int m = (int)strlen(b);
@@ -146,7 +146,7 @@ static int unknown(const struct option_set *sets, int n_sets, const char *name, 
         for (const struct option *o = sets[s].options; o->name; o++)
             for (int k = 0; k < 2; k++) {
                 const char *candidate = k ? o->alias : o->name;
-                const int d = candidate ? distance(name, candidate) : 1 << 20;
+                const int d = candidate ? option_distance(name, candidate) : 1 << 20;
                 if (d < best) {
                     best = d;
                     nearest = candidate;

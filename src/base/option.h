@@ -53,6 +53,8 @@ int option_set_text(const struct option *option, void *values, const char *text,
 void option_print(const struct option *option, const void *values, char *out, size_t size);
 /* {"name": {"value": ..., "origin": "default"|"command line"}} of all sets. NULL when there is no memory. */
 json_t *option_json(const struct option_set *sets, int n_sets, const struct option_given *given, int n_given);
+/* How many letters apart two names are ('-' and '_' in a are alike), for "did you mean". */
+int option_distance(const char *a, const char *b);
 void option_help(FILE *out, const struct option_set *sets, int n_sets);
 
 #endif

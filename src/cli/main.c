@@ -3,13 +3,16 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/option.h"
 #include "cli/command.h"
+#include "cli/help.h"
+
+extern const struct command cmd_help;
 
 const struct command *const commands[] = {
+    &cmd_help,
     NULL,
 };
 
@@ -43,31 +46,6 @@ static const struct option global_table[] = {
       .help = "no colour (NO_COLOR in the environment does the same)" },
     { 0 },
 };
-
-static void print_commands(FILE *out)
-{
-    fputs("tuneup fine-tunes OPT models and measures what every optimization does to time, memory and energy.\n\n"
-          "  tuneup study                                       the built-in study, with a report\n"
-          "  tuneup sft --model DIR --data FILE --output DIR    fine-tune your own model\n"
-          "\nCommands (tuneup COMMAND --help shows examples and options):\n",
-          out);
-    for (int i = 0; commands[i]; i++)
-        fprintf(out, "  %-18s %s\n", commands[i]->name, commands[i]->summary);
-    fputs("\nGlobal options: --help --version --quiet --verbose --no-color\n"
-          "Exit status: 0 done, 1 failed, 2 usage or bad input, 3 infeasible, 4 measurement unavailable, "
-          "130/143 stopped by a signal\n",
-          out);
-}
-
-static void print_help(const struct command *c, const struct option_set *sets, int n_sets)
-{
-    printf("%s\n\nUsage: %s\n", c->summary, c->usage);
-    if (c->examples)
-        printf("\nExamples:\n%s", c->examples);
-    if (c->details)
-        printf("\n%s\n", c->details);
-    option_help(stdout, sets, n_sets);
-}
 
 static int report_error(const struct err *err)
 {
@@ -117,11 +95,23 @@ static const struct command *find_command(int argc, char **argv, int *n_words)
 
 static int unknown_command(const char *name)
 {
-    fprintf(stderr, "tuneup: error: unknown command \"%s\"\n  hint: The commands are", name);
-    for (int i = 0; commands[i]; i++)
-        fprintf(stderr, "%s %s", i ? "," : "", commands[i]->name);
-    fputs(". See tuneup --help.\n", stderr);
+    const struct command *near = help_nearest(name);
+    char safe[128];
+
+    fprintf(stderr, "tuneup: error: unknown command \"%s\"\n  hint: ", log_safe(safe, sizeof safe, name));
+    if (near)
+        fprintf(stderr, "Did you mean %s? ", near->name);
+    fputs("tuneup --help lists the commands.\n", stderr);
     return 2;
+}
+
+/* A full disk behind stdout is a failure, however well the command itself went. */
+static int end_output(int status)
+{
+    if (fflush(stdout) == 0)
+        return status;
+    fprintf(stderr, "tuneup: error: could not write to standard output\n");
+    return status ? status : 1;
 }
 
 int main(int argc, char **argv)
@@ -131,19 +121,23 @@ int main(int argc, char **argv)
     struct err err = { 0 };
     int skip = 0;
 
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
-        print_commands(stdout);
-        return argc < 2 ? 2 : 0;
+    signal(SIGPIPE, SIG_DFL); /* "tuneup ... | head" ends quietly */
+    if (argc < 2) {
+        help_overview(stderr);
+        return 2;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        help_overview(stdout);
+        return end_output(0);
     }
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
         puts("tuneup " TUNEUP_VERSION);
-        return 0;
+        return end_output(0);
     }
     const struct command *c = find_command(argc, argv, &skip);
     if (!c)
         return unknown_command(argv[1]);
 
-    signal(SIGPIPE, SIG_DFL); /* "tuneup ... | head" ends quietly */
     line.argc = argc;
     line.argv = argv;
     line.n_sets = c->sets(line.sets);
@@ -155,17 +149,13 @@ int main(int argc, char **argv)
         !global.help)
         return report_error(&err);
     if (global.help) {
-        print_help(c, line.sets, line.n_sets);
-        return 0;
+        help_command(stdout, c, line.sets, line.n_sets);
+        return end_output(0);
     }
     log_set(global.quiet ? LOG_QUIET : global.verbose ? LOG_VERBOSE : LOG_NORMAL, true);
 
     int status = c->run(&line, &err);
     if (status < 0)
         status = report_error(&err);
-    if (fflush(stdout) != 0) {
-        fprintf(stderr, "tuneup: error: could not write to standard output\n");
-        return status ? status : 1;
-    }
-    return status;
+    return end_output(status);
 }

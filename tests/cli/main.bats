@@ -28,6 +28,20 @@ expect() {
     [[ $output == *"Exit status"* ]]
 }
 
+@test "the list of commands is read as it is meant to be" {
+    expect 0 "$bin" help --list
+    [ -n "$output" ]
+    [ "$output" = "$(commands)" ]
+}
+
+@test "help COMMAND is COMMAND --help" {
+    while read -r command; do
+        # shellcheck disable=SC2086
+        [ "$("$bin" help $command)" = "$("$bin" $command --help)" ]
+    done < <(commands)
+    expect 2 "$bin" help no-such-command
+}
+
 @test "--version prints the name and a version" {
     expect 0 "$bin" --version
     [[ $output =~ ^tuneup\ [0-9]+\.[0-9]+\.[0-9]+ ]]
@@ -38,11 +52,20 @@ expect() {
     [[ $output == *"Commands"* ]]
 }
 
-@test "an unknown command exits 2, on stderr, with the list" {
+@test "an unknown command exits 2, on stderr" {
     expect 2 bash -c '"$1" no-such-command 2>/dev/null' - "$bin"
     [ -z "$output" ]
     expect 2 "$bin" no-such-command
     [[ $output == *'unknown command "no-such-command"'* ]]
+}
+
+@test "a misspelled command names the nearest one" {
+    while read -r command; do
+        word=${command%% *}
+        [ "$word" = "$command" ] || continue
+        expect 2 "$bin" "${word}x"
+        [[ $output == *"Did you mean "* ]]
+    done < <(commands)
 }
 
 @test "every command has help: summary, usage, then examples before options" {
