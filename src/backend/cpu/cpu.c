@@ -1,0 +1,94 @@
+/* The processor's backend: the table of kernels, and what they have in common. */
+#include "backend/cpu/cpu.h"
+
+#include <stdio.h>
+
+#include <omp.h>
+
+#include "base/mem.h"
+
+/* An op without a row here is refused by prepare. */
+static const struct cpu_op *const ops[OP_N] = { 0 };
+
+int cpu_working_type(const struct kernel *k, enum dtype *out, struct err *err)
+{
+    const struct buffer *first = kernel_in(k, 0);
+
+    if (first && (first->dtype == F32 || first->dtype == BF16)) {
+        *out = first->dtype;
+        return 0;
+    }
+    err_set(err, ERR_USAGE, "the cpu backend does %s in fp32 or bf16, not in %s", op_rule(k->step->op)->name,
+            first ? dtype_name(first->dtype) : "nothing");
+    return err_hint(err, "Use --dtype fp32 or --dtype bf16.");
+}
+
+static int prepare(struct backend *b, const struct plan *p, const struct op_step *s, struct kernel *out,
+                   struct err *err)
+{
+    struct kernel k = { .plan = p, .step = s };
+
+    *out = (struct kernel){ 0 };
+    if (s->op < 0 || s->op >= OP_N || !ops[s->op]) {
+        err_set(err, ERR_USAGE, "the cpu backend has no kernel for the op %s", op_rule(s->op)->name);
+        return err_hint(err, "Use --backend ref, which has them all.");
+    }
+    if (ops[s->op]->prepare(b, &k, err) != 0) {
+        mem_free(k.own);
+        return -1;
+    }
+    *out = k;
+    return 0;
+}
+
+static int run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+               const struct run_context *c, struct err *err)
+{
+    return ops[k->step->op]->run(b, k, in, out, scratch, c, err);
+}
+
+static void kernel_free(struct backend *b, struct kernel *k)
+{
+    (void)b;
+    mem_free(k->own);
+    *k = (struct kernel){ 0 };
+}
+
+static void close_cpu(struct backend *b)
+{
+    struct cpu *cpu = cpu_of(b);
+
+    if (cpu)
+        matmul_close(cpu->matmul);
+    mem_free(cpu);
+    *b = (struct backend){ 0 };
+}
+
+int backend_cpu_open(struct backend *b, int threads, struct err *err)
+{
+    struct backend made = { .name = "cpu",
+                            .threads = threads,
+                            .prepare = prepare,
+                            .run = run,
+                            .kernel_free = kernel_free,
+                            .close = close_cpu };
+    char version[64];
+
+    *b = (struct backend){ 0 };
+    if (threads < 1)
+        return err_set(err, ERR_USAGE, "the cpu backend cannot work with %d threads", threads);
+    struct cpu *cpu = made.own = mem_array(1, 1, sizeof *cpu, MEM_OTHER, err);
+    if (!cpu)
+        return -1;
+    omp_set_num_threads(threads);
+    cpu->isa = matmul_isa();
+    if (matmul_open(&cpu->matmul, err) != 0) {
+        close_cpu(&made);
+        return -1;
+    }
+    matmul_version(version, sizeof version);
+    snprintf(made.describe, sizeof made.describe, "%s, %s, %d thread%s", version, matmul_isa_name(cpu->isa), threads,
+             threads == 1 ? "" : "s");
+    *b = made;
+    return 0;
+}

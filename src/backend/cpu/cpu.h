@@ -1,0 +1,34 @@
+/* backend/cpu/cpu.h - the table of the processor's kernels: each family of ops has one .c file here that defines the
+ * struct cpu_op of its ops, and cpu.c lists them by op.
+ *
+ * All kernels are deterministic for a given number of threads and instruction set: no atomics, and reductions in an order
+ * that depends on extents and thread count alone. Called by exec through backend.h. */
+#ifndef TUNEUP_BACKEND_CPU_CPU_H
+#define TUNEUP_BACKEND_CPU_CPU_H
+
+#include "backend/backend.h"
+#include "backend/cpu/matmul.h"
+
+struct cpu_op {
+    /* Checks types and attributes, sets k->scratch_bytes, and k->own if it wants to keep something: memory of mem_array
+     * that holds nothing to be freed in turn, as kernel_free releases it. *k comes zeroed but for plan and step. */
+    int (*prepare)(struct backend *b, struct kernel *k, struct err *err);
+    int (*run)(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+               const struct run_context *c, struct err *err);
+};
+
+/* What backend.own of the processor's backend points to. */
+struct cpu {
+    enum cpu_isa isa;
+    struct matmul *matmul;
+};
+
+static inline struct cpu *cpu_of(const struct backend *b)
+{
+    return b->own;
+}
+
+/* For prepare: the working type of operand 0, which must be fp32 or bf16. */
+int cpu_working_type(const struct kernel *k, enum dtype *out, struct err *err);
+
+#endif
