@@ -55,6 +55,15 @@ static inline const struct buffer *kernel_out(const struct kernel *k, int i)
     return k->step->out[i] < 0 ? NULL : &k->plan->buffers[k->step->out[i]];
 }
 
+/* Elements that an elementwise step works on: all of a parameter, the rows that there are of an activation. */
+static inline int64_t kernel_elements(const struct kernel *k, const struct run_context *c)
+{
+    const struct buffer *y = kernel_out(k, 0);
+    const int64_t all = shape_count(&y->shape), rows = y->shape.rank > 0 ? y->shape.dim[0] : 1;
+
+    return y->kind == KIND_ACTIVATION && rows > c->B * c->T ? all / rows * (c->B * c->T) : all;
+}
+
 /* Whether the step's "+" outputs are added to in this run, rather than overwritten. */
 static inline bool kernel_adds(const struct kernel *k, const struct run_context *c)
 {

@@ -1,0 +1,216 @@
+/* The forms are short texts, parsed when asked for: "+w?[V,C]" is an optional output of the working type that obeys
+ * accumulate. A step is checked by binding each letter to the first extent that it meets. */
+#include "backend/operands.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "graph/optimizer.h"
+
+static const char *const forms[OP_N][2] = {
+    [OP_EMBED] = { "i[N] w[V,C]", "w[N,C]" },
+    [OP_EMBED_GRAD] = { "i[N] w[N,C]", "+w[V,C]" },
+    [OP_ADD] = { "w[*] w[*]", "w[*]" },
+    [OP_LINEAR] = { "w[N,K] w[M,K] w?[M]", "w[N,M]" },
+    [OP_LINEAR_DX] = { "w[N,M] w[M,K]", "+w[N,K]" },
+    [OP_LINEAR_DW] = { "w[N,M] w[N,K]", "+w[M,K] +w?[M]" },
+    [OP_RELU] = { "w[*]", "w[*]" },
+    [OP_RELU_GRAD] = { "w[*] w[*]", "w[*]" },
+    [OP_DROPOUT] = { "w[N,C]", "w[N,C]" },
+    [OP_LAYERNORM] = { "w[N,C] w[C] w[C]", "w[N,C] f[N,2]" },
+    [OP_LAYERNORM_GRAD] = { "w[N,C] w[N,C] f[N,2] w[C]", "w[N,C] +w[C] +w[C]" },
+    [OP_ADD_NORM] = { "w[N,C] w[N,C] w[C] w[C]", "w[N,C] w[N,C] f[N,2]" },
+    [OP_ADD_NORM_GRAD] = { "w[N,C] w?[N,C] w[N,C] f[N,2] w[C]", "w[N,C] w?[N,C] +w[C] +w[C]" },
+    [OP_ATTENTION] = { "w[N,C] w[N,C] w[N,C] i[B,2]", "w[N,C] w[B,H,T,T]" },
+    [OP_ATTENTION_GRAD] = { "w[N,C] w[N,C] w[N,C] w[N,C] w[B,H,T,T] i[B,2]", "w[N,C] w[N,C] w[N,C]" },
+    [OP_FLASH_ATTENTION] = { "w[N,C] w[N,C] w[N,C] i[B,2]", "w[N,C] f[B,H,T]" },
+    [OP_FLASH_ATTENTION_GRAD] = { "w[N,C] w[N,C] w[N,C] w[N,C] w[N,C] f[B,H,T] i[B,2]", "w[N,C] w[N,C] w[N,C]" },
+    [OP_CROSS_ENTROPY] = { "w[N,V] i[N] f[2]", "f[1] f[N]" },
+    [OP_CROSS_ENTROPY_GRAD] = { "w[N,V] f[N] i[N] f[2]", "w[N,V]" },
+    [OP_LINEAR_CE] = { "w[N,E] w[V,E] i[N] f[2]", "f[1]" },
+    [OP_LINEAR_CE_TRAIN] = { "w[N,E] w[V,E] i[N] f[2]", "f[1] w[N,E] +w[V,E]" },
+    [OP_SUMSQ] = { "v[~]", "+d[1]" },
+    [OP_GRAD_SCALE] = { "d[1] d[P]", "v[~]" },
+    [OP_ADAMW] = { "v[~] d[P] d?[1]", "v[~] f[~] f[~] f?[~]" },
+};
+
+/* One word of a form; returns what follows it. */
+static const char *parse_operand(const char *s, struct operand_form *out)
+{
+    int n = 0;
+
+    *out = (struct operand_form){ .adds = *s == '+' };
+    s += out->adds;
+    out->type = *s++;
+    out->optional = *s == '?';
+    s += out->optional;
+    for (s++; *s != ']'; s++)
+        if (*s != ',')
+            out->extent[n++] = *s;
+    return s[1] == ' ' ? s + 2 : s + 1;
+}
+
+bool operands_form(enum op op, struct op_form *out)
+{
+    *out = (struct op_form){ 0 };
+    if (!forms[op][0])
+        return false;
+    for (const char *s = forms[op][0]; *s; out->n_in++)
+        s = parse_operand(s, &out->in[out->n_in]);
+    for (const char *s = forms[op][1]; *s; out->n_out++)
+        s = parse_operand(s, &out->out[out->n_out]);
+    return true;
+}
+
+struct checker {
+    const struct plan *plan;
+    const struct op_step *step;
+    const char *backend;
+    enum dtype working; /* DTYPE_N until an operand has shown it */
+    bool fp64;
+    const struct shape *same; /* of "*" operands */
+    int64_t bound[128]; /* extents by letter; -1 = not met yet */
+    struct err *err;
+};
+
+static int refuse(const struct checker *c, const struct buffer *b, const char *why)
+{
+    char shape[SHAPE_TEXT_MAX];
+
+    err_set(c->err, ERR_RUN, "backend %s cannot do %s with \"%s\" %s of %s: %s", c->backend, op_rule(c->step->op)->name,
+            b->name, shape_print(&b->shape, shape), dtype_name(b->dtype), why);
+    return err_hint(c->err, "The plan is wrong: please report it with the command line that made it.");
+}
+
+static bool type_fits(struct checker *c, enum dtype t, char wanted)
+{
+    const bool fp32_or_more = t == F32 || (c->fp64 && t == F64);
+
+    switch (wanted) {
+    case 'w':
+        if (c->working == DTYPE_N && (t == BF16 || fp32_or_more))
+            c->working = t;
+        return t == c->working;
+    case 'v':
+        return t == BF16 || fp32_or_more;
+    case 'f':
+        return fp32_or_more;
+    case 'd':
+        return t == F64;
+    default:
+        return t == I32;
+    }
+}
+
+static bool shape_fits(struct checker *c, const struct shape *s, const char *extent)
+{
+    const int rank = (int)strlen(extent);
+
+    if (extent[0] == '~')
+        return shape_count(s) >= 0;
+    if (extent[0] == '*') {
+        c->same = c->same ? c->same : s;
+        return shape_equal(s, c->same);
+    }
+    if (s->rank != rank)
+        return extent[0] == '1' && shape_count(s) == 1;
+    for (int i = 0; i < rank; i++) {
+        int64_t *bound = &c->bound[(int)extent[i]];
+
+        if (*bound < 0)
+            *bound = s->dim[i];
+        if (*bound != s->dim[i])
+            return false;
+    }
+    return true;
+}
+
+static int check_operand(struct checker *c, int index, const struct operand_form *form)
+{
+    const struct buffer *b;
+
+    if (index < 0 && form->optional)
+        return 0;
+    if (index < 0)
+        return err_set(c->err, ERR_RUN, "%s lacks an operand [%s]", op_rule(c->step->op)->name, form->extent);
+    b = &c->plan->buffers[index];
+    if (!type_fits(c, b->dtype, form->type))
+        return refuse(c, b, "not a type that it takes there");
+    if (!shape_fits(c, &b->shape, form->extent))
+        return refuse(c, b, "the shape does not go with the others");
+    return 0;
+}
+
+/* The range of a flat tensor, and m, v and master, which start at its begin. */
+static int check_range(const struct checker *c, const struct op_form *form)
+{
+    const struct op_attrs *a = &c->step->attrs;
+    const bool adamw = c->step->op == OP_ADAMW;
+
+    if (a->begin < 0 || a->count < 0 || (adamw && (a->group < 0 || a->group >= OPTIMIZER_GROUPS)))
+        return err_set(c->err, ERR_RUN, "%s of elements %" PRId64 " and %" PRId64 " more, group %d",
+                       op_rule(c->step->op)->name, a->begin, a->count, a->group);
+    for (int i = 0; i < form->n_in + form->n_out; i++) {
+        const bool out = i >= form->n_in;
+        const struct operand_form *f = out ? &form->out[i - form->n_in] : &form->in[i];
+        const int index = out ? c->step->out[i - form->n_in] : c->step->in[i];
+
+        if (index < 0 || f->extent[0] != '~')
+            continue;
+        const struct buffer *b = &c->plan->buffers[index];
+        if (shape_count(&b->shape) - (f->type == 'v' ? a->begin : 0) < a->count)
+            return refuse(c, b, "the range ends beyond it");
+    }
+    return 0;
+}
+
+static int check_attrs(const struct checker *c, const struct op_form *form)
+{
+    const struct op_attrs *a = &c->step->attrs;
+    const int64_t *bound = c->bound;
+    const char *name = op_rule(c->step->op)->name;
+
+    if (bound['B'] > 0 && (bound['N'] % bound['B'] != 0 || a->heads < 1 || bound['C'] % a->heads != 0))
+        return err_set(c->err, ERR_RUN,
+                       "%s of %" PRId64 " rows in %" PRId64 ", %" PRId64 " channels in %" PRId64 " heads", name,
+                       bound['N'], bound['B'], bound['C'], a->heads);
+    if (bound['T'] >= 0 && bound['B'] * bound['T'] != bound['N'])
+        return err_set(c->err, ERR_RUN, "%s of %" PRId64 " x %" PRId64 " tokens in %" PRId64 " rows", name, bound['B'],
+                       bound['T'], bound['N']);
+    if (!(a->p >= 0 && a->p < 1))
+        return err_set(c->err, ERR_RUN, "%s with the dropout probability %g", name, (double)a->p);
+    if ((c->step->op == OP_LINEAR_CE || c->step->op == OP_LINEAR_CE_TRAIN) && a->chunk < 1)
+        return err_set(c->err, ERR_RUN, "%s by %" PRId64 " rows", name, a->chunk);
+    return check_range(c, form);
+}
+
+int operands_check(const struct plan *p, const struct op_step *s, const char *backend, bool fp64, struct err *err)
+{
+    struct checker c = { .plan = p, .step = s, .backend = backend, .working = DTYPE_N, .fp64 = fp64, .err = err };
+    struct op_form form;
+
+    if (!operands_form(s->op, &form))
+        return err_set(err, ERR_RUN, "backend %s has no %s: comm does it", backend, op_rule(s->op)->name);
+    memset(c.bound, -1, sizeof c.bound);
+    c.bound['1'] = 1;
+    c.bound['2'] = 2;
+    c.bound['P'] = HYPER_N;
+    if (s->attrs.heads > 0)
+        c.bound['H'] = s->attrs.heads;
+    for (int i = 0; i < form.n_in; i++)
+        if (check_operand(&c, s->in[i], &form.in[i]) != 0)
+            return -1;
+    for (int i = 0; i < form.n_out; i++)
+        if (check_operand(&c, s->out[i], &form.out[i]) != 0)
+            return -1;
+    return check_attrs(&c, &form);
+}
+
+int operands_check_ids(const int32_t *ids, int64_t count, int32_t low, int64_t n, const char *what, struct err *err)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] < low || ids[i] >= n)
+            return err_set(err, ERR_RUN, "%s %" PRId64 " is %" PRId32 ", which is not in 0 .. %" PRId64, what, i,
+                           ids[i], n - 1);
+    return 0;
+}

@@ -1,0 +1,154 @@
+/* Cross-entropy of the next token, from stored logits or from hidden states. Rows without a target cost nothing: loss,
+ * gradient and lse are 0 there. */
+#include "backend/ref/ref.h"
+
+static double log_sum(const double *x, int64_t n)
+{
+    double max = -INFINITY, sum = 0;
+
+    for (int64_t i = 0; i < n; i++)
+        max = fmax(max, x[i]);
+    for (int64_t i = 0; i < n; i++)
+        sum += exp(x[i] - max);
+    return max + log(sum);
+}
+
+static void stored_logits(struct ref_tensor logits, int64_t n, double *out)
+{
+    for (int64_t v = 0; v < logits.width; v++)
+        out[v] = ref_get(logits, n * logits.width + v);
+}
+
+static int cross_entropy(const struct ref_call *r)
+{
+    const struct ref_tensor logits = ref_in(r, 0), norm = ref_in(r, 2), lse = ref_out(r, 1);
+    const int32_t *target = r->in[1];
+    double loss = 0;
+
+    if (operands_check_ids(target, ref_rows(r), INT32_MIN, logits.width, "target", r->err) != 0)
+        return -1;
+    for (int64_t n = 0; n < ref_rows(r); n++) {
+        double sum = 0;
+
+        if (target[n] >= 0) {
+            stored_logits(logits, n, r->scratch);
+            sum = log_sum(r->scratch, logits.width);
+            loss += sum - r->scratch[target[n]];
+        }
+        ref_set(lse, n, sum);
+    }
+    ref_set(ref_out(r, 0), 0, loss * ref_get(norm, 0));
+    return 0;
+}
+
+static int cross_entropy_grad(const struct ref_call *r)
+{
+    const struct ref_tensor logits = ref_in(r, 0), lse = ref_in(r, 1), norm = ref_in(r, 3), dlogits = ref_out(r, 0);
+    const int32_t *target = r->in[2];
+    const int64_t V = logits.width;
+
+    if (operands_check_ids(target, ref_rows(r), INT32_MIN, V, "target", r->err) != 0)
+        return -1;
+    for (int64_t n = 0; n < ref_rows(r); n++)
+        for (int64_t v = 0; v < V; v++) {
+            const double p = exp(ref_get(logits, n * V + v) - ref_get(lse, n));
+
+            ref_set(dlogits, n * V + v, target[n] >= 0 ? (p - (v == target[n])) * ref_get(norm, 1) : 0);
+        }
+    return 0;
+}
+
+/* logits of row n; returns logsumexp - the target's logit. */
+static double row_loss(const struct ref_call *r, int64_t n, double *logits)
+{
+    const struct ref_tensor h = ref_in(r, 0), w = ref_in(r, 1);
+    const int64_t E = h.width, V = kernel_in(r->kernel, 1)->shape.dim[0];
+    const int32_t *target = r->in[2];
+
+    for (int64_t v = 0; v < V; v++) {
+        logits[v] = 0;
+        for (int64_t e = 0; e < E; e++)
+            logits[v] += ref_get(h, n * E + e) * ref_get(w, v * E + e);
+    }
+    return log_sum(logits, V) - logits[target[n]];
+}
+
+static int linear_ce(const struct ref_call *r)
+{
+    const int32_t *target = r->in[2];
+    double loss = 0;
+
+    if (operands_check_ids(target, ref_rows(r), INT32_MIN, kernel_in(r->kernel, 1)->shape.dim[0], "target", r->err) !=
+        0)
+        return -1;
+    for (int64_t n = 0; n < ref_rows(r); n++)
+        if (target[n] >= 0)
+            loss += row_loss(r, n, r->scratch);
+    ref_set(ref_out(r, 0), 0, loss * ref_get(ref_in(r, 3), 0));
+    return 0;
+}
+
+/* Adds a row's share to dw [V,E] and dh [E], both in double precision. */
+static void row_grad(const struct ref_call *r, int64_t n, double *logits, double lse, double *dw, double *dh)
+{
+    const struct ref_tensor h = ref_in(r, 0), w = ref_in(r, 1);
+    const int64_t E = h.width, V = kernel_in(r->kernel, 1)->shape.dim[0];
+    const int32_t *target = r->in[2];
+
+    for (int64_t v = 0; v < V; v++) {
+        const double d = (exp(logits[v] - lse) - (v == target[n])) * ref_get(ref_in(r, 3), 1);
+
+        for (int64_t e = 0; e < E; e++) {
+            dw[v * E + e] += d * ref_get(h, n * E + e);
+            dh[e] += d * ref_get(w, v * E + e);
+        }
+    }
+}
+
+static int linear_ce_train(const struct ref_call *r)
+{
+    const int64_t E = ref_in(r, 0).width, V = kernel_in(r->kernel, 1)->shape.dim[0];
+    const int32_t *target = r->in[2];
+    double *logits = r->scratch, *dh = logits + V, *dw = dh + E, loss = 0;
+
+    if (operands_check_ids(target, ref_rows(r), INT32_MIN, V, "target", r->err) != 0)
+        return -1;
+    memset(dw, 0, (size_t)(V * E) * sizeof *dw);
+    for (int64_t n = 0; n < ref_rows(r); n++) {
+        memset(dh, 0, (size_t)E * sizeof *dh);
+        if (target[n] >= 0) {
+            const double lost = row_loss(r, n, logits);
+
+            loss += lost;
+            row_grad(r, n, logits, lost + logits[target[n]], dw, dh);
+        }
+        for (int64_t e = 0; e < E; e++)
+            ref_set(ref_out(r, 1), n * E + e, dh[e]);
+    }
+    for (int64_t i = 0; i < V * E; i++)
+        ref_give(r, ref_out(r, 2), i, dw[i]);
+    ref_set(ref_out(r, 0), 0, loss * ref_get(ref_in(r, 3), 0));
+    return 0;
+}
+
+static int64_t logits_scratch(const struct kernel *k)
+{
+    return kernel_in(k, 0)->shape.dim[1];
+}
+
+static int64_t vocabulary_scratch(const struct kernel *k)
+{
+    return kernel_in(k, 1)->shape.dim[0];
+}
+
+static int64_t train_scratch(const struct kernel *k)
+{
+    const int64_t V = kernel_in(k, 1)->shape.dim[0], E = kernel_in(k, 1)->shape.dim[1];
+
+    return V + E + V * E;
+}
+
+const struct ref_op ref_cross_entropy = { cross_entropy, logits_scratch },
+                    ref_cross_entropy_grad = { cross_entropy_grad, NULL },
+                    ref_linear_ce = { linear_ce, vocabulary_scratch },
+                    ref_linear_ce_train = { linear_ce_train, train_scratch };

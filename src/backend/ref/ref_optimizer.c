@@ -1,0 +1,55 @@
+/* The norm of the gradient, clipping by it, and AdamW: graph/optimizer.h has the formulas. */
+#include "backend/ref/ref.h"
+
+#include "graph/optimizer.h"
+
+static int sumsq(const struct ref_call *r)
+{
+    const struct ref_tensor x = ref_in(r, 0);
+    double sum = 0;
+
+    for (int64_t i = 0; i < r->attrs->count; i++)
+        sum += pow(ref_get(x, r->attrs->begin + i), 2);
+    ref_give(r, ref_out(r, 0), 0, sum);
+    return 0;
+}
+
+static int grad_scale(const struct ref_call *r)
+{
+    const struct ref_tensor x = ref_out(r, 0);
+    const double factor = optimizer_clip_factor(*(const double *)r->in[0], r->in[1]);
+
+    for (int64_t i = r->attrs->begin; i < r->attrs->begin + r->attrs->count; i++)
+        ref_set(x, i, ref_get(x, i) * factor);
+    return 0;
+}
+
+static int adamw(const struct ref_call *r)
+{
+    const struct ref_tensor g = ref_in(r, 0), sum = ref_in(r, 2), param = ref_out(r, 0), m = ref_out(r, 1),
+                            v = ref_out(r, 2), master = ref_out(r, 3);
+    const double *hyper = r->in[1];
+    const double lr = hyper[HYPER_LR + r->attrs->group], decay = hyper[HYPER_DECAY + r->attrs->group];
+    const double factor = sum.data ? optimizer_clip_factor(ref_get(sum, 0), hyper) : 1;
+    const double b1 = hyper[HYPER_BETA1], b2 = hyper[HYPER_BETA2];
+
+    for (int64_t i = 0; i < r->attrs->count; i++) {
+        const int64_t at = r->attrs->begin + i;
+        const double grad = ref_get(g, at) * factor;
+        const double first = b1 * ref_get(m, i) + (1 - b1) * grad;
+        const double second = b2 * ref_get(v, i) + (1 - b2) * grad * grad;
+        const double step =
+            first / hyper[HYPER_CORRECTION1] / (sqrt(second / hyper[HYPER_CORRECTION2]) + hyper[HYPER_EPSILON]);
+        double p = master.data ? ref_get(master, i) : ref_get(param, at);
+
+        p -= lr * (step + decay * p);
+        ref_set(m, i, first);
+        ref_set(v, i, second);
+        if (master.data)
+            ref_set(master, i, p);
+        ref_set(param, at, master.data ? ref_get(master, i) : p);
+    }
+    return 0;
+}
+
+const struct ref_op ref_sumsq = { sumsq, NULL }, ref_grad_scale = { grad_scale, NULL }, ref_adamw = { adamw, NULL };
