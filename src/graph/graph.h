@@ -29,8 +29,8 @@ struct value {
     bool working; /* its type is the run's working type, which bf16 changes */
     bool input; /* set before the program runs, or read after it */
     struct shape shape;
-    int of; /* the value this is the gradient of, or -1 */
-    int grad; /* its own gradient, or -1 */
+    int grad; /* its gradient, or -1 */
+    int n_owners; /* of a gradient: how many values it is the gradient of */
 };
 
 struct node {
@@ -78,13 +78,11 @@ int graph_only_user(const struct graph *g, int value, enum op op); /* its one us
 
 /* gradient.c: adds the backward pass of the scalar value loss. Parameters get their gradients in values of KIND_GRAD. */
 int graph_gradient(struct graph *g, int loss, struct err *err);
-/* For gradient rules. Where an op that can add writes its contribution to the gradient of value, and how: the value is made
- * the first time. -1: no gradient is wanted there (ids, targets). */
-int graph_grad_target(struct graph *g, int value, enum accumulate *how);
-/* Where an op that cannot add writes it: always a fresh value; graph_grad_give then makes it the gradient of value, adding
- * it to what there is. */
-int graph_grad_fresh(struct graph *g, int value);
-void graph_grad_give(struct graph *g, int value, int contribution);
+/* For gradient rules: where the contribution to the gradient of value is to be written, and how. Ops that can add
+ * (can_add) add in place to what there is; others get a fresh value. graph_grad_end then makes what was written the gradient,
+ * with an OP_ADD where it is one of several. */
+int graph_grad_begin(struct graph *g, int value, bool can_add, enum accumulate *how);
+void graph_grad_end(struct graph *g, int value, int written);
 bool graph_wants_grad(const struct graph *g, int value);
 
 const char *kind_name(enum buffer_kind kind); /* "param" ... "workspace" */

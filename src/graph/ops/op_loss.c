@@ -1,0 +1,17 @@
+/* Cross-entropy over whole logits. The scale of the gradient is an input of the program (norm), so that no gradient of the
+ * loss itself is ever needed. */
+#include "graph/graph.h"
+
+int op_cross_entropy_gradient(struct graph *g, int node, const int *dout, struct err *err)
+{
+    const struct node n = g->nodes[node];
+    enum accumulate how;
+
+    (void)dout;
+    (void)err;
+    const int d = graph_grad_begin(g, n.in[0], false, &how);
+    graph_node(g, OP_CROSS_ENTROPY_GRAD, (struct op_attrs){ 0 }, NODE_LIST(n.in[0], n.out[1], n.in[1], n.in[2]),
+               NODE_LIST(d));
+    graph_grad_end(g, n.in[0], d);
+    return 0;
+}

@@ -1,0 +1,197 @@
+/* The plain form: one op a formula of the paper's figure. Fusing, attention without scores and the chunked loss are
+ * techniques that rewrite what is built here. */
+#include "models/opt.h"
+
+#include <stdio.h>
+
+struct builder {
+    struct graph *g;
+    const struct opt_shape *o;
+    int64_t B, T;
+    int spans;
+};
+
+static struct shape rows_of(const struct builder *b, int64_t width)
+{
+    return shape_of(2, b->B * b->T, width);
+}
+
+/* Parameters exist before any node, in registration order: it fixes their place in flat buffers. */
+static void add_params(struct graph *g, const struct opt_shape *o)
+{
+    static const char *const square[] = { "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj",
+                                          "self_attn.out_proj" };
+
+    graph_param(g, shape_of(2, o->V, o->E), "embed_tokens.weight");
+    graph_param(g, shape_of(2, o->position_rows, o->C), "embed_positions.weight");
+    if (o->E != o->C) {
+        graph_param(g, shape_of(2, o->E, o->C), "project_out.weight");
+        graph_param(g, shape_of(2, o->C, o->E), "project_in.weight");
+    }
+    if (o->final_norm) {
+        graph_param(g, shape_of(1, o->C), "final_layer_norm.weight");
+        graph_param(g, shape_of(1, o->C), "final_layer_norm.bias");
+    }
+    for (int l = 0; l < o->L; l++) {
+        for (int i = 0; i < COUNT_OF(square); i++) {
+            graph_param(g, shape_of(2, o->C, o->C), "layers.%d.%s.weight", l, square[i]);
+            graph_param(g, shape_of(1, o->C), "layers.%d.%s.bias", l, square[i]);
+        }
+        graph_param(g, shape_of(1, o->C), "layers.%d.self_attn_layer_norm.weight", l);
+        graph_param(g, shape_of(1, o->C), "layers.%d.self_attn_layer_norm.bias", l);
+        graph_param(g, shape_of(2, o->F, o->C), "layers.%d.fc1.weight", l);
+        graph_param(g, shape_of(1, o->F), "layers.%d.fc1.bias", l);
+        graph_param(g, shape_of(2, o->C, o->F), "layers.%d.fc2.weight", l);
+        graph_param(g, shape_of(1, o->C), "layers.%d.fc2.bias", l);
+        graph_param(g, shape_of(1, o->C), "layers.%d.final_layer_norm.weight", l);
+        graph_param(g, shape_of(1, o->C), "layers.%d.final_layer_norm.bias", l);
+    }
+}
+
+static int param(struct graph *g, const char *stem, const char *part)
+{
+    char name[128];
+
+    snprintf(name, sizeof name, "%s.%s", stem, part);
+    return graph_find(g, name);
+}
+
+static int linear(struct builder *b, int x, const char *stem, int64_t width)
+{
+    struct graph *g = b->g;
+    const int y = graph_activation(g, rows_of(b, width), "%s.out", stem);
+
+    graph_node(g, OP_LINEAR, (struct op_attrs){ 0 }, NODE_LIST(x, param(g, stem, "weight"), param(g, stem, "bias")),
+               NODE_LIST(y));
+    return y;
+}
+
+static int norm(struct builder *b, int x, const char *stem)
+{
+    struct graph *g = b->g;
+    const int y = graph_activation(g, rows_of(b, b->o->C), "%s.out", stem);
+    const int stats = graph_value(g, KIND_ACTIVATION, F32, rows_of(b, 2), "%s.stats", stem);
+
+    graph_node(g, OP_LAYERNORM, (struct op_attrs){ 0 }, NODE_LIST(x, param(g, stem, "weight"), param(g, stem, "bias")),
+               NODE_LIST(y, stats));
+    return y;
+}
+
+/* a + dropout(r) */
+static int residual(struct builder *b, int a, int r, int layer, int which)
+{
+    struct graph *g = b->g;
+    const int sum = graph_activation(g, rows_of(b, b->o->C), "layers.%d.residual%d", layer, which);
+
+    if (b->o->dropout > 0) {
+        const struct op_attrs attrs = { .p = (float)b->o->dropout, .site = 2 * layer + which };
+        const int dropped = graph_activation(g, rows_of(b, b->o->C), "layers.%d.dropped%d", layer, which);
+        graph_node(g, OP_DROPOUT, attrs, NODE_LIST(r), NODE_LIST(dropped));
+        r = dropped;
+    }
+    graph_node(g, OP_ADD, (struct op_attrs){ 0 }, NODE_LIST(a, r), NODE_LIST(sum));
+    return sum;
+}
+
+static int attention(struct builder *b, int x, int layer)
+{
+    const struct opt_shape *o = b->o;
+    struct graph *g = b->g;
+    char stem[64];
+
+    snprintf(stem, sizeof stem, "layers.%d.self_attn.q_proj", layer);
+    const int q = linear(b, x, stem, o->C);
+    snprintf(stem, sizeof stem, "layers.%d.self_attn.k_proj", layer);
+    const int k = linear(b, x, stem, o->C);
+    snprintf(stem, sizeof stem, "layers.%d.self_attn.v_proj", layer);
+    const int v = linear(b, x, stem, o->C);
+    const int mixed = graph_activation(g, rows_of(b, o->C), "layers.%d.self_attn.out", layer);
+    const int probs = graph_activation(g, shape_of(4, b->B, o->H, b->T, b->T), "layers.%d.self_attn.probs", layer);
+    graph_node(g, OP_ATTENTION, (struct op_attrs){ .heads = o->H }, NODE_LIST(q, k, v, b->spans),
+               NODE_LIST(mixed, probs));
+    snprintf(stem, sizeof stem, "layers.%d.self_attn.out_proj", layer);
+    return linear(b, mixed, stem, o->C);
+}
+
+static int feed_forward(struct builder *b, int x, int layer)
+{
+    struct graph *g = b->g;
+    char stem[64];
+
+    snprintf(stem, sizeof stem, "layers.%d.fc1", layer);
+    const int wide = linear(b, x, stem, b->o->F);
+    const int active = graph_activation(g, rows_of(b, b->o->F), "layers.%d.relu", layer);
+    graph_node(g, OP_RELU, (struct op_attrs){ 0 }, NODE_LIST(wide), NODE_LIST(active));
+    snprintf(stem, sizeof stem, "layers.%d.fc2", layer);
+    return linear(b, active, stem, b->o->C);
+}
+
+static int decoder_layer(struct builder *b, int x, int layer)
+{
+    char attention_norm[64], last_norm[64];
+
+    b->g->layer = layer;
+    snprintf(attention_norm, sizeof attention_norm, "layers.%d.self_attn_layer_norm", layer);
+    snprintf(last_norm, sizeof last_norm, "layers.%d.final_layer_norm", layer);
+    if (b->o->norm_before) {
+        const int h = residual(b, x, attention(b, norm(b, x, attention_norm), layer), layer, 0);
+        x = residual(b, h, feed_forward(b, norm(b, h, last_norm), layer), layer, 1);
+    } else {
+        const int h = norm(b, residual(b, x, attention(b, x, layer), layer, 0), attention_norm);
+        x = norm(b, residual(b, h, feed_forward(b, h, layer), layer, 1), last_norm);
+    }
+    b->g->layer = -1;
+    return x;
+}
+
+int opt_trunk(struct graph *g, const struct opt_shape *o, int64_t B, int64_t T)
+{
+    struct builder b = { .g = g, .o = o, .B = B, .T = T };
+    const int64_t N = B * T;
+
+    add_params(g, o);
+    const int ids = graph_input(g, I32, shape_of(1, N), "ids");
+    const int positions = graph_input(g, I32, shape_of(1, N), "positions");
+    b.spans = graph_input(g, I32, shape_of(2, B, (int64_t)2), "spans");
+
+    /* Row 1 is padding_idx: the look-up gives it no gradient. */
+    int words = graph_activation(g, rows_of(&b, o->E), "embed_tokens.out");
+    graph_node(g, OP_EMBED, (struct op_attrs){ .skip_row = 1 }, NODE_LIST(ids, graph_find(g, "embed_tokens.weight")),
+               NODE_LIST(words));
+    if (o->E != o->C)
+        words = linear(&b, words, "project_in", o->C);
+    const int places = graph_activation(g, rows_of(&b, o->C), "embed_positions.out");
+    graph_node(g, OP_EMBED, (struct op_attrs){ .skip_row = -1 },
+               NODE_LIST(positions, graph_find(g, "embed_positions.weight")), NODE_LIST(places));
+    int x = graph_activation(g, rows_of(&b, o->C), "embed.out");
+    graph_node(g, OP_ADD, (struct op_attrs){ 0 }, NODE_LIST(words, places), NODE_LIST(x));
+
+    for (int l = 0; l < o->L; l++)
+        x = decoder_layer(&b, x, l);
+    if (o->final_norm)
+        x = norm(&b, x, "final_layer_norm");
+    return o->E != o->C ? linear(&b, x, "project_out", o->E) : x;
+}
+
+int head_logits(struct graph *g, const struct opt_shape *o, int h)
+{
+    const int64_t N = g->values[h].shape.dim[0];
+    const int logits = graph_activation(g, shape_of(2, N, o->V), "logits");
+
+    graph_node(g, OP_LINEAR, (struct op_attrs){ 0 }, NODE_LIST(h, graph_find(g, "embed_tokens.weight"), -1),
+               NODE_LIST(logits));
+    return logits;
+}
+
+int head_lm_loss(struct graph *g, const struct opt_shape *o, int h)
+{
+    const int64_t N = g->values[h].shape.dim[0];
+    const int targets = graph_input(g, I32, shape_of(1, N), "targets");
+    const int scale = graph_input(g, F32, shape_of(1, (int64_t)2), "norm");
+    const int loss = graph_input(g, F32, shape_of(1, (int64_t)1), "loss");
+    const int logits = head_logits(g, o, h);
+    const int lse = graph_value(g, KIND_ACTIVATION, F32, shape_of(1, N), "logits.lse");
+
+    graph_node(g, OP_CROSS_ENTROPY, (struct op_attrs){ 0 }, NODE_LIST(logits, targets, scale), NODE_LIST(loss, lse));
+    return loss;
+}

@@ -1,0 +1,26 @@
+/* models/opt.h - the OPT decoder as a function that adds ops to a graph (Zhang et al. 2022, arXiv:2205.01068).
+ * Every size, the post-norm 350m included. The forward pass alone: gradients come from graph/gradient.c. */
+#ifndef TUNEUP_MODELS_OPT_H
+#define TUNEUP_MODELS_OPT_H
+
+#include "graph/graph.h"
+
+struct opt_shape {
+    int64_t C, L, H, F, E, V;
+    int64_t position_rows; /* positions + 2 */
+    bool norm_before; /* all sizes but 350m */
+    bool final_norm;
+    double dropout;
+};
+
+/* Adds parameters (names as in a checkpoint after "model.decoder.", in its order) and the decoder for [B,T] tokens. Inputs:
+ * "ids" and "positions" [B*T] int32, "spans" [B,2] int32 (first and one past last visible key of each row).
+ * Returns the last hidden state, [B*T, E]; a failure is kept in the graph. */
+int opt_trunk(struct graph *g, const struct opt_shape *o, int64_t B, int64_t T);
+
+/* Heads on a hidden state h [N,E]. logits: [N,V], a program may mark it as its output. lm_loss: mean cross-entropy of "targets"
+ * [N] int32 (-1 or less: not counted), scaled by "norm" fp32 [2]; returns the value "loss", readable. */
+int head_logits(struct graph *g, const struct opt_shape *o, int h);
+int head_lm_loss(struct graph *g, const struct opt_shape *o, int h);
+
+#endif

@@ -1,0 +1,185 @@
+/* Where every buffer lies. Persistent buffers follow each other; the transient buffers of each program are packed into one
+ * region that all programs share, by lifetime: largest first, each at the lowest offset where it overlaps no placed buffer
+ * that lives at the same time (greedy by size: Pisarchyk and Lee 2020, arXiv:2001.03288). Then comes the scratch that the
+ * hungriest kernel wants. The answer is the prediction and the allocation at once. */
+#include "plan/plan.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+
+#define ALIGNMENT ((size_t)64)
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+static int size_buffer(struct buffer *b, struct err *err)
+{
+    const int64_t whole = shape_count(&b->shape);
+    char text[SHAPE_TEXT_MAX];
+    size_t bytes;
+
+    if (whole < 0 || !mem_mul((size_t)whole, dtype_bytes(b->dtype), &bytes) || bytes > PTRDIFF_MAX / 4)
+        return err_set(err, ERR_INFEASIBLE, "tensor \"%s\" of shape %s is larger than memory can be", b->name,
+                       shape_print(&b->shape, text));
+    b->count = whole / b->shards;
+    b->bytes = (size_t)b->count * dtype_bytes(b->dtype);
+    b->first_step = b->last_step = -1;
+    return 0;
+}
+
+static void note_use(struct plan *p, int buffer, int step)
+{
+    if (buffer < 0)
+        return;
+    struct buffer *b = &p->buffers[buffer];
+    if (b->first_step < 0)
+        b->first_step = step;
+    b->last_step = step;
+}
+
+static void find_lifetimes(struct plan *p)
+{
+    for (int g = 0; g < p->n_programs; g++)
+        for (int s = 0; s < p->programs[g].n_steps; s++) {
+            const struct op_step *step = &p->programs[g].steps[s];
+            for (int k = 0; k < OP_MAX_IN; k++)
+                note_use(p, step->in[k], s);
+            for (int k = 0; k < OP_MAX_OUT; k++)
+                note_use(p, step->out[k], s);
+        }
+}
+
+struct span {
+    size_t begin, end;
+};
+
+static int compare_spans(const void *a, const void *b)
+{
+    const struct span *x = a, *y = b;
+
+    return (x->begin > y->begin) - (x->begin < y->begin);
+}
+
+/* Largest first; equal sizes in the order of their first use, so that the answer is one and the same everywhere. */
+static int compare_buffers(const void *a, const void *b)
+{
+    const struct buffer *x = *(struct buffer *const *)a, *y = *(struct buffer *const *)b;
+
+    if (x->bytes != y->bytes)
+        return x->bytes < y->bytes ? 1 : -1;
+    if (x->first_step != y->first_step)
+        return x->first_step < y->first_step ? -1 : 1;
+    return (x > y) - (x < y);
+}
+
+static size_t lowest_gap(struct buffer *const *placed, int n, const struct buffer *b, struct span *busy)
+{
+    int n_busy = 0;
+    size_t at = 0;
+
+    for (int i = 0; i < n; i++)
+        if (placed[i]->first_step <= b->last_step && b->first_step <= placed[i]->last_step)
+            busy[n_busy++] = (struct span){ placed[i]->offset, placed[i]->offset + aligned(placed[i]->bytes) };
+    qsort(busy, (size_t)n_busy, sizeof *busy, compare_spans);
+    for (int i = 0; i < n_busy; i++) {
+        if (busy[i].begin >= at + aligned(b->bytes))
+            break;
+        if (busy[i].end > at)
+            at = busy[i].end;
+    }
+    return at;
+}
+
+/* Offsets from the region's begin; returns the region's size for this program. */
+static size_t pack_program(struct plan *p, int program, struct buffer **order, struct span *busy)
+{
+    size_t top = 0;
+    int n = 0;
+
+    for (int i = 0; i < p->n_buffers; i++) {
+        struct buffer *b = &p->buffers[i];
+        if (!b->persistent && b->parent < 0 && b->program == program && b->first_step >= 0)
+            order[n++] = b;
+    }
+    qsort(order, (size_t)n, sizeof *order, compare_buffers);
+    for (int i = 0; i < n; i++) {
+        order[i]->offset = lowest_gap(order, i, order[i], busy);
+        if (order[i]->offset + aligned(order[i]->bytes) > top)
+            top = order[i]->offset + aligned(order[i]->bytes);
+    }
+    return top;
+}
+
+static size_t place_persistent(struct plan *p)
+{
+    size_t at = 0;
+
+    for (int i = 0; i < p->n_buffers; i++) {
+        struct buffer *b = &p->buffers[i];
+        if (!b->persistent || b->parent >= 0)
+            continue;
+        b->offset = at;
+        at += aligned(b->bytes);
+        p->kind_bytes[b->kind] += aligned(b->bytes);
+    }
+    return at;
+}
+
+static size_t place_transient(struct plan *p, size_t base, struct err *err)
+{
+    struct buffer **order = mem_array(p->n_buffers, 1, sizeof(struct buffer *), MEM_PLAN, err);
+    struct span *busy = mem_array(p->n_buffers, 1, sizeof *busy, MEM_PLAN, err);
+    size_t region = SIZE_MAX;
+
+    if (order && busy) {
+        region = 0;
+        for (int g = 0; g < p->n_programs; g++) {
+            const size_t top = pack_program(p, g, order, busy);
+            region = top > region ? top : region;
+        }
+        for (int i = 0; i < p->n_buffers; i++)
+            if (!p->buffers[i].persistent && p->buffers[i].parent < 0)
+                p->buffers[i].offset += base;
+    }
+    mem_free(order);
+    mem_free(busy);
+    return region;
+}
+
+static void place_views(struct plan *p)
+{
+    for (int i = 0; i < p->n_buffers; i++) {
+        struct buffer *b = &p->buffers[i];
+        if (b->parent >= 0)
+            b->offset = p->buffers[b->parent].offset + (size_t)b->parent_begin * dtype_bytes(b->dtype);
+    }
+}
+
+int layout_assign(struct plan *p, struct err *err)
+{
+    for (int k = 0; k < KIND_N; k++)
+        p->kind_bytes[k] = 0;
+    p->scratch_bytes = 0;
+    for (int i = 0; i < p->n_buffers; i++)
+        if (size_buffer(&p->buffers[i], err) != 0)
+            return -1;
+    find_lifetimes(p);
+    for (int g = 0; g < p->n_programs; g++)
+        for (int s = 0; s < p->programs[g].n_steps; s++)
+            if (p->programs[g].steps[s].scratch_bytes > p->scratch_bytes)
+                p->scratch_bytes = p->programs[g].steps[s].scratch_bytes;
+
+    const size_t persistent = place_persistent(p), transient = place_transient(p, persistent, err);
+    if (transient == SIZE_MAX)
+        return -1;
+    place_views(p);
+    p->kind_bytes[KIND_ACTIVATION] += transient;
+    p->kind_bytes[KIND_WORKSPACE] += aligned(p->scratch_bytes);
+    p->scratch_offset = persistent + transient;
+    p->tier_bytes[TIER_DEVICE] = p->scratch_offset + aligned(p->scratch_bytes);
+    return 0;
+}

@@ -1,0 +1,104 @@
+/* A graph becomes a program: values become buffers, nodes become steps. What outlives a program (parameters, gradients of
+ * parameters, inputs) is one buffer in all programs that name it; everything else is the program's own. */
+#include "plan/plan.h"
+
+#include <strings.h>
+
+#include "base/mem.h"
+#include "graph/optimizer.h"
+
+/* DeepSpeed-Chat's groups, by name (get_optimizer_grouped_parameters): biases and norms are not decayed. */
+static int group_of(const char *name)
+{
+    static const char *const no_decay[] = { "bias", "layer_norm.weight", "layernorm.weight", "norm.weight",
+                                            "ln_f.weight" };
+
+    if (strcasestr(name, "lora_right_weight") || strcasestr(name, "lora_left_weight"))
+        return GROUP_LORA;
+    for (int i = 0; i < COUNT_OF(no_decay); i++)
+        if (strcasestr(name, no_decay[i]))
+            return GROUP_NO_DECAY;
+    return GROUP_DECAY;
+}
+
+static int lower_value(struct plan *p, int program, const struct value *v, struct err *err)
+{
+    const bool shared = v->input || v->kind == KIND_PARAM || v->kind == KIND_GRAD;
+    const int there = shared ? plan_find(p, v->name) : -1;
+
+    if (there >= 0) {
+        if (v->input && shape_count(&v->shape) > shape_count(&p->buffers[there].shape))
+            p->buffers[there].shape = v->shape; /* programs of different extents share an input: the largest rules */
+        return there;
+    }
+    const char *name = plan_name(p, err, "%s", v->name);
+    if (!name)
+        return -1;
+    const struct buffer b = {
+        .name = name,
+        .kind = v->kind,
+        .dtype = v->dtype,
+        .shape = v->shape,
+        .shards = 1,
+        .tier = TIER_DEVICE,
+        .parent = -1,
+        .group = v->kind == KIND_PARAM || v->kind == KIND_GRAD ? group_of(v->name) : -1,
+        .persistent = shared,
+        .input = v->input,
+        .program = shared ? -1 : program,
+        .by = "model",
+    };
+    return plan_add_buffer(p, &b, err);
+}
+
+static bool used(const struct graph *g, int value)
+{
+    for (int i = 0; i < g->n_nodes; i++) {
+        for (int k = 0; k < OP_MAX_IN; k++)
+            if (g->nodes[i].in[k] == value)
+                return true;
+        for (int k = 0; k < OP_MAX_OUT; k++)
+            if (g->nodes[i].out[k] == value)
+                return true;
+    }
+    return false;
+}
+
+static int lower_nodes(struct plan *p, int program, const struct graph *g, const int *buffer_of, struct err *err)
+{
+    for (int i = 0; i < g->n_nodes; i++) {
+        const struct node *n = &g->nodes[i];
+        struct op_step s = plan_step(n->op, n->by);
+
+        s.attrs = n->attrs;
+        s.pass = n->pass;
+        s.layer = n->layer;
+        for (int k = 0; k < OP_MAX_IN; k++)
+            s.in[k] = n->in[k] < 0 ? -1 : buffer_of[n->in[k]];
+        for (int k = 0; k < OP_MAX_OUT; k++)
+            s.out[k] = n->out[k] < 0 ? -1 : buffer_of[n->out[k]];
+        if (plan_insert(p, program, p->programs[program].n_steps, &s, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+int plan_lower(struct plan *p, const struct graph *g, const char *name, int64_t B, int64_t T, struct err *err)
+{
+    if (graph_check(g, err) != 0)
+        return -1;
+    const int program = plan_add_program(p, name, B, T, err);
+    int *buffer_of = mem_array(g->n_values, 1, sizeof *buffer_of, MEM_PLAN, err);
+    int failed = program < 0 || !buffer_of;
+
+    for (int i = 0; !failed && i < g->n_values; i++) {
+        buffer_of[i] = -1;
+        if (g->values[i].kind == KIND_PARAM || used(g, i)) {
+            buffer_of[i] = lower_value(p, program, &g->values[i], err);
+            failed = buffer_of[i] < 0;
+        }
+    }
+    failed = failed || lower_nodes(p, program, g, buffer_of, err) != 0;
+    mem_free(buffer_of);
+    return failed ? -1 : 0;
+}
