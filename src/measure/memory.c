@@ -299,6 +299,11 @@ int memory_tree(pid_t root, const char *run_id, struct memory_reading *sum, int 
 
 /* ---- the pace ---- */
 
+static bool has_budget(const struct memory_pace *p, double now_s)
+{
+    return p->spent_s < CREDIT_S + CPU_SHARE * (now_s - p->started_s);
+}
+
 /* A new high is read at once while there is budget. Without, it waits until the growth pauses, which is when the peak
  * is: reading at each percent of a long growth would cost more than the whole budget and be overtaken each time. */
 bool memory_pace_due(struct memory_pace *p, double now_s, int64_t rss)
@@ -309,10 +314,9 @@ bool memory_pace_due(struct memory_pace *p, double now_s, int64_t rss)
     }
     const bool high = (double)rss > 1.01 * (double)p->high_rss;
     const bool pause = (double)rss <= 1.001 * (double)p->last_rss;
-    const bool budget = p->spent_s < CREDIT_S + CPU_SHARE * (now_s - p->started_s);
 
     p->last_rss = rss;
-    if (!(high && (budget || pause)) && now_s < p->next_s)
+    if (!(high && (pause || has_budget(p, now_s))) && now_s < p->next_s)
         return false;
     if (rss > p->high_rss)
         p->high_rss = rss;
@@ -324,7 +328,7 @@ void memory_pace_spent(struct memory_pace *p, double now_s, double cost_s, bool 
     p->spent_s += cost_s;
     if (!full)
         return;
-    const double gap_s = cost_s / (CPU_SHARE / 2);
+    const double gap_s = has_budget(p, now_s) ? 0 : cost_s / (CPU_SHARE / 2);
     p->next_s = now_s + (gap_s > TICK_MIN_S ? gap_s : TICK_MIN_S);
 }
 

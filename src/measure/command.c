@@ -1,0 +1,452 @@
+/* The calling thread waits for signals with a timeout, which is at once how it learns of the command's end, how it
+ * passes signals on without handlers, and how it comes round to take the next reading. The command is only read after
+ * its exec: before, it still shares the memory of this process, however fat that is. */
+#include "measure/command.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "measure/clock.h"
+#include "measure/machine.h"
+#include "measure/memory.h"
+
+#define GRACE_S 5.0 /* between SIGTERM and SIGKILL */
+#define CLEAN_UP_S 2.0 /* to see what was killed end */
+
+extern char **environ;
+
+static const int passed_on[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
+
+struct job {
+    const struct command_options *options;
+    struct command_record *record;
+    char run_id[40];
+    char **env; /* owned, its strings are borrowed but for the first */
+    char *marker; /* owned: env[0] */
+    sigset_t waited, old_mask;
+    struct sigaction old_child;
+    int old_subreaper;
+    pid_t pid;
+    int status; /* of waitpid */
+    double start_s;
+    int kill_step; /* 0 = running, 1 = SIGTERM sent, 2 = SIGKILL sent */
+    struct memory_members members;
+    struct memory_pace pace;
+    double tick_cost_s;
+};
+
+/* ---- what the child gets ---- */
+
+static void make_run_id(char *out, size_t size)
+{
+    uint64_t random = 0;
+
+    if (getrandom(&random, sizeof random, GRND_NONBLOCK) < 0)
+        random = (uint64_t)(clock_seconds() * 1e9);
+    snprintf(out, size, "%ld-%016llx", (long)getpid(), (unsigned long long)random);
+}
+
+static bool same_variable(const char *a, const char *b)
+{
+    const size_t n = strcspn(a, "=");
+
+    return strcspn(b, "=") == n && strncmp(a, b, n) == 0;
+}
+
+static int build_env(struct job *j, struct err *err)
+{
+    const char *const *extra = j->options->extra_env;
+    int64_t n = 0, n_extra = 0, used = 0;
+
+    while (environ && environ[n])
+        n++;
+    while (extra && extra[n_extra])
+        n_extra++;
+    j->marker = mem_printf(MEM_RECORD, err, "TUNEUP_RUN=%s", j->run_id);
+    j->env = j->marker ? mem_array(n + n_extra + 2, 1, sizeof *j->env, MEM_RECORD, err) : NULL;
+    if (!j->env)
+        return -1;
+    j->env[used++] = j->marker;
+    for (int64_t i = 0; i < n_extra; i++)
+        j->env[used++] = (char *)extra[i];
+    const int64_t n_new = used;
+    for (int64_t i = 0; i < n; i++) {
+        bool replaced = false;
+        for (int64_t k = 0; k < n_new && !replaced; k++)
+            replaced = same_variable(environ[i], j->env[k]);
+        if (!replaced)
+            j->env[used++] = environ[i];
+    }
+    return 0;
+}
+
+static int redirect(const char *path, int flags, int to)
+{
+    if (!path)
+        return 0;
+    const int fd = open(path, flags | O_NOCTTY, 0666);
+    if (fd < 0)
+        return -1;
+    if (fd != to && (dup2(fd, to) < 0 || close(fd) != 0))
+        return -1;
+    return 0;
+}
+
+struct start_failure {
+    int number; /* errno */
+    char step; /* 'i', 'o', 'e': redirections; 'x': exec */
+};
+
+/* In the child: only what may be called after a fork. */
+static _Noreturn void child(const struct job *j, char *const argv[], int failure_fd)
+{
+    const struct command_options *o = j->options;
+    struct start_failure f = { 0 };
+
+    if (o->own_group)
+        setpgid(0, 0);
+    sigaction(SIGCHLD, &j->old_child, NULL);
+    pthread_sigmask(SIG_SETMASK, &j->old_mask, NULL);
+    if (redirect(o->stdin_path, O_RDONLY, STDIN_FILENO) != 0)
+        f.step = 'i';
+    else if (redirect(o->stdout_path, O_WRONLY | O_CREAT | O_TRUNC, STDOUT_FILENO) != 0)
+        f.step = 'o';
+    else if (redirect(o->stderr_path, O_WRONLY | O_CREAT | O_TRUNC, STDERR_FILENO) != 0)
+        f.step = 'e';
+    else {
+        execvpe(argv[0], argv, j->env);
+        f.step = 'x';
+    }
+    f.number = errno;
+    if (write(failure_fd, &f, sizeof f) < 0)
+        _exit(124);
+    _exit(125);
+}
+
+static int say_failure(const struct job *j, const struct start_failure *f, const char *name, struct err *err)
+{
+    const struct command_options *o = j->options;
+
+    errno = f->number;
+    if (f->step != 'x')
+        return err_errno(err, "could not open \"%s\" for the command",
+                         f->step == 'i'   ? o->stdin_path
+                         : f->step == 'o' ? o->stdout_path
+                                          : o->stderr_path);
+    j->record->exit_status = f->number == ENOENT ? 127 : 126;
+    err_errno(err, "could not run \"%s\"", name);
+    return err_hint(err, f->number == ENOENT ? "Check the spelling and PATH, or give the program's full path."
+                                             : "Check that the file is a program and may be executed.");
+}
+
+/* Returns once the command has been executed, or has failed to be. */
+static int start(struct job *j, char *const argv[], struct err *err)
+{
+    struct start_failure f;
+    int ends[2];
+    ssize_t got;
+
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return err_errno(err, "could not make a pipe");
+    j->start_s = clock_seconds();
+    j->pid = fork();
+    if (j->pid == 0)
+        child(j, argv, ends[1]);
+    close(ends[1]);
+    if (j->pid < 0) {
+        err_errno(err, "could not start a process");
+        close(ends[0]);
+        return -1;
+    }
+    if (j->options->own_group)
+        setpgid(j->pid, j->pid); /* whoever comes first */
+    do
+        got = read(ends[0], &f, sizeof f);
+    while (got < 0 && errno == EINTR);
+    close(ends[0]);
+    if (got != (ssize_t)sizeof f)
+        return 0;
+    waitpid(j->pid, NULL, 0);
+    return say_failure(j, &f, argv[0], err);
+}
+
+/* ---- while it runs ---- */
+
+static void keep_peak(struct job *j, const struct memory_reading *r, int n)
+{
+    struct command_record *out = j->record;
+
+    if (n == 0)
+        return;
+    out->n_samples++;
+    if (r->anon_bytes > out->peak_bytes)
+        out->peak_bytes = r->anon_bytes;
+    if (r->pss_bytes > out->peak_pss_bytes)
+        out->peak_pss_bytes = r->pss_bytes;
+    if (n > out->n_processes)
+        out->n_processes = n;
+    if (r->n_unreadable > out->n_unreadable)
+        out->n_unreadable = r->n_unreadable;
+}
+
+static void sample(struct job *j)
+{
+    const double before_s = clock_thread_cpu_seconds(), now_s = clock_seconds();
+    const bool due = memory_pace_due(&j->pace, now_s, memory_members_rss(&j->members));
+    struct memory_reading r;
+    struct err ignored; /* a failing meter does not stop the command: n_samples tells */
+
+    j->tick_cost_s = clock_thread_cpu_seconds() - before_s;
+    if (due && memory_members_scan(&j->members, getpid(), j->run_id, &ignored) == 0) {
+        const int n = memory_members_read(&j->members, &r);
+        keep_peak(j, &r, n);
+    }
+    memory_pace_spent(&j->pace, now_s, clock_thread_cpu_seconds() - before_s, due);
+}
+
+/* Orphans become our children, as subreaper; their zombies are ours to bury. */
+static void reap_orphans(struct job *j)
+{
+    for (int i = 0; i < j->members.n; i++)
+        if (j->members.pids[i] != j->pid)
+            waitpid(j->members.pids[i], NULL, WNOHANG);
+}
+
+static void signal_job(const struct job *j, int number)
+{
+    kill(j->options->own_group ? -j->pid : j->pid, number);
+}
+
+/* What a terminal sends goes to its whole foreground group, and so has reached the command already. */
+static void pass_on(struct job *j, const siginfo_t *info)
+{
+    if (info->si_code == SI_KERNEL && !j->options->own_group)
+        return;
+    j->record->passed_signal = info->si_signo;
+    signal_job(j, info->si_signo);
+}
+
+static void kill_members(const struct job *j, int number)
+{
+    for (int i = 0; i < j->members.n; i++)
+        kill(j->members.pids[i], number);
+}
+
+static void enforce_timeout(struct job *j, double passed_s)
+{
+    if (j->options->timeout_s <= 0)
+        return;
+    if (j->kill_step == 0 && passed_s >= j->options->timeout_s) {
+        j->record->timed_out = true;
+        j->kill_step = 1;
+        signal_job(j, SIGTERM);
+        signal_job(j, SIGCONT); /* a stopped process would not see it */
+    } else if (j->kill_step == 1 && passed_s >= j->options->timeout_s + GRACE_S) {
+        j->kill_step = 2;
+        signal_job(j, SIGKILL);
+        kill_members(j, SIGKILL);
+    }
+}
+
+static double time_to_wait(const struct job *j, double passed_s)
+{
+    double wait_s = memory_pace_wait(j->tick_cost_s);
+
+    if (j->options->timeout_s > 0 && j->kill_step < 2) {
+        const double left_s = j->options->timeout_s + (j->kill_step ? GRACE_S : 0) - passed_s;
+        wait_s = fmin(wait_s, fmax(left_s, 0.001));
+    }
+    return wait_s;
+}
+
+static void follow(struct job *j)
+{
+    while (waitpid(j->pid, &j->status, WNOHANG) == 0) {
+        siginfo_t info;
+
+        sample(j);
+        const double passed_s = clock_seconds() - j->start_s;
+        enforce_timeout(j, passed_s);
+        const double wait_s = time_to_wait(j, passed_s);
+        const struct timespec wait = { .tv_nsec = (long)(wait_s * 1e9) };
+        const int number = sigtimedwait(&j->waited, &info, &wait);
+        if (number == SIGCHLD)
+            reap_orphans(j);
+        else if (number > 0)
+            pass_on(j, &info);
+    }
+    j->record->seconds = clock_seconds() - j->start_s;
+}
+
+/* Launchers put ranks into groups of their own, so the tree is killed process by process until none is left. */
+static void clean_up(struct job *j)
+{
+    const double until_s = clock_seconds() + CLEAN_UP_S;
+    struct err ignored;
+
+    kill(-j->pid, SIGKILL);
+    while (memory_members_scan(&j->members, getpid(), j->run_id, &ignored) == 0 && j->members.n > 0 &&
+           clock_seconds() < until_s) {
+        const struct timespec pause = { .tv_nsec = 5000000 };
+
+        kill_members(j, SIGKILL);
+        reap_orphans(j);
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* ---- before and after ---- */
+
+/* A signal that is ignored stays ignored: nohup's SIGHUP is not for the command either. */
+static void hold_signals(struct job *j)
+{
+    const struct sigaction standard = { .sa_handler = SIG_DFL };
+
+    sigemptyset(&j->waited);
+    sigaddset(&j->waited, SIGCHLD);
+    for (int i = 0; i < COUNT_OF(passed_on); i++) {
+        struct sigaction now;
+        if (sigaction(passed_on[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN)
+            sigaddset(&j->waited, passed_on[i]);
+    }
+    sigaction(SIGCHLD, &standard, &j->old_child); /* ignored, it would bury the command before its status is read */
+    pthread_sigmask(SIG_BLOCK, &j->waited, &j->old_mask);
+    if (prctl(PR_GET_CHILD_SUBREAPER, &j->old_subreaper) != 0)
+        j->old_subreaper = 0;
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+}
+
+static void release_signals(const struct job *j)
+{
+    const struct timespec none = { 0 };
+    sigset_t child_only;
+
+    sigemptyset(&child_only);
+    sigaddset(&child_only, SIGCHLD);
+    while (sigtimedwait(&child_only, NULL, &none) > 0)
+        continue; /* those of the command are not the caller's */
+    prctl(PR_SET_CHILD_SUBREAPER, (unsigned long)j->old_subreaper);
+    sigaction(SIGCHLD, &j->old_child, NULL);
+    pthread_sigmask(SIG_SETMASK, &j->old_mask, NULL);
+}
+
+static double children_cpu_seconds(void)
+{
+    struct rusage u;
+
+    getrusage(RUSAGE_CHILDREN, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
+
+static struct energy_meter *start_energy(struct command_record *out)
+{
+    struct energy_meter *m = NULL;
+    struct err err;
+
+    if (energy_start(&m, &err) != 0)
+        snprintf(out->energy.reason, sizeof out->energy.reason, "%.255s", err.what);
+    return m;
+}
+
+static void finish(struct job *j)
+{
+    struct command_record *out = j->record;
+
+    if (out->timed_out)
+        out->exit_status = 124;
+    else
+        out->exit_status = WIFSIGNALED(j->status) ? 128 + WTERMSIG(j->status) : WEXITSTATUS(j->status);
+    if (out->n_samples > 0)
+        out->sample_interval_s = out->seconds / (double)out->n_samples;
+    out->meter_cpu_seconds = j->pace.spent_s;
+    if (j->options->own_group || out->timed_out)
+        clean_up(j);
+}
+
+int command_measure(char *const argv[], const struct command_options *o, struct command_record *out, struct err *err)
+{
+    static const struct command_options none;
+    struct job j = { .options = o ? o : &none, .record = out, .status = 125 << 8 };
+    struct machine_load before, after;
+
+    *out = (struct command_record){ .exit_status = 125,
+                                    .peak_bytes = -1,
+                                    .peak_pss_bytes = -1,
+                                    .energy = { .state = METER_UNAVAILABLE, .joules = NAN } };
+    make_run_id(j.run_id, sizeof j.run_id);
+    int status = build_env(&j, err);
+    if (status == 0) {
+        hold_signals(&j);
+        machine_load_read(&before);
+        out->load_before = before.load1;
+        struct energy_meter *energy = start_energy(out);
+        const double cpu_before_s = children_cpu_seconds();
+        status = start(&j, argv, err);
+        if (status == 0) {
+            follow(&j);
+            if (energy)
+                energy_read(energy, &out->energy);
+            machine_load_read(&after);
+            out->steal_seconds = after.steal_s - before.steal_s;
+            finish(&j);
+            out->cpu_seconds = children_cpu_seconds() - cpu_before_s;
+        }
+        energy_stop(energy);
+        release_signals(&j);
+    }
+    memory_members_free(&j.members);
+    mem_free(j.env);
+    mem_free(j.marker);
+    return status;
+}
+
+/* ---- as JSON ---- */
+
+static json_t *real_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *bytes_or_null(int64_t bytes)
+{
+    return bytes < 0 ? json_null() : json_integer(bytes);
+}
+
+json_t *energy_json(const struct energy_result *r)
+{
+    json_t *domains = json_array();
+
+    for (int i = 0; i < r->n_domains; i++) {
+        const struct energy_domain *d = &r->domains[i];
+        json_array_append_new(domains, json_pack("{s:s, s:o, s:s, s:s, s:b}", "name", d->name, "joules",
+                                                 real_or_null(d->joules), "state", meter_state_name(d->state), "reason",
+                                                 d->reason, "counted", (int)d->counted));
+    }
+    return json_pack("{s:o, s:s, s:s, s:s, s:o, s:o}", "joules", real_or_null(r->joules), "state",
+                     meter_state_name(r->state), "reason", r->reason, "hint", r->hint, "window_s",
+                     real_or_null(r->window_s), "domains", domains);
+}
+
+json_t *command_json(const struct command_record *r)
+{
+    return json_pack("{s:f, s:i, s:o, s:o, s:f, s:I, s:o, s:i, s:i, s:f, s:o, s:o, s:b, s:o}", "seconds", r->seconds,
+                     "exit_status", r->exit_status, "peak_bytes", bytes_or_null(r->peak_bytes), "peak_pss_bytes",
+                     bytes_or_null(r->peak_pss_bytes), "cpu_seconds", r->cpu_seconds, "samples",
+                     (json_int_t)r->n_samples, "sample_interval_s",
+                     r->n_samples ? json_real(r->sample_interval_s) : json_null(), "processes", r->n_processes,
+                     "unreadable_processes", r->n_unreadable, "meter_cpu_seconds", r->meter_cpu_seconds, "load_before",
+                     real_or_null(r->load_before), "steal_seconds", real_or_null(r->steal_seconds), "timed_out",
+                     (int)r->timed_out, "energy", energy_json(&r->energy));
+}
