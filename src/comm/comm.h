@@ -1,0 +1,40 @@
+/* comm/comm.h - collectives between ranks: the seam. One process a rank; alone.c is the case of one rank, mpi.c any number.
+ * Every call is made by all ranks in the same order. Sums of bf16 are made in fp32 and rounded once a pair. */
+#ifndef TUNEUP_COMM_COMM_H
+#define TUNEUP_COMM_COMM_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "tensor/dtype.h"
+
+struct comm {
+    const char *name; /* "alone" or "mpi" */
+    int rank, ranks;
+    int local_ranks; /* ranks on this machine: threads are cores / local_ranks */
+    /* x[n] becomes the sum over the ranks, in place. F32, F64, BF16. */
+    int (*all_reduce)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);
+    /* x[ranks*n]: own part x[rank*n ..] becomes the sum of that part; the other parts are undefined after. */
+    int (*reduce_scatter)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);
+    /* x[ranks*n]: every rank's own part x[rank*n ..] becomes known to all. */
+    int (*all_gather)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);
+    int (*gather_bytes)(struct comm *c, const void *own, void *all, int64_t n, struct err *err); /* all: on rank 0 */
+    int (*broadcast)(struct comm *c, void *bytes, int64_t n, struct err *err); /* from rank 0 */
+    int (*barrier)(struct comm *c, struct err *err);
+    void (*abort)(struct comm *c, int status); /* ends every rank; does not return */
+    void (*close)(struct comm *c);
+};
+
+/* MPI when this process was started by mpirun or srun, else alone. The communicator is one for the process. */
+int comm_open(struct comm *c, struct err *err);
+void comm_alone(struct comm *c);
+int comm_mpi(struct comm *c, struct err *err);
+bool comm_launched(void); /* started by mpirun or srun? */
+
+/* All ranks agree on an outcome before the step loop: result 0 or -1 of this rank, with its err. If any failed, all return
+ * -1 and *err is the first failed rank's, with the rank named. */
+int comm_agree(struct comm *c, int result, struct err *err);
+/* All ranks hold the same n bytes? Else an error that names the ranks which differ from rank 0, in `what`. */
+int comm_same(struct comm *c, uint64_t value, const char *what, struct err *err);
+
+#endif

@@ -1,0 +1,182 @@
+/* The executor knows three sorts of steps: collectives, which go to comm, and everything else, which goes to the backend. */
+#include "exec/exec.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "base/mem.h"
+
+#define SCRATCH_ALIGNMENT 64
+
+static bool is_collective(enum op op)
+{
+    return op == OP_ALL_REDUCE || op == OP_REDUCE_SCATTER || op == OP_ALL_GATHER;
+}
+
+static int prepare_program(struct exec *e, int program, struct err *err)
+{
+    struct program *g = &e->plan->programs[program];
+
+    e->kernels[program] = mem_array(g->n_steps, 1, sizeof(struct kernel), MEM_PLAN, err);
+    if (!e->kernels[program])
+        return -1;
+    for (int i = 0; i < g->n_steps; i++) {
+        struct kernel *k = &e->kernels[program][i];
+        if (is_collective(g->steps[i].op))
+            continue;
+        k->plan = e->plan;
+        k->step = &g->steps[i];
+        if (e->backend->prepare(e->backend, e->plan, &g->steps[i], k, err) != 0)
+            return -1;
+        g->steps[i].scratch_bytes = k->scratch_bytes;
+    }
+    return 0;
+}
+
+int exec_prepare(struct exec *e, struct plan *p, struct backend *b, struct comm *c, struct err *err)
+{
+    *e = (struct exec){ .plan = p, .backend = b, .comm = c };
+    cost_fill(p);
+    for (int i = 0; i < p->n_programs; i++)
+        if (prepare_program(e, i, err) != 0) {
+            exec_free(e);
+            return -1;
+        }
+    return layout_assign(p, err);
+}
+
+/* Touching pages now, in parallel, keeps overcommit from ending the run in its third hour, and steps from paying for it. */
+int exec_allocate(struct exec *e, struct err *err)
+{
+    const size_t bytes = e->plan->tier_bytes[TIER_DEVICE];
+    char *block =
+        mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (block == MAP_FAILED) {
+        err_set(err, ERR_MEMORY, "could not allocate the %zu bytes that the plan needs", bytes);
+        return err_hint(err, "`tuneup plan` with the same options shows what takes the memory.");
+    }
+    madvise(block, bytes, MADV_HUGEPAGE); /* advice: where there are none, small pages do */
+    const int64_t page = 4096, n_pages = ((int64_t)bytes + page - 1) / page;
+#pragma omp parallel for schedule(static) num_threads(e->backend->threads)
+    for (int64_t i = 0; i < n_pages; i++)
+        *(volatile char *)(block + i * page) = 0;
+    e->block = block;
+    e->block_bytes = bytes;
+    return 0;
+}
+
+void exec_free(struct exec *e)
+{
+    for (int i = 0; e->plan && i < PLAN_MAX_PROGRAMS; i++) {
+        for (int s = 0; e->kernels[i] && s < e->plan->programs[i].n_steps; s++)
+            if (e->kernels[i][s].step)
+                e->backend->kernel_free(e->backend, &e->kernels[i][s]);
+        mem_free(e->kernels[i]);
+    }
+    if (e->block)
+        munmap(e->block, e->block_bytes);
+    *e = (struct exec){ 0 };
+}
+
+void *exec_address(const struct exec *e, int buffer)
+{
+    return buffer < 0 ? NULL : e->block + e->plan->buffers[buffer].offset;
+}
+
+void *exec_buffer(const struct exec *e, const char *name)
+{
+    const int b = plan_find(e->plan, name);
+
+    MUST(b >= 0);
+    return exec_address(e, b);
+}
+
+static int all_reduce(struct exec *e, const struct op_step *s, struct err *err)
+{
+    const enum dtype t = e->plan->buffers[s->out[0]].dtype;
+    char *x = (char *)exec_address(e, s->out[0]) + (size_t)s->attrs.begin * dtype_bytes(t);
+
+    for (int64_t at = 0; at < s->attrs.count; at += s->attrs.bucket) {
+        const int64_t left = s->attrs.count - at, n = left < s->attrs.bucket ? left : s->attrs.bucket;
+        if (e->comm->all_reduce(e->comm, x + (size_t)at * dtype_bytes(t), n, t, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* The flat buffer is R parts, one a rank; a bucket takes the same piece of every part. */
+static int reduce_scatter(struct exec *e, const struct op_step *s, struct err *err)
+{
+    const struct buffer *flat = &e->plan->buffers[s->out[0]];
+    const size_t size = dtype_bytes(flat->dtype);
+    const int64_t part = flat->count / e->plan->ranks;
+    char *x = exec_address(e, s->out[0]), *bucket = exec_address(e, s->out[1]);
+
+    for (int64_t at = 0; at < part; at += s->attrs.bucket) {
+        const int64_t left = part - at, n = left < s->attrs.bucket ? left : s->attrs.bucket;
+        for (int r = 0; r < e->plan->ranks; r++)
+            memcpy(bucket + (size_t)(r * n) * size, x + (size_t)(r * part + at) * size, (size_t)n * size);
+        if (e->comm->reduce_scatter(e->comm, bucket, n, flat->dtype, err) != 0)
+            return -1;
+        const int own = e->plan->rank;
+        memcpy(x + (size_t)(own * part + at) * size, bucket + (size_t)(own * n) * size, (size_t)n * size);
+    }
+    return 0;
+}
+
+static int run_collective(struct exec *e, const struct op_step *s, struct err *err)
+{
+    const struct buffer *b = &e->plan->buffers[s->out[0]];
+
+    switch (s->op) {
+    case OP_ALL_REDUCE:
+        return all_reduce(e, s, err);
+    case OP_REDUCE_SCATTER:
+        return reduce_scatter(e, s, err);
+    default:
+        return e->comm->all_gather(e->comm, exec_address(e, s->out[0]), b->count / e->plan->ranks, b->dtype, err);
+    }
+}
+
+static int run_step(struct exec *e, int program, int i, const struct run_context *c, struct err *err)
+{
+    const struct op_step *s = &e->plan->programs[program].steps[i];
+    void *in[OP_MAX_IN], *out[OP_MAX_OUT];
+
+    if (is_collective(s->op))
+        return run_collective(e, s, err);
+    for (int k = 0; k < OP_MAX_IN; k++)
+        in[k] = exec_address(e, s->in[k]);
+    for (int k = 0; k < OP_MAX_OUT; k++)
+        out[k] = exec_address(e, s->out[k]);
+    return e->backend->run(e->backend, &e->kernels[program][i], in, out, e->block + e->plan->scratch_offset, c, err);
+}
+
+static double seconds_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int exec_run(struct exec *e, int program, const struct run_context *c, struct err *err)
+{
+    const struct program *g = &e->plan->programs[program];
+
+    MUST(c->B <= g->B && c->T <= g->T);
+    for (int i = 0; i < g->n_steps; i++) {
+        const double start_s = e->hook ? seconds_now() : 0;
+        if (run_step(e, program, i, c, err) != 0) {
+            if (!err->where[0])
+                err_where(err, "program %s, step %d (%s)", g->name, i, op_rule(g->steps[i].op)->name);
+            return -1;
+        }
+        if (e->hook)
+            e->hook(e->hook_context, g, &g->steps[i], seconds_now() - start_s);
+    }
+    return 0;
+}

@@ -1,0 +1,37 @@
+/* exec/exec.h - runs a plan: allocates its one block once, binds every buffer to its offset, and loops over steps. Nothing is
+ * allocated after exec_allocate. Memory: exactly plan->tier_bytes, mapped, touched, on huge pages where the system has them. */
+#ifndef TUNEUP_EXEC_EXEC_H
+#define TUNEUP_EXEC_EXEC_H
+
+#include "backend/backend.h"
+#include "comm/comm.h"
+
+/* Called after each step when set: for benches and `--profile`; costs two clock readings a step. */
+typedef void exec_hook(void *context, const struct program *program, const struct op_step *step, double seconds);
+
+struct exec {
+    struct plan *plan; /* borrowed, as are: */
+    struct backend *backend;
+    struct comm *comm;
+    struct kernel *kernels[PLAN_MAX_PROGRAMS]; /* one a step; unused for collectives */
+    char *block;
+    size_t block_bytes;
+    exec_hook *hook;
+    void *hook_context;
+};
+
+/* Makes every kernel, which tells the plan its scratch, and lays the plan out. Allocates no tensor: `tuneup plan` stops
+ * here. The plan must not be rewritten after. */
+int exec_prepare(struct exec *e, struct plan *p, struct backend *b, struct comm *c, struct err *err);
+/* The block itself, zeroed. ERR_MEMORY when there is not enough. */
+int exec_allocate(struct exec *e, struct err *err);
+void exec_free(struct exec *e);
+
+/* Runs one program. err names the step and op that failed. */
+int exec_run(struct exec *e, int program, const struct run_context *c, struct err *err);
+/* The address of a buffer's own share; NULL for -1. */
+void *exec_address(const struct exec *e, int buffer);
+/* By name; the buffer must exist. */
+void *exec_buffer(const struct exec *e, const char *name);
+
+#endif

@@ -1,0 +1,150 @@
+/* Gradient checkpointing by decoder layer: of a layer's activations only its inputs live until the backward pass; the rest is
+ * made again, by clones of the layer's own forward steps, just before its first backward step. Chen et al. 2016,
+ * arXiv:1604.06174. Draws of dropout are a function of the place, so the clones make the same numbers bit for bit. */
+#include "techniques/technique.h"
+
+#include "base/mem.h"
+
+struct recompute_options {
+    bool on;
+};
+
+static const struct option options[] = {
+    { .name = "gradient_checkpointing",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct recompute_options, on),
+      .help = "keep each layer's input alone and make its activations again in the backward pass" },
+    { 0 },
+};
+
+static bool is_on(const void *o)
+{
+    return ((const struct recompute_options *)o)->on;
+}
+
+static bool reads(const struct op_step *s, int buffer)
+{
+    for (int k = 0; k < OP_MAX_IN; k++)
+        if (s->in[k] == buffer)
+            return true;
+    return false;
+}
+
+/* Is buffer b needed by a backward step of the layer, or by a clone (marked in cloned) of one of its forward steps? */
+static bool needed(const struct program *g, int layer, int b, const bool *cloned)
+{
+    for (int i = 0; i < g->n_steps; i++) {
+        const struct op_step *s = &g->steps[i];
+        if (s->layer == layer && (s->pass == PASS_BACKWARD || (cloned && cloned[i])) && reads(s, b))
+            return true;
+    }
+    return false;
+}
+
+/* Does a forward step outside the layer read b? Then it is a boundary: it stays, and need not be made again. */
+static bool crosses(const struct program *g, int layer, int b)
+{
+    for (int i = 0; i < g->n_steps; i++)
+        if (g->steps[i].pass == PASS_FORWARD && g->steps[i].layer != layer && reads(&g->steps[i], b))
+            return true;
+    return false;
+}
+
+/* The forward steps of the layer that must run again: from the last to the first, whoever makes something needed. */
+static int mark_clones(const struct plan *p, const struct program *g, int layer, bool *cloned)
+{
+    int n = 0;
+
+    for (int i = g->n_steps - 1; i >= 0; i--) {
+        const struct op_step *s = &g->steps[i];
+        if (s->pass != PASS_FORWARD || s->layer != layer)
+            continue;
+        for (int k = 0; k < OP_MAX_OUT && !cloned[i]; k++) {
+            const int b = s->out[k];
+            cloned[i] = b >= 0 && !p->buffers[b].persistent && !crosses(g, layer, b) && needed(g, layer, b, cloned);
+        }
+        n += cloned[i];
+    }
+    return n;
+}
+
+static int first_backward(const struct program *g, int layer)
+{
+    for (int i = 0; i < g->n_steps; i++)
+        if (g->steps[i].layer == layer && g->steps[i].pass == PASS_BACKWARD)
+            return i;
+    return -1;
+}
+
+/* In the steps of the layer from position `from` on, buffer old becomes fresh. */
+static void rename_reads(struct program *g, int layer, int from, int old, int fresh)
+{
+    for (int i = from; i < g->n_steps; i++)
+        for (int k = 0; g->steps[i].layer == layer && k < OP_MAX_IN; k++)
+            if (g->steps[i].in[k] == old)
+                g->steps[i].in[k] = fresh;
+}
+
+static int clone_step(struct plan *p, int program, int from, int at, struct err *err)
+{
+    struct op_step s = p->programs[program].steps[from];
+
+    s.by = "recompute";
+    s.pass = PASS_BACKWARD;
+    if (plan_insert(p, program, at, &s, err) != 0)
+        return -1;
+    for (int k = 0; k < OP_MAX_OUT; k++) {
+        if (s.out[k] < 0)
+            continue;
+        struct buffer b = p->buffers[s.out[k]];
+        b.name = plan_name(p, err, "again/%s", b.name);
+        b.by = "recompute";
+        const int fresh = b.name ? plan_add_buffer(p, &b, err) : -1;
+        if (fresh < 0)
+            return -1;
+        p->programs[program].steps[at].out[k] = fresh;
+        if (!crosses(&p->programs[program], s.layer, s.out[k]))
+            rename_reads(&p->programs[program], s.layer, at + 1, s.out[k], fresh);
+    }
+    return 0;
+}
+
+static int recompute_layer(struct plan *p, int program, int layer, struct err *err)
+{
+    const int n = p->programs[program].n_steps;
+    bool *cloned = mem_array(n, 1, sizeof *cloned, MEM_PLAN, err);
+    int failed = !cloned, at = first_backward(&p->programs[program], layer);
+
+    if (!failed && at >= 0 && mark_clones(p, &p->programs[program], layer, cloned) > 0)
+        for (int i = 0; i < n && !failed; i++) /* forward steps lie before `at`: cloning does not move them */
+            if (cloned[i])
+                failed = clone_step(p, program, i, at++, err);
+    mem_free(cloned);
+    return failed;
+}
+
+static int on_plan(const void *o, struct plan *p, struct err *err)
+{
+    const int program = plan_find_program(p, "train");
+    int last = -1;
+
+    (void)o;
+    for (int i = 0; program >= 0 && i < p->programs[program].n_steps; i++)
+        if (p->programs[program].steps[i].layer > last)
+            last = p->programs[program].steps[i].layer;
+    for (int layer = 0; layer <= last; layer++)
+        if (recompute_layer(p, program, layer, err) != 0)
+            return -1;
+    return 0;
+}
+
+const struct technique technique_recompute = {
+    .name = "gradient_checkpointing",
+    .summary = "Gradient checkpointing",
+    .paper = "Chen et al. 2016, arXiv:1604.06174",
+    .exact = true,
+    .options = options,
+    .options_size = sizeof(struct recompute_options),
+    .is_on = is_on,
+    .on_plan = on_plan,
+};

@@ -1,0 +1,43 @@
+/* techniques/technique.h - an optimization as a rewrite of a graph or of a plan, composable with every other one. No model,
+ * phase, kernel or executor knows of any. A new one is a file here and a line in techniques.c. */
+#ifndef TUNEUP_TECHNIQUES_TECHNIQUE_H
+#define TUNEUP_TECHNIQUES_TECHNIQUE_H
+
+#include "base/option.h"
+#include "plan/plan.h"
+
+/* What a technique may ask about the run before anything is built. */
+struct run_facts {
+    int ranks;
+    bool trains; /* false: evaluation alone */
+};
+
+struct technique {
+    const char *name; /* the one word in plans, records and reports */
+    const char *summary;
+    const char *paper; /* "Rajbhandari et al. 2020, arXiv:1910.02054" */
+    bool exact; /* computes the same numbers, up to the order of sums */
+    const struct option *options; /* its own words on the command line */
+    size_t options_size;
+    bool (*is_on)(const void *options);
+    int (*check)(const void *options, const struct run_facts *facts, struct err *err); /* NULL = always possible */
+    int (*on_graph)(const void *options, struct graph *g, struct err *err); /* before gradients; NULL = not involved */
+    int (*on_plan)(const void *options, struct plan *p, struct err *err); /* after all programs are lowered */
+};
+
+extern const struct technique *const techniques[]; /* NULL at the end; order is meaning */
+#define TECHNIQUES_MAX 16
+#define TECHNIQUE_OPTIONS_MAX 64
+
+/* The values of every technique's options, one slot each, in the order of the table. */
+struct technique_values {
+    _Alignas(16) char slot[TECHNIQUES_MAX][TECHNIQUE_OPTIONS_MAX];
+};
+int technique_sets(struct option_set *sets, struct technique_values *values); /* returns how many sets */
+int technique_check(const struct technique_values *v, const struct run_facts *facts, struct err *err);
+int technique_on_graph(const struct technique_values *v, struct graph *g, struct err *err);
+int technique_on_plan(const struct technique_values *v, struct plan *p, struct err *err);
+bool technique_is_on(const struct technique_values *v, int i);
+int technique_find(const char *name); /* index, or -1 */
+
+#endif

@@ -1,0 +1,69 @@
+/* The table of techniques. Order is meaning: each sees what the ones before it did. */
+#include "techniques/technique.h"
+
+#include <string.h>
+
+extern const struct technique technique_bf16, technique_flash_attention, technique_chunked_loss,
+    technique_fused_kernels, technique_recompute, technique_zero;
+
+const struct technique *const techniques[] = {
+    &technique_flash_attention,
+    &technique_chunked_loss,
+    &technique_fused_kernels,
+    &technique_bf16,
+    &technique_recompute,
+    &technique_zero,
+    NULL,
+};
+
+int technique_sets(struct option_set *sets, struct technique_values *values)
+{
+    int n = 0;
+
+    for (; techniques[n]; n++) {
+        MUST(n < TECHNIQUES_MAX && techniques[n]->options_size <= TECHNIQUE_OPTIONS_MAX);
+        sets[n] = (struct option_set){ techniques[n]->summary, techniques[n]->options, values->slot[n] };
+    }
+    return n;
+}
+
+bool technique_is_on(const struct technique_values *v, int i)
+{
+    return techniques[i]->is_on(v->slot[i]);
+}
+
+int technique_find(const char *name)
+{
+    for (int i = 0; techniques[i]; i++)
+        if (strcmp(techniques[i]->name, name) == 0)
+            return i;
+    return -1;
+}
+
+int technique_check(const struct technique_values *v, const struct run_facts *facts, struct err *err)
+{
+    for (int i = 0; techniques[i]; i++)
+        if (techniques[i]->check && techniques[i]->check(v->slot[i], facts, err) != 0)
+            return -1;
+    return 0;
+}
+
+int technique_on_graph(const struct technique_values *v, struct graph *g, struct err *err)
+{
+    for (int i = 0; techniques[i]; i++) {
+        if (!techniques[i]->on_graph || !technique_is_on(v, i))
+            continue;
+        g->by = techniques[i]->name;
+        if (techniques[i]->on_graph(v->slot[i], g, err) != 0 || graph_check(g, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+int technique_on_plan(const struct technique_values *v, struct plan *p, struct err *err)
+{
+    for (int i = 0; techniques[i]; i++)
+        if (techniques[i]->on_plan && technique_is_on(v, i) && techniques[i]->on_plan(v->slot[i], p, err) != 0)
+            return -1;
+    return 0;
+}

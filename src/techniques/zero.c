@@ -1,0 +1,139 @@
+/* ZeRO stage 1: each rank keeps and updates 1/R of the optimizer's state (and of the master weights), Rajbhandari et al. 2020,
+ * arXiv:1910.02054. Gradients are reduce-scattered, so that a rank gets the sum for its own range alone; after the update the
+ * parameters are all-gathered: together the volume of one all-reduce. */
+#include "techniques/technique.h"
+
+struct zero_options {
+    int64_t stage;
+};
+
+static const struct option options[] = {
+    { .name = "zero_stage",
+      .type = OPTION_INT,
+      .offset = offsetof(struct zero_options, stage),
+      .fallback = "0",
+      .min = 0,
+      .max = 3,
+      .value = "N",
+      .help = "1: optimizer state in shards over the ranks" },
+    { 0 },
+};
+
+static bool is_on(const void *o)
+{
+    return ((const struct zero_options *)o)->stage > 0;
+}
+
+static int check(const void *o, const struct run_facts *facts, struct err *err)
+{
+    const int64_t stage = ((const struct zero_options *)o)->stage;
+
+    if (stage > 1) {
+        err_set(err, ERR_USAGE, "--zero_stage %d is not supported, 0 and 1 are", (int)stage);
+        return err_hint(err, "Use --zero_stage 1; --gradient_checkpointing and --dtype bf16 save memory too.");
+    }
+    if (stage == 1 && facts->trains && facts->ranks == 1) {
+        err_set(err, ERR_USAGE, "--zero_stage 1 has nothing to shard on one rank");
+        return err_hint(err, "Add --ranks 2 or more, or leave --zero_stage away.");
+    }
+    return 0;
+}
+
+/* This rank's range of a flat buffer of n elements. */
+static void own_range(const struct plan *p, struct op_step *s)
+{
+    s->attrs.count /= p->ranks;
+    s->attrs.begin = s->attrs.count * p->rank;
+    s->by = "zero";
+}
+
+static int comm_buffer(struct plan *p, const struct op_step *s, struct err *err)
+{
+    struct buffer b = p->buffers[s->out[0]];
+    const int there = plan_find(p, "comm/bucket");
+    const int64_t wanted = s->attrs.bucket * p->ranks;
+
+    if (there >= 0) {
+        if (p->buffers[there].shape.dim[0] < wanted)
+            p->buffers[there].shape.dim[0] = wanted;
+        return there;
+    }
+    b.name = plan_name(p, err, "comm/bucket");
+    b.kind = KIND_COMM;
+    b.shape = shape_of(1, wanted);
+    b.group = -1;
+    b.by = "zero";
+    return b.name ? plan_add_buffer(p, &b, err) : -1;
+}
+
+static int shard_reduction(struct plan *p, struct op_step *s, struct err *err)
+{
+    s->op = OP_REDUCE_SCATTER;
+    s->by = "zero";
+    const int64_t own = s->attrs.count / p->ranks;
+    if (s->attrs.bucket > own)
+        s->attrs.bucket = own;
+    s->out[1] = comm_buffer(p, s, err);
+    return s->out[1] < 0 ? -1 : 0;
+}
+
+static void shard_state(struct plan *p, const struct op_step *s)
+{
+    for (int k = 1; k < 4; k++)
+        if (s->out[k] >= 0) {
+            p->buffers[s->out[k]].shards = p->ranks;
+            p->buffers[s->out[k]].by = "zero";
+        }
+}
+
+static int on_plan(const void *o, struct plan *p, struct err *err)
+{
+    const int program = plan_find_program(p, "update"), sum = plan_find(p, "grad_sum");
+
+    (void)o;
+    if (p->ranks == 1 || program < 0)
+        return 0;
+    for (int i = 0; i < p->programs[program].n_steps; i++) {
+        struct op_step *s = &p->programs[program].steps[i];
+        struct op_step total = plan_step(OP_ALL_REDUCE, "zero"), gather = plan_step(OP_ALL_GATHER, "zero");
+
+        switch (s->op) {
+        case OP_ALL_REDUCE:
+            if (s->out[0] != sum && shard_reduction(p, s, err) != 0)
+                return -1;
+            break;
+        case OP_SUMSQ:
+            own_range(p, s);
+            total.out[0] = sum;
+            total.attrs.count = total.attrs.bucket = 1;
+            if (s[1].op != OP_SUMSQ && plan_insert(p, program, i + 1, &total, err) != 0) /* after the last group's */
+                return -1;
+            break;
+        case OP_GRAD_SCALE:
+            own_range(p, s);
+            break;
+        case OP_ADAMW:
+            own_range(p, s);
+            shard_state(p, s);
+            gather.out[0] = s->out[0];
+            if (plan_insert(p, program, i + 1, &gather, err) != 0)
+                return -1;
+            break;
+        default:
+            break;
+        }
+    }
+    return 0;
+}
+
+const struct technique technique_zero = {
+    .name = "zero",
+    .summary = "ZeRO",
+    .paper = "Rajbhandari et al. 2020, arXiv:1910.02054",
+    .exact = true,
+    .options = options,
+    .options_size = sizeof(struct zero_options),
+    .is_on = is_on,
+    .check = check,
+    .on_plan = on_plan,
+};
