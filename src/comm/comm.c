@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/mem.h"
+
 static int keep(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err)
 {
     (void)c;
@@ -102,7 +104,7 @@ int comm_agree(struct comm *c, int result, struct err *err)
         return result;
 
     /* Who failed first tells everybody why: rank 0 picks it from a table of all errors' words. */
-    struct err *all = c->rank == 0 ? calloc((size_t)c->ranks, sizeof *all) : NULL;
+    struct err *all = c->rank == 0 ? mem_array(c->ranks, 1, sizeof *all, MEM_OTHER, &failure) : NULL;
     if (c->rank == 0 && !all)
         c->abort(c, 1);
     int status = c->gather_bytes(c, &own, all, (int64_t)sizeof own, &failure);
@@ -114,7 +116,7 @@ int comm_agree(struct comm *c, int result, struct err *err)
                 snprintf(own.where + n, sizeof own.where - n, "%srank %d of %d", n ? ", " : "", r, c->ranks);
                 break;
             }
-    free(all);
+    mem_free(all);
     status = status == 0 ? c->broadcast(c, &own, (int64_t)sizeof own, &failure) : status;
     *err = status == 0 ? own : failure;
     return -1;

@@ -81,8 +81,8 @@ struct op_cost cost_update(const struct plan *p)
 
     for (int g = 0; g < p->n_programs; g++) {
         const struct program *program = &p->programs[g];
-        const bool train = strcmp(program->name, "train") == 0, update = strcmp(program->name, "update") == 0;
-        const double times = train ? p->micro_steps : update ? 1 : 0;
+        const bool train = strcmp(program->name, "train") == 0, eval = strcmp(program->name, "eval") == 0;
+        const double times = train ? p->micro_steps : eval ? 0 : 1;
 
         for (int i = 0; i < program->n_steps; i++) {
             total.flops += times * program->steps[i].cost.flops;

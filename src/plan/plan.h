@@ -40,7 +40,7 @@ struct op_step {
 };
 
 struct program {
-    const char *name; /* "train", "eval", "update" */
+    const char *name; /* "train", "eval", "reduce", "update" */
     struct op_step *steps;
     int n_steps, room;
     int64_t B, T; /* planned extents */
@@ -79,8 +79,8 @@ struct op_step plan_step(enum op op, const char *by);
 /* lower.c: adds a graph as a program. Parameters, their gradients and inputs are shared by name with earlier programs. */
 int plan_lower(struct plan *p, const struct graph *g, const char *name, int64_t B, int64_t T, struct err *err);
 
-/* update.c: gathers parameters and gradients into one flat buffer a group, adds the optimizer's state and the program
- * "update": reduce gradients over ranks, norm, clipping, AdamW. */
+/* update.c: gathers parameters and gradients into one flat buffer a group, adds the optimizer's state and the programs
+ * "reduce" (gradients over ranks, their norm) and "update" (clipping, AdamW). */
 int plan_update(struct plan *p, struct err *err);
 
 /* layout.c: sizes, lifetimes, offsets. Every buffer and the scratch are aligned to 64 bytes. */

@@ -138,43 +138,64 @@ static int add_adamw(struct plan *p, int program, const struct flat *f, int grou
     return add_step(p, program, s, f, group, err);
 }
 
-int plan_update(struct plan *p, struct err *err)
+/* Program "reduce": gradients become their mean over the ranks, and their sum of squares is known. */
+static int build_reduce(struct plan *p, const struct flat *flats, int sum, struct err *err)
 {
-    struct flat flats[OPTIMIZER_GROUPS];
+    const int program = plan_add_program(p, "reduce", 1, 1, err);
     bool first = true;
 
-    for (int i = 0; i < OPTIMIZER_GROUPS; i++)
-        if (gather_group(p, i, &flats[i], err) != 0)
+    if (program < 0)
+        return -1;
+    for (int i = 0; i < OPTIMIZER_GROUPS && p->ranks > 1; i++) {
+        struct op_step s = plan_step(OP_ALL_REDUCE, "data_parallel");
+        s.out[0] = flats[i].grad;
+        if (s.out[0] >= 0 && add_step(p, program, s, &flats[i], i, err) != 0)
             return -1;
+    }
+    for (int i = 0; i < OPTIMIZER_GROUPS; i++) {
+        struct op_step s = plan_step(OP_SUMSQ, "update");
+        s.in[0] = flats[i].grad;
+        s.out[0] = sum;
+        s.attrs.accumulate = first ? ACCUMULATE_NO : ACCUMULATE_YES;
+        if (s.in[0] < 0)
+            continue;
+        first = false;
+        if (add_step(p, program, s, &flats[i], i, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* Program "update": clipping, then AdamW. Apart from "reduce", so that a gradient that is not finite is seen in time. */
+static int build_update(struct plan *p, const struct flat *flats, int sum, int hyper, struct err *err)
+{
     const int program = plan_add_program(p, "update", 1, 1, err);
-    const int hyper = input(p, "hyper", HYPER_N, err), sum = input(p, "grad_sum", 1, err);
-    if (program < 0 || hyper < 0 || sum < 0)
+
+    if (program < 0)
         return -1;
     for (int i = 0; i < OPTIMIZER_GROUPS; i++) {
-        struct op_step reduce = plan_step(OP_ALL_REDUCE, "data_parallel");
-        reduce.out[0] = flats[i].grad;
-        if (flats[i].grad >= 0 && p->ranks > 1 && add_step(p, program, reduce, &flats[i], i, err) != 0)
-            return -1;
-    }
-    for (int i = 0; i < OPTIMIZER_GROUPS; i++) {
-        struct op_step norm = plan_step(OP_SUMSQ, "update");
-        norm.in[0] = flats[i].grad;
-        norm.out[0] = sum;
-        norm.attrs.accumulate = first ? ACCUMULATE_NO : ACCUMULATE_YES;
-        first = first && flats[i].grad < 0;
-        if (flats[i].grad >= 0 && add_step(p, program, norm, &flats[i], i, err) != 0)
-            return -1;
-    }
-    for (int i = 0; i < OPTIMIZER_GROUPS; i++) {
-        struct op_step scale = plan_step(OP_GRAD_SCALE, "update");
-        scale.in[0] = sum;
-        scale.in[1] = hyper;
-        scale.out[0] = flats[i].grad;
-        if (flats[i].grad >= 0 && add_step(p, program, scale, &flats[i], i, err) != 0)
+        struct op_step s = plan_step(OP_GRAD_SCALE, "update");
+        s.in[0] = sum;
+        s.in[1] = hyper;
+        s.out[0] = flats[i].grad;
+        if (s.out[0] >= 0 && add_step(p, program, s, &flats[i], i, err) != 0)
             return -1;
     }
     for (int i = 0; i < OPTIMIZER_GROUPS; i++)
         if (flats[i].grad >= 0 && add_adamw(p, program, &flats[i], i, hyper, err) != 0)
             return -1;
     return 0;
+}
+
+int plan_update(struct plan *p, struct err *err)
+{
+    struct flat flats[OPTIMIZER_GROUPS];
+
+    for (int i = 0; i < OPTIMIZER_GROUPS; i++)
+        if (gather_group(p, i, &flats[i], err) != 0)
+            return -1;
+    const int hyper = input(p, "hyper", HYPER_N, err), sum = input(p, "grad_sum", 1, err);
+    if (hyper < 0 || sum < 0 || build_reduce(p, flats, sum, err) != 0)
+        return -1;
+    return build_update(p, flats, sum, hyper, err);
 }

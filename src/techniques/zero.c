@@ -86,16 +86,12 @@ static void shard_state(struct plan *p, const struct op_step *s)
         }
 }
 
-static int on_plan(const void *o, struct plan *p, struct err *err)
+static int on_program(struct plan *p, int program, int sum, struct err *err)
 {
-    const int program = plan_find_program(p, "update"), sum = plan_find(p, "grad_sum");
-
-    (void)o;
-    if (p->ranks == 1 || program < 0)
-        return 0;
     for (int i = 0; i < p->programs[program].n_steps; i++) {
         struct op_step *s = &p->programs[program].steps[i];
         struct op_step total = plan_step(OP_ALL_REDUCE, "zero"), gather = plan_step(OP_ALL_GATHER, "zero");
+        const bool last = i + 1 == p->programs[program].n_steps;
 
         switch (s->op) {
         case OP_ALL_REDUCE:
@@ -106,7 +102,7 @@ static int on_plan(const void *o, struct plan *p, struct err *err)
             own_range(p, s);
             total.out[0] = sum;
             total.attrs.count = total.attrs.bucket = 1;
-            if (s[1].op != OP_SUMSQ && plan_insert(p, program, i + 1, &total, err) != 0) /* after the last group's */
+            if (last && plan_insert(p, program, i + 1, &total, err) != 0)
                 return -1;
             break;
         case OP_GRAD_SCALE:
@@ -124,6 +120,18 @@ static int on_plan(const void *o, struct plan *p, struct err *err)
         }
     }
     return 0;
+}
+
+static int on_plan(const void *o, struct plan *p, struct err *err)
+{
+    const int reduce = plan_find_program(p, "reduce"), update = plan_find_program(p, "update");
+
+    (void)o;
+    if (p->ranks == 1 || update < 0)
+        return 0;
+    if (on_program(p, reduce, plan_find(p, "grad_sum"), err) != 0)
+        return -1;
+    return on_program(p, update, -1, err);
 }
 
 const struct technique technique_zero = {
