@@ -1,0 +1,21 @@
+/* study/builtin.h - the numbers of the built-in study, in one place: large enough that the techniques can be told apart,
+ * small enough that all of it takes about five minutes on two slow cores. */
+#ifndef TUNEUP_STUDY_BUILTIN_H
+#define TUNEUP_STUDY_BUILTIN_H
+
+#define BUILTIN_RECORDS 400 /* made by `tuneup data new` */
+#define BUILTIN_VOCABULARY 4096
+#define BUILTIN_HIDDEN 256
+#define BUILTIN_LAYERS 4
+#define BUILTIN_HEADS 4
+#define BUILTIN_BATCH 4
+#define BUILTIN_TOKENS 256
+#define BUILTIN_STEPS 6 /* optimizer steps a run, the warm-up among them */
+#define BUILTIN_BLOCKS 5
+#define BUILTIN_WARMUP                                                                                                 \
+    0 /* discarded blocks: a run has warm-up steps of its own, and making the inputs warms the caches */
+#define BUILTIN_SEED 1234
+#define BUILTIN_TIMEOUT_S 600.0
+#define BUILTIN_RUN_BYTES (256LL << 20) /* disk that a run may need before its output is removed */
+
+#endif

@@ -1,0 +1,480 @@
+/* Templates first (a cell without ranks), then cells_finish makes one cell for each rank count that its techniques can
+ * run at. The built-in study and a study file take the same way. */
+#include "study/cells.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/option.h"
+#include "base/rng.h"
+#include "study/builtin.h"
+
+const struct technique_word technique_words[] = {
+    { "bf16", "--dtype=bf16", "--dtype=fp32", false, 1 },
+    { "gradient_checkpointing", "--gradient_checkpointing", "--no-gradient_checkpointing", true, 1 },
+    { "zero-1", "--zero_stage=1", "--zero_stage=0", true, 2 },
+    { "chunked_loss", "--chunked_loss", "--no-chunked_loss", true, 1 },
+    { "flash_attention", "--flash_attention", "--no-flash_attention", true, 1 },
+    { "fused_kernels", "--fused_kernels", "--no-fused_kernels", true, 1 },
+    { 0 },
+};
+
+/* A trailing '?' drops a technique at rank counts too small for it instead of dropping the cell. */
+static const struct {
+    const char *name, *techniques[7];
+} builtin_cells[] = {
+    { "baseline", { 0 } },
+    { "bf16", { "bf16" } },
+    { "gradient_checkpointing", { "gradient_checkpointing" } },
+    { "zero-1", { "zero-1" } },
+    { "chunked_loss", { "chunked_loss" } },
+    { "flash_attention", { "flash_attention" } },
+    { "fused_kernels", { "fused_kernels" } },
+    { "all exact", { "chunked_loss", "flash_attention", "fused_kernels" } },
+    { "everything",
+      { "bf16", "gradient_checkpointing", "zero-1?", "chunked_loss", "flash_attention", "fused_kernels" } },
+};
+
+int words_add(struct words *w, struct err *err, const char *format, ...)
+{
+    char text[8192];
+    va_list args;
+
+    va_start(args, format);
+    const int n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (n < 0 || (size_t)n >= sizeof text)
+        return err_set(err, ERR_USAGE, "a word of %d bytes is longer than %zu", n, sizeof text - 1);
+    if (w->n == CELLS_MAX_WORDS)
+        return err_set(err, ERR_USAGE, "more than %d words", CELLS_MAX_WORDS);
+    char **grown = mem_resize(w->v, w->n + 2, sizeof *grown, MEM_RECORD, err);
+    if (!grown)
+        return -1;
+    w->v = grown;
+    w->v[w->n] = mem_strdup(text, MEM_RECORD, err);
+    if (!w->v[w->n])
+        return -1;
+    w->v[++w->n] = NULL;
+    return 0;
+}
+
+bool words_have(const struct words *w, const char *word)
+{
+    for (int i = 0; i < w->n; i++)
+        if (strcmp(w->v[i], word) == 0)
+            return true;
+    return false;
+}
+
+void words_free(struct words *w)
+{
+    for (int i = 0; i < w->n; i++)
+        mem_free(w->v[i]);
+    mem_free(w->v);
+    *w = (struct words){ 0 };
+}
+
+static void cell_free(struct cell *c)
+{
+    mem_free(c->name);
+    mem_free(c->phase);
+    mem_free(c->baseline);
+    words_free(&c->techniques);
+    words_free(&c->argv);
+    *c = (struct cell){ 0 };
+}
+
+void cells_free(struct cells *s)
+{
+    for (int i = 0; i < s->n_cells; i++)
+        cell_free(&s->cells[i]);
+    mem_free(s->cells);
+    mem_free(s->name);
+    mem_free(s->model);
+    mem_free(s->data);
+    mem_free(s->ranks);
+    words_free(&s->options);
+    *s = (struct cells){ 0 };
+}
+
+int cells_init(struct cells *s, const char *name, struct err *err)
+{
+    *s = (struct cells){
+        .blocks = BUILTIN_BLOCKS, .warmup = BUILTIN_WARMUP, .seed = BUILTIN_SEED, .timeout_s = BUILTIN_TIMEOUT_S
+    };
+    s->name = mem_strdup(name, MEM_RECORD, err);
+    return s->name ? 0 : -1;
+}
+
+struct cell *cells_add(struct cells *s, const char *name, const char *phase, const char *baseline, struct err *err)
+{
+    struct cell *grown;
+
+    if (s->n_cells == CELLS_MAX) {
+        err_set(err, ERR_USAGE, "a study of more than %d cells", CELLS_MAX);
+        return NULL;
+    }
+    grown = mem_resize(s->cells, s->n_cells + 1, sizeof *grown, MEM_RECORD, err);
+    if (!grown)
+        return NULL;
+    s->cells = grown;
+    struct cell *c = &s->cells[s->n_cells];
+    *c = (struct cell){ .is_command = strcmp(phase, "command") == 0 };
+    c->name = mem_strdup(name, MEM_RECORD, err);
+    c->phase = c->name ? mem_strdup(phase, MEM_RECORD, err) : NULL;
+    c->baseline = c->phase ? mem_strdup(baseline, MEM_RECORD, err) : NULL;
+    if (!c->baseline) {
+        cell_free(c);
+        return NULL;
+    }
+    s->n_cells++;
+    return c;
+}
+
+static int set_ranks(struct cells *s, const int64_t *ranks, int n, struct err *err)
+{
+    int64_t *copy = mem_array(n, 1, sizeof *copy, MEM_RECORD, err);
+
+    if (!copy)
+        return -1;
+    memcpy(copy, ranks, (size_t)n * sizeof *copy);
+    mem_free(s->ranks);
+    s->ranks = copy;
+    s->n_ranks = n;
+    return 0;
+}
+
+int cells_builtin(struct cells *s, struct err *err)
+{
+    if (cells_init(s, "built-in", err) != 0 || set_ranks(s, (const int64_t[]){ 1, 2 }, 2, err) != 0)
+        goto failed;
+    if (words_add(&s->options, err, "--max_steps=%d", BUILTIN_STEPS) != 0 ||
+        words_add(&s->options, err, "--per_device_train_batch_size=%d", BUILTIN_BATCH) != 0 ||
+        words_add(&s->options, err, "--max_seq_len=%d", BUILTIN_TOKENS) != 0)
+        goto failed;
+    for (int i = 0; i < COUNT_OF(builtin_cells); i++) {
+        struct cell *c = cells_add(s, builtin_cells[i].name, "sft", "baseline", err);
+
+        if (!c)
+            goto failed;
+        for (const char *const *t = builtin_cells[i].techniques; *t; t++)
+            if (words_add(&c->techniques, err, "%s", *t) != 0)
+                goto failed;
+    }
+    return 0;
+failed:
+    cells_free(s);
+    return -1;
+}
+
+/* ---- Finishing ---- */
+
+static int check_technique(const char *word, const struct technique_word **out, struct err *err)
+{
+    const size_t n = strcspn(word, "?");
+    int best = 1 << 20;
+    const char *nearest = "";
+
+    for (const struct technique_word *t = technique_words; t->name; t++) {
+        if (strlen(t->name) == n && strncmp(t->name, word, n) == 0) {
+            *out = t;
+            return 0;
+        }
+        const int d = option_distance(word, t->name);
+        if (d < best) {
+            best = d;
+            nearest = t->name;
+        }
+    }
+    err_set(err, ERR_USAGE, "unknown technique \"%.60s\"", word);
+    return err_hint(err,
+                    "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, chunked_loss, "
+                    "flash_attention and fused_kernels.",
+                    nearest);
+}
+
+/* The cell of a template at `ranks`: 1 = made, 0 = its techniques need more ranks, -1 = error. */
+static int expand(struct cells *to, const struct cells *from, const struct cell *template, int64_t ranks,
+                  struct err *err)
+{
+    const struct technique_word *t = NULL;
+
+    for (int i = 0; i < template->techniques.n; i++) {
+        const char *word = template->techniques.v[i];
+
+        if (check_technique(word, &t, err) != 0)
+            return -1;
+        if (t->min_ranks > ranks && !strchr(word, '?'))
+            return 0;
+    }
+    struct cell *c = cells_add(to, template->name, template->phase, template->baseline, err);
+    if (!c)
+        return -1;
+    c->ranks = ranks;
+    c->exact = !template->is_command;
+    for (int i = 0; i < template->techniques.n; i++) {
+        if (check_technique(template->techniques.v[i], &t, err) != 0)
+            return -1;
+        if (t->min_ranks <= ranks && words_add(&c->techniques, err, "%s", t->name) != 0)
+            return -1;
+    }
+    for (int i = 0; !c->is_command && i < from->options.n; i++)
+        if (words_add(&c->argv, err, "%s", from->options.v[i]) != 0)
+            return -1;
+    for (t = technique_words; !c->is_command && t->name; t++) {
+        const bool on = words_have(&c->techniques, t->name);
+
+        c->exact = c->exact && (!on || t->exact);
+        if (words_add(&c->argv, err, "%s", on ? t->on : t->off) != 0)
+            return -1;
+    }
+    for (int i = 0; i < template->argv.n; i++)
+        if (words_add(&c->argv, err, "%s", template->argv.v[i]) != 0)
+            return -1;
+    return 1;
+}
+
+/* Whether name is one of the words of "a,b,c". */
+static bool listed(const char *list, const char *name)
+{
+    const size_t n = strlen(name);
+
+    for (const char *p = list; *p; p += strcspn(p, ",") + (p[strcspn(p, ",")] != '\0'))
+        if (strcspn(p, ",") == n && strncmp(p, name, n) == 0)
+            return true;
+    return false;
+}
+
+static bool chosen(const struct cells *s, const char *list, const struct cell *c)
+{
+    if (!list || listed(list, c->name))
+        return true;
+    for (int i = 0; i < s->n_cells; i++) /* the baseline of a chosen cell */
+        if (listed(list, s->cells[i].name) && strcmp(s->cells[i].baseline, c->name) == 0)
+            return true;
+    return false;
+}
+
+static int check_list(const struct cells *s, const char *list, struct err *err)
+{
+    for (const char *p = list; *p; p += strcspn(p, ",") + (p[strcspn(p, ",")] != '\0')) {
+        const int n = (int)strcspn(p, ",");
+        char have[512] = "";
+        bool found = false;
+
+        for (int i = 0; i < s->n_cells; i++) {
+            const size_t used = strlen(have);
+
+            found = found || ((int)strlen(s->cells[i].name) == n && strncmp(s->cells[i].name, p, (size_t)n) == 0);
+            snprintf(have + used, sizeof have - used, "%s%s", used ? ", " : "", s->cells[i].name);
+        }
+        if (!found) {
+            err_set(err, ERR_USAGE, "the study has no cell \"%.*s\"", n, p);
+            return err_hint(err, "Its cells are: %s.", have);
+        }
+    }
+    return 0;
+}
+
+static int parse_ranks(struct cells *s, const char *list, struct err *err)
+{
+    int64_t ranks[16];
+    int n = 0;
+
+    for (const char *p = list;; p++) {
+        char *end;
+        const long long value = strtoll(p, &end, 10);
+
+        if (end == p || value < 1 || value > CELLS_MAX_RANKS || (*end != ',' && *end != '\0') || n == COUNT_OF(ranks)) {
+            err_set(err, ERR_USAGE, "--ranks \"%.60s\" is no list of at most 16 rank counts", list);
+            return err_hint(err, "Write them with commas between: --ranks 1,2.");
+        }
+        ranks[n++] = value;
+        p = end;
+        if (*p == '\0')
+            break;
+    }
+    return set_ranks(s, ranks, n, err);
+}
+
+static int replace(char **field, const char *value, struct err *err)
+{
+    char *copy = value ? mem_strdup(value, MEM_RECORD, err) : NULL;
+
+    if (!value)
+        return 0;
+    if (!copy)
+        return -1;
+    mem_free(*field);
+    *field = copy;
+    return 0;
+}
+
+static int check_cells(const struct cells *s, struct err *err)
+{
+    for (int i = 0; i < s->n_cells; i++) {
+        const struct cell *c = &s->cells[i];
+
+        for (int k = 0; k < i; k++)
+            if (s->cells[k].ranks == c->ranks && strcmp(s->cells[k].name, c->name) == 0)
+                return err_set(err, ERR_USAGE, "two cells have the name \"%.80s\"", c->name);
+        if (cells_baseline(s, i) < 0) {
+            err_set(err, ERR_USAGE, "the baseline \"%.80s\" of cell \"%.80s\" is no %s cell at %" PRId64 " ranks",
+                    c->baseline, c->name, c->phase, c->ranks);
+            return err_hint(err, "A ratio compares cells of one phase and one rank count; name such a cell.");
+        }
+    }
+    return 0;
+}
+
+static int expand_all(struct cells *to, const struct cells *from, const char *list, struct err *err)
+{
+    static const int64_t one[] = { 1 };
+
+    for (int i = 0; i < from->n_cells; i++) {
+        const struct cell *template = &from->cells[i];
+        const int64_t *ranks = template->is_command || from->n_ranks == 0 ? one : from->ranks;
+        int n = ranks == one ? 1 : from->n_ranks, made = 0;
+
+        if (!chosen(from, list, template))
+            continue;
+        for (int k = 0; k < n; k++) {
+            const int result = expand(to, from, template, ranks[k], err);
+
+            if (result < 0)
+                return -1;
+            made += result;
+        }
+        if (made == 0 && (list || from->n_ranks == 0)) {
+            err_set(err, ERR_USAGE, "cell \"%.80s\" needs more ranks than the study has", template->name);
+            return err_hint(err, "Add a larger rank count: --ranks 1,2, or \"ranks: [1, 2]\" in the study file.");
+        }
+    }
+    return 0;
+}
+
+int cells_finish(struct cells *s, const struct cells_choice *choice, struct err *err)
+{
+    struct cells full = { 0 };
+
+    if (replace(&s->model, choice->model, err) != 0 || replace(&s->data, choice->data, err) != 0)
+        return -1;
+    if (choice->blocks > 0)
+        s->blocks = choice->blocks;
+    if (choice->ranks && parse_ranks(s, choice->ranks, err) != 0)
+        return -1;
+    if (choice->cells && check_list(s, choice->cells, err) != 0)
+        return -1;
+    if (expand_all(&full, s, choice->cells, err) != 0 || check_cells(&full, err) != 0) {
+        cells_free(&full);
+        return -1;
+    }
+    if (full.n_cells == 0)
+        return err_set(err, ERR_USAGE, "the study has no cells");
+    for (int i = 0; i < s->n_cells; i++)
+        cell_free(&s->cells[i]);
+    mem_free(s->cells);
+    s->cells = full.cells;
+    s->n_cells = full.n_cells;
+    return 0;
+}
+
+int cells_baseline(const struct cells *s, int cell)
+{
+    const struct cell *c = &s->cells[cell];
+
+    for (int i = 0; i < s->n_cells; i++)
+        if (s->cells[i].ranks == c->ranks && strcmp(s->cells[i].name, c->baseline) == 0 &&
+            strcmp(s->cells[i].phase, c->phase) == 0)
+            return i;
+    return -1;
+}
+
+/* Fisher and Yates's shuffle, from a stream of its own for each block. */
+void cells_order(const struct cells *s, int64_t block, int *order)
+{
+    struct rng r = { .seed = (uint64_t)s->seed, .purpose = RNG_STUDY, .stream = (uint32_t)block };
+
+    for (int i = 0; i < s->n_cells; i++)
+        order[i] = i;
+    for (int i = s->n_cells - 1; i > 0; i--) {
+        const int k = (int)rng_below(&r, (uint32_t)i + 1), kept = order[i];
+
+        order[i] = order[k];
+        order[k] = kept;
+    }
+}
+
+/* ---- As stored ---- */
+
+static json_t *words_json(const struct words *w)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; i < w->n; i++)
+        json_array_append_new(list, json_string(w->v[i]));
+    return list;
+}
+
+json_t *cells_json(const struct cells *s)
+{
+    json_t *all = json_pack("{s:s, s:s?, s:s?, s:I, s:I, s:I, s:f, s:[]}", "name", s->name, "model", s->model, "data",
+                            s->data, "blocks", (json_int_t)s->blocks, "warmup", (json_int_t)s->warmup, "seed",
+                            (json_int_t)s->seed, "timeout", s->timeout_s, "cells");
+
+    for (int i = 0; all && i < s->n_cells; i++) {
+        const struct cell *c = &s->cells[i];
+        json_t *one = json_pack("{s:s, s:s, s:s, s:I, s:b, s:o, s:o}", "name", c->name, "phase", c->phase, "baseline",
+                                c->baseline, "ranks", (json_int_t)c->ranks, "exact", c->exact, "techniques",
+                                words_json(&c->techniques), "argv", words_json(&c->argv));
+
+        if (!one || json_array_append_new(json_object_get(all, "cells"), one) != 0) {
+            json_decref(all);
+            return NULL;
+        }
+    }
+    return all;
+}
+
+static void say_difference(const char *what, const json_t *a, const json_t *b, char *out, size_t size)
+{
+    char *before = a ? json_dumps(a, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    char *now = b ? json_dumps(b, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+
+    snprintf(out, size, "%s was %.200s and is now %.200s", what, before ? before : "absent", now ? now : "absent");
+    free(before);
+    free(now);
+}
+
+bool cells_difference(const json_t *stored, const json_t *asked, char *out, size_t size)
+{
+    static const char *const keys[] = { "name", "model", "data", "blocks", "warmup", "seed", "timeout" };
+    const json_t *before = json_object_get(stored, "cells"), *now = json_object_get(asked, "cells");
+
+    for (int i = 0; i < COUNT_OF(keys); i++) {
+        const json_t *a = json_object_get(stored, keys[i]), *b = json_object_get(asked, keys[i]);
+
+        if (!json_equal(a, b)) {
+            say_difference(keys[i], a, b, out, size);
+            return true;
+        }
+    }
+    if (json_array_size(before) != json_array_size(now)) {
+        snprintf(out, size, "it had %zu cells and has now %zu", json_array_size(before), json_array_size(now));
+        return true;
+    }
+    for (size_t i = 0; i < json_array_size(now); i++) {
+        char what[32];
+
+        if (json_equal(json_array_get(before, i), json_array_get(now, i)))
+            continue;
+        snprintf(what, sizeof what, "cell %zu", i + 1);
+        say_difference(what, json_array_get(before, i), json_array_get(now, i), out, size);
+        return true;
+    }
+    return false;
+}

@@ -1,0 +1,61 @@
+/* study/study_store.h - the study's file: SQLite in WAL mode, so that it is whole after kill -9 between any two
+ * statements, and can be read while a study runs. One file holds one study: its cells (with all that decides what is
+ * run), every run with its steps and its memory by kind, the machine and the versions.
+ *
+ * Tables, for people with the sqlite3 program: study (one row), cell, run, memory (run x kind), step. report/load.c
+ * reads them. PRAGMA user_version is the schema's number: a newer one is refused. */
+#ifndef TUNEUP_STUDY_STUDY_STORE_H
+#define TUNEUP_STUDY_STUDY_STORE_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "study/cells.h"
+#include "study/outcome.h"
+
+#define STUDY_STORE_SCHEMA 1
+#define STUDY_STORE_APPLICATION 0x54756e65 /* "Tune" */
+
+struct sqlite3;
+struct study_store {
+    struct sqlite3 *db;
+    char path[4096];
+};
+
+/* What the meter saw of one process group. Unknown is NAN or -1. */
+struct study_run {
+    int64_t block; /* negative: warm-up, not counted */
+    int position; /* in its block */
+    const char *argv_json; /* borrowed, all of them */
+    const char *state; /* "done" or "failed" */
+    const char *reason; /* why it failed, in words; "" */
+    const char *stderr_tail; /* "" */
+    int exit_status;
+    double seconds, cpu_seconds, load_before, sample_interval_s;
+    int64_t peak_bytes, peak_pss_bytes, n_samples;
+    const char *energy_state, *energy_reason, *energy_domains;
+    double joules; /* of the whole run; NAN unless measured or estimated */
+    const struct outcome *outcome; /* NULL for commands and failed runs */
+};
+
+/* Opens or creates. ERR_INPUT: not a study's file, or of a newer schema. */
+int study_store_open(struct study_store *s, const char *path, struct err *err);
+void study_store_close(struct study_store *s);
+
+/* Writes the study's own row and its cells, or, where they are there already, checks that they are the same: ERR_USAGE
+ * says what differs. More blocks than before are fine. machine_json and binary (a hash of the program) are stored.
+ * *rebuilt: the study was begun by another build of the program. */
+int study_store_begin(struct study_store *s, const struct cells *cells, const char *machine_json, const char *binary,
+                      bool *rebuilt, struct err *err);
+/* 1 = this cell (its index) has a recorded result in this block, 0 = not. */
+int study_store_has(struct study_store *s, int cell, int64_t block, struct err *err);
+/* Records a run, whole or not at all. ERR_USAGE if it is there already. */
+int study_store_add(struct study_store *s, int cell, const struct study_run *run, struct err *err);
+/* Forgets the failed runs, so that they are tried again. How many. */
+int study_store_forget_failed(struct study_store *s, struct err *err);
+
+/* A file of runs that were metered one by one (`tuneup measure`): adds a run to the command cell of this label, which
+ * is made when it is new. The first label is the baseline of the others, and runs are compared unpaired. */
+int study_store_add_measured(struct study_store *s, const char *label, const struct study_run *run, struct err *err);
+
+#endif

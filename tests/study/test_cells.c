@@ -1,0 +1,136 @@
+#include "test.h"
+
+#include "base/mem.h"
+#include "study/cells.h"
+
+static const struct cells_choice as_it_is = { 0 };
+
+static int index_of(const struct cells *s, const char *name, int64_t ranks)
+{
+    for (int i = 0; i < s->n_cells; i++)
+        if (strcmp(s->cells[i].name, name) == 0 && s->cells[i].ranks == ranks)
+            return i;
+    return -1;
+}
+
+TEST(builtin_study_is_whole)
+{
+    struct err err = { 0 };
+    struct cells s;
+
+    CHECK_OK(cells_builtin(&s, &err), &err);
+    CHECK_OK(cells_finish(&s, &as_it_is, &err), &err);
+    CHECK_EQ(s.n_cells, 8 + 9);
+    CHECK_EQ(index_of(&s, "zero-1", 1), -1);
+    const struct cell *zero = &s.cells[index_of(&s, "zero-1", 2)];
+    CHECK(words_have(&zero->argv, "--zero_stage=1") && words_have(&zero->argv, "--dtype=fp32"));
+    CHECK(words_have(&zero->argv, "--no-flash_attention") && zero->exact);
+    const struct cell *all = &s.cells[index_of(&s, "everything", 1)];
+    CHECK(words_have(&all->argv, "--zero_stage=0") && words_have(&all->argv, "--dtype=bf16") && !all->exact);
+    CHECK(words_have(&s.cells[index_of(&s, "everything", 2)].techniques, "zero-1"));
+    CHECK_EQ(cells_baseline(&s, index_of(&s, "zero-1", 2)), index_of(&s, "baseline", 2));
+    cells_free(&s);
+    CHECK_EQ(mem_live_bytes(MEM_RECORD), 0);
+}
+
+TEST(chosen_cells_keep_their_baseline)
+{
+    struct err err = { 0 };
+    struct cells s;
+
+    CHECK_OK(cells_builtin(&s, &err), &err);
+    CHECK_OK(cells_finish(&s, &(struct cells_choice){ .cells = "bf16,zero-1", .ranks = "2", .blocks = 3 }, &err), &err);
+    CHECK_EQ(s.n_cells, 3);
+    CHECK_EQ(s.blocks, 3);
+    CHECK_STR(s.cells[0].name, "baseline");
+    cells_free(&s);
+}
+
+TEST(wrong_choices_are_refused)
+{
+    static const struct {
+        struct cells_choice choice;
+        const char *says;
+    } cases[] = { { { .cells = "bf17" }, "bf17" },
+                  { { .ranks = "1,x" }, "no list" },
+                  { { .ranks = "0" }, "no list" },
+                  { { .ranks = "1,1" }, "two cells" },
+                  { { .cells = "zero-1", .ranks = "1" }, "more ranks" } };
+
+    for (int i = 0; i < COUNT_OF(cases); i++) {
+        struct err err;
+        struct cells s;
+
+        CHECK_OK(cells_builtin(&s, &err), &err);
+        CHECK_ERR(cells_finish(&s, &cases[i].choice, &err), &err, ERR_USAGE, cases[i].says);
+        cells_free(&s);
+    }
+}
+
+TEST(every_block_holds_every_cell_in_an_order_of_its_own)
+{
+    struct err err = { 0 };
+    struct cells s;
+    int first[CELLS_MAX], order[CELLS_MAX], same = 0;
+
+    CHECK_OK(cells_builtin(&s, &err), &err);
+    CHECK_OK(cells_finish(&s, &as_it_is, &err), &err);
+    cells_order(&s, 0, first);
+    for (int64_t block = -1; block < 20; block++) {
+        bool seen[CELLS_MAX] = { false };
+
+        cells_order(&s, block, order);
+        for (int i = 0; i < s.n_cells; i++) {
+            CHECK(order[i] >= 0 && order[i] < s.n_cells && !seen[order[i]]);
+            seen[order[i]] = true;
+        }
+        same += memcmp(first, order, (size_t)s.n_cells * sizeof *order) == 0;
+    }
+    CHECK_EQ(same, 1); /* block 0 itself: the same seed gives the same order */
+    cells_free(&s);
+}
+
+TEST(a_difference_is_named)
+{
+    struct err err = { 0 };
+    struct cells a, b;
+    char text[640];
+
+    CHECK_OK(cells_builtin(&a, &err), &err);
+    CHECK_OK(cells_finish(&a, &as_it_is, &err), &err);
+    CHECK_OK(cells_builtin(&b, &err), &err);
+    CHECK_OK(cells_finish(&b, &as_it_is, &err), &err);
+    json_t *before = cells_json(&a), *same = cells_json(&b);
+    CHECK(!cells_difference(before, same, text, sizeof text));
+    b.seed = 99;
+    json_t *now = cells_json(&b);
+    CHECK(cells_difference(before, now, text, sizeof text));
+    CHECK(strstr(text, "seed was 1234 and is now 99") != NULL);
+    json_decref(before);
+    json_decref(same);
+    json_decref(now);
+    cells_free(&a);
+    cells_free(&b);
+}
+
+TEST(survives_every_failed_allocation)
+{
+    for (int64_t n = 1;; n++) {
+        struct err err = { 0 };
+        struct cells s = { 0 };
+
+        mem_fail_at(n);
+        const int made = cells_builtin(&s, &err);
+        const int finished = made == 0 ? cells_finish(&s, &as_it_is, &err) : -1;
+        mem_fail_at(0);
+        cells_free(&s);
+        CHECK_EQ(mem_live_bytes(MEM_RECORD), 0);
+        if (finished == 0)
+            break;
+        CHECK_EQ(err.code, ERR_MEMORY);
+    }
+}
+
+TEST_MAIN(CASE(builtin_study_is_whole), CASE(chosen_cells_keep_their_baseline), CASE(wrong_choices_are_refused),
+          CASE(every_block_holds_every_cell_in_an_order_of_its_own), CASE(a_difference_is_named),
+          CASE(survives_every_failed_allocation))
