@@ -1,0 +1,301 @@
+/* For each cell the runs of its blocks are laid beside the baseline's; stats.c does the rest. */
+#include "report/ratios.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+const char *const ratio_names[RATIO_N] = { "SpeedUp", "MemoryUp", "EnergyUp", "Powerup", "SpeedUp (whole run)" };
+
+const char *ratio_source_name(enum ratio_source source)
+{
+    return source == RATIO_MEASURED ? "measured" : source == RATIO_ESTIMATED ? "estimated" : "unavailable";
+}
+
+static bool is_command(const struct loaded *l, const struct load_run *r)
+{
+    return strcmp(l->cells[r->cell].phase, "command") == 0;
+}
+
+static double joules_of(const struct loaded *l, const struct load_run *r)
+{
+    const char *state = is_command(l, r) ? r->energy_state : r->steady_energy_state;
+
+    if (strcmp(state, "measured") != 0 && strcmp(state, "estimated") != 0)
+        return NAN;
+    return is_command(l, r) ? r->joules : r->steady_j;
+}
+
+double ratios_value(const struct loaded *l, const struct load_run *r, enum ratio_kind kind, bool own)
+{
+    const double time = is_command(l, r) ? r->seconds : r->steady_s;
+    const int64_t memory = own ? r->own_peak_bytes : r->peak_bytes;
+
+    if (!r->done)
+        return NAN;
+    switch (kind) {
+    case RATIO_SPEED:
+        return time;
+    case RATIO_MEMORY:
+        return memory > 0 ? (double)memory : NAN;
+    case RATIO_ENERGY:
+        return joules_of(l, r);
+    case RATIO_POWER:
+        return joules_of(l, r) / time;
+    case RATIO_WHOLE:
+    case RATIO_N:
+        break;
+    }
+    return r->seconds;
+}
+
+/* Whether every counted run of the cell counted its own memory: then that is compared, as it misses no moment. */
+static bool has_own_peaks(const struct loaded *l, int cell)
+{
+    for (int i = 0; i < l->n_runs; i++)
+        if (l->runs[i].cell == cell && l->runs[i].block >= 0 && l->runs[i].done && l->runs[i].own_peak_bytes <= 0)
+            return false;
+    return true;
+}
+
+double ratios_mean(const struct loaded *l, int cell, enum ratio_kind kind, int *n)
+{
+    const bool own = has_own_peaks(l, cell);
+    double sum = 0;
+
+    *n = 0;
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *r = &l->runs[i];
+        const double value = r->cell == cell && r->block >= 0 ? ratios_value(l, r, kind, own) : NAN;
+
+        if (!isnan(value)) {
+            sum += value;
+            ++*n;
+        }
+    }
+    return *n > 0 ? sum / *n : NAN;
+}
+
+/* ---- One ratio ---- */
+
+/* Values of a cell's counted runs; with `blocks`, also the blocks they are of. */
+static int collect(const struct loaded *l, int cell, enum ratio_kind kind, bool own, double *values, int64_t *blocks)
+{
+    int n = 0;
+
+    for (int i = 0; i < l->n_runs; i++)
+        if (l->runs[i].cell == cell && l->runs[i].block >= 0) {
+            values[n] = ratios_value(l, &l->runs[i], kind, own);
+            blocks[n++] = l->runs[i].block;
+        }
+    return n;
+}
+
+static struct estimate estimate(const struct loaded *l, const struct comparison *c, enum ratio_kind kind,
+                                double *scratch, int64_t *blocks)
+{
+    const bool own = has_own_peaks(l, c->cell) && has_own_peaks(l, c->base);
+    double *base = scratch, *variant = scratch + l->n_runs;
+    int n = collect(l, c->cell, kind, own, variant, blocks);
+
+    if (strcmp(l->design, "recorded") == 0) {
+        const int n_base = collect(l, c->base, kind, own, base, blocks);
+
+        return kind == RATIO_POWER ? stats_unpaired(variant, n, base, n_base)
+                                   : stats_unpaired(base, n_base, variant, n);
+    }
+    for (int i = 0; i < n; i++) {
+        const struct load_run *r = load_find(l, c->base, blocks[i]);
+
+        base[i] = r ? ratios_value(l, r, kind, own) : NAN;
+    }
+    /* Powerup is the one that has the variant above: more power is a larger number. */
+    return kind == RATIO_POWER ? stats_paired(variant, base, n) : stats_paired(base, variant, n);
+}
+
+/* Energy is comparable only between the same counters, and a number that somebody modelled stays marked. */
+static void judge_energy(const struct loaded *l, const struct comparison *c, struct ratio *ratio)
+{
+    const char *domains = NULL;
+
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *r = &l->runs[i];
+
+        if ((r->cell != c->cell && r->cell != c->base) || r->block < 0 || !r->done)
+            continue;
+        const char *state = is_command(l, r) ? r->energy_state : r->steady_energy_state;
+        if (isnan(joules_of(l, r))) {
+            const char *reason = is_command(l, r) ? r->energy_reason : r->steady_energy_reason;
+
+            ratio->source = RATIO_UNAVAILABLE;
+            snprintf(ratio->reason, sizeof ratio->reason, "%s", reason[0] ? reason : "no meter read the energy");
+            return;
+        }
+        if (domains && strcmp(domains, r->energy_domains) != 0) {
+            ratio->source = RATIO_UNAVAILABLE;
+            snprintf(ratio->reason, sizeof ratio->reason,
+                     "not comparable: one run covers \"%.100s\", another \"%.100s\"", domains, r->energy_domains);
+            return;
+        }
+        domains = r->energy_domains;
+        if (strcmp(state, "estimated") == 0)
+            ratio->source = RATIO_ESTIMATED;
+    }
+}
+
+static void build_ratio(const struct loaded *l, struct comparison *c, enum ratio_kind kind, double *scratch,
+                        int64_t *blocks)
+{
+    struct ratio *ratio = &c->ratios[kind];
+
+    *ratio = (struct ratio){ .source = RATIO_MEASURED };
+    if (kind == RATIO_ENERGY || kind == RATIO_POWER)
+        judge_energy(l, c, ratio);
+    if (ratio->source == RATIO_UNAVAILABLE) {
+        ratio->e = stats_paired(NULL, NULL, 0);
+        return;
+    }
+    ratio->e = estimate(l, c, kind, scratch, blocks);
+    if (ratio->e.n > 0)
+        return;
+    ratio->source = RATIO_UNAVAILABLE;
+    snprintf(ratio->reason, sizeof ratio->reason, "%s",
+             c->n_done == 0        ? c->n_failed ? "all its runs failed" : "not run yet"
+             : c->n_base_done == 0 ? "the baseline has no completed run"
+                                   : "no block has this number from both sides");
+}
+
+/* ---- Quality ---- */
+
+static double pair_gap(const struct load_run *a, const struct load_run *b)
+{
+    double gap = 0;
+    const int n = a->n_steps < b->n_steps ? a->n_steps : b->n_steps;
+
+    if (n == 0 || a->n_steps != b->n_steps)
+        return NAN;
+    for (int i = 0; i < n; i++) {
+        const double apart = fabs(a->steps[i].loss - b->steps[i].loss) / fmax(fabs(b->steps[i].loss), 1e-12);
+
+        if (isnan(apart))
+            return NAN;
+        gap = fmax(gap, apart);
+    }
+    return gap;
+}
+
+static void add_final(const struct load_run *r, double *sum, int *n)
+{
+    if (r->done && !isnan(r->final_loss)) {
+        *sum += r->final_loss;
+        ++*n;
+    }
+}
+
+static void judge_quality(const struct loaded *l, struct comparison *c)
+{
+    double sum = 0, base_sum = 0;
+    int n = 0, n_base = 0;
+
+    c->loss_gap = NAN;
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *r = &l->runs[i];
+
+        if (r->block < 0 || (r->cell != c->cell && r->cell != c->base))
+            continue;
+        add_final(r, r->cell == c->cell ? &sum : &base_sum, r->cell == c->cell ? &n : &n_base);
+        const struct load_run *b = r->cell == c->cell ? load_find(l, c->base, r->block) : NULL;
+        if (r->done && b && b->done)
+            c->loss_gap = fmax(c->loss_gap, pair_gap(r, b)); /* fmax passes over a NAN */
+    }
+    c->final_loss = n ? sum / n : NAN;
+    c->base_final_loss = n_base ? base_sum / n_base : NAN;
+    c->loss_flagged = l->cells[c->cell].exact && c->n_done > 0 && !(c->loss_gap <= RATIOS_EXACT_TOLERANCE);
+}
+
+/* The eight regions of (SpeedUp, Powerup); "equal" is what the interval cannot tell from 1. */
+static const char *category_of(const struct comparison *c)
+{
+    const struct estimate *s = &c->ratios[RATIO_SPEED].e, *p = &c->ratios[RATIO_POWER].e,
+                          *g = &c->ratios[RATIO_ENERGY].e;
+
+    if (c->ratios[RATIO_POWER].source == RATIO_UNAVAILABLE || p->verdict == VERDICT_NONE)
+        return NULL;
+    if (g->verdict != VERDICT_BETTER && g->verdict != VERDICT_WORSE)
+        return g->verdict == VERDICT_SAME ? "as much energy as the baseline" : "energy undecided";
+    const bool green = g->verdict == VERDICT_BETTER;
+    const bool more = p->low > 1, less = p->high < 1;
+    if (s->value > 1)
+        return !green ? "faster, but power grew more than speed"
+               : more ? "faster, power grew less than speed"
+               : less ? "faster and less power"
+                      : "faster at equal power";
+    return green  ? "slower, but power fell more than speed"
+           : more ? "slower and more power"
+           : less ? "slower, power fell too little"
+                  : "slower at equal power";
+}
+
+static void count_runs(const struct loaded *l, struct comparison *c)
+{
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *r = &l->runs[i];
+
+        if (r->block < 0)
+            continue;
+        c->n_done += r->cell == c->cell && r->done;
+        c->n_failed += r->cell == c->cell && !r->done;
+        c->n_base_done += r->cell == c->base && r->done;
+    }
+}
+
+static int correct(struct comparisons *c, struct err *err)
+{
+    struct estimate **family = mem_array(c->n, 3, sizeof *family, MEM_RECORD, err);
+
+    if (!family)
+        return -1;
+    for (int i = 0; i < c->n; i++)
+        for (int k = 0; k < 3; k++)
+            family[3 * i + k] = &c->rows[i].ratios[k].e;
+    stats_holm(family, 3 * c->n);
+    mem_free(family);
+    return 0;
+}
+
+int ratios_build(struct comparisons *c, const struct loaded *l, struct err *err)
+{
+    double *scratch = mem_array(l->n_runs, 2, sizeof *scratch, MEM_RECORD, err);
+    int64_t *blocks = mem_array(l->n_runs, 1, sizeof *blocks, MEM_RECORD, err);
+    int result = -1;
+
+    *c = (struct comparisons){ .rows = mem_array(l->n_cells, 1, sizeof *c->rows, MEM_RECORD, err) };
+    if (!scratch || !blocks || !c->rows)
+        goto done;
+    for (int i = 0; i < l->n_cells; i++) {
+        if (l->cells[i].baseline == i)
+            continue;
+        struct comparison *row = &c->rows[c->n++];
+        *row = (struct comparison){ .cell = i, .base = l->cells[i].baseline };
+        count_runs(l, row);
+        for (int kind = 0; kind < RATIO_N; kind++)
+            build_ratio(l, row, (enum ratio_kind)kind, scratch, blocks);
+        judge_quality(l, row);
+        row->category = category_of(row);
+    }
+    result = correct(c, err);
+done:
+    mem_free(scratch);
+    mem_free(blocks);
+    if (result != 0)
+        ratios_free(c);
+    return result;
+}
+
+void ratios_free(struct comparisons *c)
+{
+    mem_free(c->rows);
+    *c = (struct comparisons){ 0 };
+}

@@ -1,0 +1,126 @@
+#include "study_fixture.h"
+
+#include "base/mem.h"
+#include "report/ratios.h"
+
+static void load_fixture(struct loaded *l, struct comparisons *c, int64_t blocks, const struct fixture *f)
+{
+    char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
+    struct err err = { 0 };
+    void **test_state = NULL;
+
+    fixture_folder(folder);
+    snprintf(path, sizeof path, "%s/study.db", folder);
+    fixture_study(path, blocks, f);
+    CHECK_OK(load_study(l, path, &err), &err);
+    CHECK_OK(ratios_build(c, l, &err), &err);
+    fixture_remove(folder);
+}
+
+static const struct comparison *row(const struct loaded *l, const struct comparisons *c, const char *name,
+                                    int64_t ranks)
+{
+    for (int i = 0; i < c->n; i++)
+        if (strcmp(l->cells[c->rows[i].cell].name, name) == 0 && l->cells[c->rows[i].cell].ranks == ranks)
+            return &c->rows[i];
+    fail_msg("no row %s", name);
+    return NULL;
+}
+
+TEST(ratios_are_base_over_variant)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, 5, &(struct fixture){ .energy = true, .fail_cell = -1 });
+    CHECK_EQ(c.n, 15);
+    const struct comparison *r = row(&l, &c, "gradient_checkpointing", 2);
+    CHECK_NEAR(r->ratios[RATIO_SPEED].e.value, 1 / 1.3, 1e-9);
+    CHECK_EQ(r->ratios[RATIO_SPEED].e.verdict, VERDICT_WORSE);
+    CHECK_NEAR(r->ratios[RATIO_MEMORY].e.value, 1 / 0.7, 1e-6);
+    CHECK_EQ(r->ratios[RATIO_MEMORY].e.verdict, VERDICT_BETTER);
+    CHECK_NEAR(r->ratios[RATIO_ENERGY].e.value, 1 / 1.3, 1e-9);
+    CHECK_NEAR(r->ratios[RATIO_POWER].e.value, 1, 1e-9);
+    CHECK_STR(r->category, "slower at equal power");
+    CHECK_EQ(r->ratios[RATIO_SPEED].e.n, 5);
+    CHECK_NEAR(r->loss_gap, 0, 0);
+    CHECK(!r->loss_flagged);
+    r = row(&l, &c, "bf16", 1);
+    CHECK_NEAR(r->ratios[RATIO_WHOLE].e.value, 1.25, 1e-9);
+    CHECK(r->loss_gap > 0.001 && r->loss_gap < 0.002 && !r->loss_flagged); /* not exact: shown, not flagged */
+    ratios_free(&c);
+    load_free(&l);
+    CHECK_EQ(mem_live_bytes(MEM_RECORD), 0);
+}
+
+TEST(without_energy_there_is_a_reason_and_no_number)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, 3, &(struct fixture){ .fail_cell = -1 });
+    const struct ratio *e = &row(&l, &c, "bf16", 1)->ratios[RATIO_ENERGY];
+    CHECK_EQ(e->source, RATIO_UNAVAILABLE);
+    CHECK(isnan(e->e.value) && strstr(e->reason, "no RAPL here") != NULL);
+    CHECK_EQ(row(&l, &c, "bf16", 1)->ratios[RATIO_POWER].source, RATIO_UNAVAILABLE);
+    CHECK(row(&l, &c, "bf16", 1)->category == NULL);
+    ratios_free(&c);
+    load_free(&l);
+}
+
+TEST(an_exact_technique_that_changes_the_loss_is_flagged)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, 2, &(struct fixture){ .bad_exact = true, .fail_cell = -1 });
+    CHECK(row(&l, &c, "flash_attention", 1)->loss_flagged);
+    CHECK(row(&l, &c, "all exact", 2)->loss_flagged);
+    CHECK(!row(&l, &c, "chunked_loss", 1)->loss_flagged);
+    CHECK(!row(&l, &c, "everything", 1)->loss_flagged);
+    ratios_free(&c);
+    load_free(&l);
+}
+
+TEST(failed_cells_have_no_ratio)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, 2, &(struct fixture){ .fail_cell = 2 });
+    const struct comparison *r = row(&l, &c, "bf16", 1);
+    CHECK_EQ(r->n_failed, 2);
+    CHECK_EQ(r->ratios[RATIO_SPEED].source, RATIO_UNAVAILABLE);
+    CHECK_STR(r->ratios[RATIO_SPEED].reason, "all its runs failed");
+    ratios_free(&c);
+    load_free(&l);
+}
+
+TEST(one_block_gives_no_verdict)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, 1, &(struct fixture){ .fail_cell = -1 });
+    const struct estimate *e = &row(&l, &c, "bf16", 1)->ratios[RATIO_SPEED].e;
+    CHECK(e->n == 1 && isnan(e->low) && e->verdict == VERDICT_NONE);
+    CHECK_NEAR(e->value, 1.25, 1e-9);
+    ratios_free(&c);
+    load_free(&l);
+}
+
+TEST(noise_widens_the_interval_around_the_truth)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, 7, &(struct fixture){ .fail_cell = -1, .noise = 0.03 });
+    const struct estimate *e = &row(&l, &c, "bf16", 1)->ratios[RATIO_SPEED].e;
+    CHECK(e->low < 1.25 && e->high > 1.25 && e->low > 1.1 && e->high < 1.4);
+    ratios_free(&c);
+    load_free(&l);
+}
+
+TEST_MAIN(CASE(ratios_are_base_over_variant), CASE(without_energy_there_is_a_reason_and_no_number),
+          CASE(an_exact_technique_that_changes_the_loss_is_flagged), CASE(failed_cells_have_no_ratio),
+          CASE(one_block_gives_no_verdict), CASE(noise_widens_the_interval_around_the_truth))
