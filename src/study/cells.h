@@ -6,11 +6,11 @@
 #ifndef TUNEUP_STUDY_CELLS_H
 #define TUNEUP_STUDY_CELLS_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/json.h"
 
 #define CELLS_MAX 512
 #define CELLS_MAX_WORDS 256 /* of one command line */

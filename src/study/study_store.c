@@ -1,19 +1,14 @@
-/* One helper binds and steps every statement (exec_sql); a run and all that belongs to it go in by one transaction.
- * Unknown numbers (NAN, -1 where a count cannot be negative) become NULL in it, so that no reader meets a made-up 0. */
+/* A run and all that belongs to it go in by one transaction. */
 #include "study/study_store.h"
 
 #include <inttypes.h>
-#include <math.h>
-#include <sqlite3.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/file.h"
 #include "base/json.h"
-
-#define BUSY_MS 20000
+#include "base/mem.h"
 
 static const char schema[] =
     "CREATE TABLE study(id INTEGER PRIMARY KEY CHECK(id = 1), name TEXT NOT NULL, design TEXT NOT NULL, spec TEXT NOT "
@@ -43,79 +38,6 @@ static const char schema[] =
     " grad_norm REAL, tokens INTEGER, seconds REAL, joules REAL, peak_bytes INTEGER,"
     " PRIMARY KEY(run, step)) STRICT, WITHOUT ROWID;";
 
-static int failed(const struct study_store *s, struct err *err)
-{
-    const int code = sqlite3_errcode(s->db);
-
-    err_set(err, code == SQLITE_NOTADB || code == SQLITE_CORRUPT ? ERR_INPUT : ERR_SYSTEM,
-            "could not use the study's file: %s", sqlite3_errmsg(s->db));
-    err_where(err, "file \"%s\"", s->path);
-    if (code == SQLITE_FULL)
-        err_hint(err, "Free space on its disk and run the same command again: it goes on where it stopped.");
-    else if (code == SQLITE_BUSY)
-        err_hint(err, "Another program keeps it locked; wait for that one to end.");
-    return -1;
-}
-
-/* Binds by letter: t text (NULL is NULL), i integer, n integer with -1 for NULL, d double with NAN for NULL. */
-static int bind(sqlite3_stmt *q, const char *types, va_list args)
-{
-    int result = SQLITE_OK;
-
-    for (int i = 1; types[i - 1] && result == SQLITE_OK; i++) {
-        if (types[i - 1] == 't') {
-            result = sqlite3_bind_text(q, i, va_arg(args, const char *), -1, SQLITE_TRANSIENT);
-        } else if (types[i - 1] == 'd') {
-            const double value = va_arg(args, double);
-            result = isnan(value) ? sqlite3_bind_null(q, i) : sqlite3_bind_double(q, i, value);
-        } else {
-            const int64_t value = va_arg(args, int64_t);
-            result = types[i - 1] == 'n' && value < 0 ? sqlite3_bind_null(q, i) : sqlite3_bind_int64(q, i, value);
-        }
-    }
-    return result;
-}
-
-/* Runs one statement. With out, the first column of the first row as an integer; 0 rows leave *out. */
-static int exec_sql(struct study_store *s, struct err *err, int64_t *out, const char *sql, const char *types, ...)
-{
-    sqlite3_stmt *q = NULL;
-    va_list args;
-    int result;
-
-    if (sqlite3_prepare_v2(s->db, sql, -1, &q, NULL) != SQLITE_OK)
-        return failed(s, err);
-    va_start(args, types);
-    result = bind(q, types, args);
-    va_end(args);
-    if (result == SQLITE_OK)
-        result = sqlite3_step(q);
-    if (result == SQLITE_ROW && out)
-        *out = sqlite3_column_int64(q, 0);
-    if (result != SQLITE_ROW && result != SQLITE_DONE) {
-        failed(s, err);
-        sqlite3_finalize(q);
-        return -1;
-    }
-    sqlite3_finalize(q);
-    return 0;
-}
-
-static int begin(struct study_store *s, struct err *err)
-{
-    return exec_sql(s, err, NULL, "BEGIN IMMEDIATE", "");
-}
-
-/* Ends a transaction by what `result` says; a failed commit is an error of its own. */
-static int end(struct study_store *s, int result, struct err *err)
-{
-    if (result == 0)
-        result = exec_sql(s, err, NULL, "COMMIT", "");
-    if (result != 0)
-        sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
-    return result;
-}
-
 static void now_text(char *out, size_t size)
 {
     const time_t now = time(NULL);
@@ -131,46 +53,38 @@ static int create_or_check(struct study_store *s, struct err *err)
     int64_t version = 0, application = 0, tables = 0;
     char pragma[64];
 
-    if (exec_sql(s, err, &version, "PRAGMA user_version", "") != 0 ||
-        exec_sql(s, err, &application, "PRAGMA application_id", "") != 0 ||
-        exec_sql(s, err, &tables, "SELECT count(*) FROM sqlite_schema", "") != 0)
+    if (db_exec(&s->db, err, &version, "PRAGMA user_version", "") != 0 ||
+        db_exec(&s->db, err, &application, "PRAGMA application_id", "") != 0 ||
+        db_exec(&s->db, err, &tables, "SELECT count(*) FROM sqlite_schema", "") != 0)
         return -1;
     if (tables > 0 && application != STUDY_STORE_APPLICATION) {
         err_set(err, ERR_INPUT, "the file is a database of another program");
-        return err_where(err, "file \"%s\"", s->path);
+        return err_where(err, "file \"%s\"", s->db.path);
     }
     if (version > STUDY_STORE_SCHEMA) {
         err_set(err, ERR_INPUT, "the study's file has schema %" PRId64 ", this tuneup knows up to %d", version,
                 STUDY_STORE_SCHEMA);
-        err_where(err, "file \"%s\"", s->path);
+        err_where(err, "file \"%s\"", s->db.path);
         return err_hint(err, "Use the newer tuneup that wrote it.");
     }
     if (tables > 0)
         return 0;
-    if (sqlite3_exec(s->db, schema, NULL, NULL, NULL) != SQLITE_OK)
-        return failed(s, err);
+    if (db_script(&s->db, schema, err) != 0)
+        return -1;
     snprintf(pragma, sizeof pragma, "PRAGMA application_id = %d", STUDY_STORE_APPLICATION);
-    if (exec_sql(s, err, NULL, pragma, "") != 0)
+    if (db_exec(&s->db, err, NULL, pragma, "") != 0)
         return -1;
     snprintf(pragma, sizeof pragma, "PRAGMA user_version = %d", STUDY_STORE_SCHEMA);
-    return exec_sql(s, err, NULL, pragma, "");
+    return db_exec(&s->db, err, NULL, pragma, "");
 }
 
 int study_store_open(struct study_store *s, const char *path, struct err *err)
 {
-    *s = (struct study_store){ 0 };
-    if ((size_t)snprintf(s->path, sizeof s->path, "%s", path) >= sizeof s->path)
-        return err_set(err, ERR_USAGE, "the path \"%.80s...\" is too long", path);
-    if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK) {
-        failed(s, err);
-        study_store_close(s);
+    if (db_open(&s->db, path, true, err) != 0)
         return -1;
-    }
-    sqlite3_busy_timeout(s->db, BUSY_MS);
     /* The check comes before the journal's mode, which is written into the file: it may be somebody else's. */
-    if (exec_sql(s, err, NULL, "PRAGMA foreign_keys = ON", "") != 0 || begin(s, err) != 0 ||
-        end(s, create_or_check(s, err), err) != 0 || exec_sql(s, err, NULL, "PRAGMA journal_mode = WAL", "") != 0 ||
-        exec_sql(s, err, NULL, "PRAGMA synchronous = FULL", "") != 0) {
+    if (db_begin(&s->db, err) != 0 || db_end(&s->db, create_or_check(s, err), err) != 0 ||
+        db_durable(&s->db, err) != 0) {
         study_store_close(s);
         return -1;
     }
@@ -179,8 +93,7 @@ int study_store_open(struct study_store *s, const char *path, struct err *err)
 
 void study_store_close(struct study_store *s)
 {
-    sqlite3_close(s->db);
-    s->db = NULL;
+    db_close(&s->db);
 }
 
 /* ---- The study and its cells ---- */
@@ -191,8 +104,8 @@ static int add_study(struct study_store *s, const char *name, const char *design
     char now[32];
 
     now_text(now, sizeof now);
-    return exec_sql(s, err, NULL, "INSERT INTO study VALUES(1, ?, ?, ?, ?, ?, ?, ?, ?, ?)", "tttiitttt", name, design,
-                    spec, seed, blocks, machine, TUNEUP_VERSION, binary, now);
+    return db_exec(&s->db, err, NULL, "INSERT INTO study VALUES(1, ?, ?, ?, ?, ?, ?, ?, ?, ?)", "tttiitttt", name,
+                   design, spec, seed, blocks, machine, TUNEUP_VERSION, binary, now);
 }
 
 static int add_cell(struct study_store *s, int64_t id, const json_t *cell, int64_t baseline, struct err *err)
@@ -202,11 +115,11 @@ static int add_cell(struct study_store *s, int64_t id, const json_t *cell, int64
     int result = -1;
 
     if (techniques && argv)
-        result = exec_sql(s, err, NULL, "INSERT INTO cell VALUES(?, ?, ?, ?, ?, ?, ?, ?)", "ittittii", id,
-                          json_string_value(json_object_get(cell, "name")),
-                          json_string_value(json_object_get(cell, "phase")),
-                          (int64_t)json_integer_value(json_object_get(cell, "ranks")), techniques, argv,
-                          (int64_t)json_is_true(json_object_get(cell, "exact")), baseline);
+        result =
+            db_exec(&s->db, err, NULL, "INSERT INTO cell VALUES(?, ?, ?, ?, ?, ?, ?, ?)", "ittittii", id,
+                    json_string_value(json_object_get(cell, "name")), json_string_value(json_object_get(cell, "phase")),
+                    (int64_t)json_integer_value(json_object_get(cell, "ranks")), techniques, argv,
+                    (int64_t)json_is_true(json_object_get(cell, "exact")), baseline);
     else
         err_set(err, ERR_MEMORY, "could not write down a cell");
     free(techniques);
@@ -217,7 +130,7 @@ static int add_cell(struct study_store *s, int64_t id, const json_t *cell, int64
 static int write_all(struct study_store *s, const struct cells *cells, const json_t *spec, const char *text,
                      const char *machine, const char *binary, struct err *err)
 {
-    if (exec_sql(s, err, NULL, "PRAGMA defer_foreign_keys = ON", "") != 0 ||
+    if (db_exec(&s->db, err, NULL, "PRAGMA defer_foreign_keys = ON", "") != 0 ||
         add_study(s, cells->name, "blocks", text, cells->seed, cells->blocks, machine, binary, err) != 0)
         return -1;
     for (int i = 0; i < cells->n_cells; i++)
@@ -227,29 +140,23 @@ static int write_all(struct study_store *s, const struct cells *cells, const jso
     return 0;
 }
 
-/* The stored text of one column of the study's row; *out is NULL where there is no row. free() it. */
+static int take_one_text(void *user, struct db_row *r)
+{
+    *(char **)user = db_take_text(r);
+    return 0;
+}
+
+/* The stored text of one column of the study's row; *out is NULL where there is no row. The caller frees it. */
 static int study_text(struct study_store *s, const char *sql, char **out, struct err *err)
 {
-    sqlite3_stmt *q = NULL;
-
     *out = NULL;
-    if (sqlite3_prepare_v2(s->db, sql, -1, &q, NULL) != SQLITE_OK)
-        return failed(s, err);
-    const int result = sqlite3_step(q);
-    if (result == SQLITE_ROW)
-        *out = strdup((const char *)sqlite3_column_text(q, 0));
-    sqlite3_finalize(q);
-    if (result != SQLITE_ROW && result != SQLITE_DONE)
-        return failed(s, err);
-    if (result == SQLITE_ROW && !*out)
-        return err_set(err, ERR_MEMORY, "could not read the study's row");
-    return 0;
+    return db_each(&s->db, sql, take_one_text, out, err);
 }
 
 /* More blocks than before continue a study; everything else has to be what it was. */
 static int compare(struct study_store *s, const char *stored_text, const json_t *asked, struct err *err)
 {
-    json_t *stored = json_parse(stored_text, strlen(stored_text), s->path, 1, err);
+    json_t *stored = json_parse(stored_text, strlen(stored_text), s->db.path, 1, err);
     const json_int_t blocks = json_integer_value(json_object_get(asked, "blocks"));
     char difference[640];
 
@@ -264,10 +171,10 @@ static int compare(struct study_store *s, const char *stored_text, const json_t 
     int result = 0;
     if (differs) {
         err_set(err, ERR_USAGE, "the study here is another one: %s", difference);
-        err_where(err, "file \"%s\"", s->path);
+        err_where(err, "file \"%s\"", s->db.path);
         result = err_hint(err, "Choose another --output for the changed study, or remove this one.");
     } else if (grows) {
-        result = exec_sql(s, err, NULL, "UPDATE study SET blocks = ?, spec = ?", "it", (int64_t)blocks, text);
+        result = db_exec(&s->db, err, NULL, "UPDATE study SET blocks = ?, spec = ?", "it", (int64_t)blocks, text);
     }
     free(text);
     return result;
@@ -285,7 +192,7 @@ int study_store_begin(struct study_store *s, const struct cells *cells, const ch
         err_set(err, ERR_USAGE, "the study's words cannot be written down: one is not valid UTF-8");
         goto done;
     }
-    if (begin(s, err) != 0)
+    if (db_begin(&s->db, err) != 0)
         goto done;
     result = study_text(s, "SELECT spec FROM study", &stored, err);
     if (result == 0 && stored)
@@ -294,13 +201,13 @@ int study_store_begin(struct study_store *s, const struct cells *cells, const ch
         result = write_all(s, cells, spec, text, machine_json, binary, err);
     if (result == 0)
         result = study_text(s, "SELECT program_hash FROM study", &built, err);
-    result = end(s, result, err);
+    result = db_end(&s->db, result, err);
     *rebuilt = built && strcmp(built, binary) != 0;
 done:
     json_decref(spec);
     free(text);
-    free(stored);
-    free(built);
+    mem_free(stored);
+    mem_free(built);
     return result;
 }
 
@@ -308,17 +215,17 @@ int study_store_has(struct study_store *s, int cell, int64_t block, struct err *
 {
     int64_t n = 0;
 
-    if (exec_sql(s, err, &n, "SELECT count(*) FROM run WHERE cell = ? AND block = ?", "ii", (int64_t)cell + 1, block) !=
-        0)
+    if (db_exec(&s->db, err, &n, "SELECT count(*) FROM run WHERE cell = ? AND block = ?", "ii", (int64_t)cell + 1,
+                block) != 0)
         return -1;
     return n > 0;
 }
 
 int study_store_forget_failed(struct study_store *s, struct err *err)
 {
-    if (exec_sql(s, err, NULL, "DELETE FROM run WHERE state = 'failed'", "") != 0)
+    if (db_exec(&s->db, err, NULL, "DELETE FROM run WHERE state = 'failed'", "") != 0)
         return -1;
-    return sqlite3_changes(s->db);
+    return (int)db_changes(&s->db);
 }
 
 /* ---- Runs ---- */
@@ -331,25 +238,25 @@ static int add_outcome(struct study_store *s, int64_t run, const struct outcome 
     for (int i = 0; i < o->n_ranks; i++)
         used += (size_t)snprintf(ranks + used, sizeof ranks - used, "%s%" PRId64, i ? "," : "", o->rank_peak_bytes[i]);
     snprintf(ranks + used, sizeof ranks - used, "]");
-    if (exec_sql(s, err, NULL,
-                 "UPDATE run SET steady_s = ?, steady_j = ?, steady_energy_state = ?, steady_energy_reason = ?,"
-                 " warmup_steps = ?, tokens = ?, tokens_per_s = ?, own_peak_bytes = ?, rank_peak_bytes = ?,"
-                 " final_loss = ?, eval_loss = ?, perplexity = ?, planned_peak_bytes = ?, planned_flops = ?,"
-                 " planned_bytes_moved = ?, planned_comm_bytes = ?, run_json = ? WHERE id = ?",
-                 "ddttnndntdddndddti", o->steady_s, o->steady_j, o->energy_state, o->energy_reason, o->warmup_steps,
-                 o->tokens, o->tokens_per_s, o->peak_bytes, ranks, o->final_loss, o->eval_loss, o->perplexity,
-                 o->planned_peak_bytes, o->planned_flops, o->planned_bytes_moved, o->planned_comm_bytes, o->run_json,
-                 run) != 0)
+    if (db_exec(&s->db, err, NULL,
+                "UPDATE run SET steady_s = ?, steady_j = ?, steady_energy_state = ?, steady_energy_reason = ?,"
+                " warmup_steps = ?, tokens = ?, tokens_per_s = ?, own_peak_bytes = ?, rank_peak_bytes = ?,"
+                " final_loss = ?, eval_loss = ?, perplexity = ?, planned_peak_bytes = ?, planned_flops = ?,"
+                " planned_bytes_moved = ?, planned_comm_bytes = ?, run_json = ? WHERE id = ?",
+                "ddttnndntdddndddti", o->steady_s, o->steady_j, o->energy_state, o->energy_reason, o->warmup_steps,
+                o->tokens, o->tokens_per_s, o->peak_bytes, ranks, o->final_loss, o->eval_loss, o->perplexity,
+                o->planned_peak_bytes, o->planned_flops, o->planned_bytes_moved, o->planned_comm_bytes, o->run_json,
+                run) != 0)
         return -1;
     for (int i = 0; i < OUTCOME_N_KINDS; i++)
-        if (exec_sql(s, err, NULL, "INSERT INTO memory VALUES(?, ?, ?, ?)", "itnn", run, outcome_kinds[i],
-                     o->planned[i], o->allocated[i]) != 0)
+        if (db_exec(&s->db, err, NULL, "INSERT INTO memory VALUES(?, ?, ?, ?)", "itnn", run, outcome_kinds[i],
+                    o->planned[i], o->allocated[i]) != 0)
             return -1;
     for (int i = 0; i < o->n_steps; i++) {
         const struct outcome_step *t = &o->steps[i];
 
-        if (exec_sql(s, err, NULL, "INSERT INTO step VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", "iidddnddn", run, t->step,
-                     t->loss, t->lr, t->grad_norm, t->tokens, t->seconds, t->joules, t->peak_bytes) != 0)
+        if (db_exec(&s->db, err, NULL, "INSERT INTO step VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", "iidddnddn", run, t->step,
+                    t->loss, t->lr, t->grad_norm, t->tokens, t->seconds, t->joules, t->peak_bytes) != 0)
             return -1;
     }
     return 0;
@@ -361,30 +268,31 @@ static int add_run(struct study_store *s, int64_t cell, const struct study_run *
     char now[32];
 
     now_text(now, sizeof now);
-    if (exec_sql(s, err, &there, "SELECT count(*) FROM run WHERE cell = ? AND block = ?", "ii", cell, r->block) != 0)
+    if (db_exec(&s->db, err, &there, "SELECT count(*) FROM run WHERE cell = ? AND block = ?", "ii", cell, r->block) !=
+        0)
         return -1;
     if (there > 0) {
         err_set(err, ERR_USAGE, "cell %" PRId64 " has a result in block %" PRId64 " already", cell, r->block);
-        return err_where(err, "file \"%s\"", s->path);
+        return err_where(err, "file \"%s\"", s->db.path);
     }
-    if (exec_sql(s, err, NULL,
-                 "INSERT INTO run(cell, block, position, finished, argv, state, reason, stderr_tail, exit_status,"
-                 " seconds, cpu_seconds, load_before, sample_interval_s, n_samples, peak_bytes, peak_pss_bytes,"
-                 " energy_state, energy_reason, energy_domains, joules)"
-                 " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                 "iiitttttiddddnnntttd", cell, r->block, (int64_t)r->position, now, r->argv_json, r->state, r->reason,
-                 r->stderr_tail, (int64_t)r->exit_status, r->seconds, r->cpu_seconds, r->load_before,
-                 r->sample_interval_s, r->n_samples, r->peak_bytes, r->peak_pss_bytes, r->energy_state,
-                 r->energy_reason, r->energy_domains, r->joules) != 0)
+    if (db_exec(&s->db, err, NULL,
+                "INSERT INTO run(cell, block, position, finished, argv, state, reason, stderr_tail, exit_status,"
+                " seconds, cpu_seconds, load_before, sample_interval_s, n_samples, peak_bytes, peak_pss_bytes,"
+                " energy_state, energy_reason, energy_domains, joules)"
+                " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "iiitttttiddddnnntttd", cell, r->block, (int64_t)r->position, now, r->argv_json, r->state, r->reason,
+                r->stderr_tail, (int64_t)r->exit_status, r->seconds, r->cpu_seconds, r->load_before,
+                r->sample_interval_s, r->n_samples, r->peak_bytes, r->peak_pss_bytes, r->energy_state, r->energy_reason,
+                r->energy_domains, r->joules) != 0)
         return -1;
-    return r->outcome ? add_outcome(s, sqlite3_last_insert_rowid(s->db), r->outcome, err) : 0;
+    return r->outcome ? add_outcome(s, db_last_id(&s->db), r->outcome, err) : 0;
 }
 
 int study_store_add(struct study_store *s, int cell, const struct study_run *run, struct err *err)
 {
-    if (begin(s, err) != 0)
+    if (db_begin(&s->db, err) != 0)
         return -1;
-    return end(s, add_run(s, (int64_t)cell + 1, run, err), err);
+    return db_end(&s->db, add_run(s, (int64_t)cell + 1, run, err), err);
 }
 
 static int find_or_add_label(struct study_store *s, const char *label, int64_t *cell, struct err *err)
@@ -392,25 +300,25 @@ static int find_or_add_label(struct study_store *s, const char *label, int64_t *
     int64_t n = 0, others = 0;
 
     *cell = -1;
-    if (exec_sql(s, err, &n, "SELECT count(*) FROM study", "") != 0 ||
-        exec_sql(s, err, &others, "SELECT count(*) FROM study WHERE design <> 'recorded'", "") != 0)
+    if (db_exec(&s->db, err, &n, "SELECT count(*) FROM study", "") != 0 ||
+        db_exec(&s->db, err, &others, "SELECT count(*) FROM study WHERE design <> 'recorded'", "") != 0)
         return -1;
     if (others > 0) {
         err_set(err, ERR_USAGE, "the file holds a study that `tuneup study` runs");
-        err_where(err, "file \"%s\"", s->path);
+        err_where(err, "file \"%s\"", s->db.path);
         return err_hint(err, "Choose another file for runs that are measured one by one.");
     }
     if (n == 0 && add_study(s, "measured commands", "recorded", "{}", 0, 0, "{}", "", err) != 0)
         return -1;
-    if (exec_sql(s, err, cell, "SELECT id FROM cell WHERE name = ?", "t", label) != 0)
+    if (db_exec(&s->db, err, cell, "SELECT id FROM cell WHERE name = ?", "t", label) != 0)
         return -1;
     if (*cell >= 0)
         return 0;
-    if (exec_sql(s, err, NULL,
-                 "INSERT INTO cell SELECT coalesce(max(id), 0) + 1, ?, 'command', 1, '[]', '[]', 0, 1 FROM cell", "t",
-                 label) != 0)
+    if (db_exec(&s->db, err, NULL,
+                "INSERT INTO cell SELECT coalesce(max(id), 0) + 1, ?, 'command', 1, '[]', '[]', 0, 1 FROM cell", "t",
+                label) != 0)
         return -1;
-    *cell = sqlite3_last_insert_rowid(s->db);
+    *cell = db_last_id(&s->db);
     return 0;
 }
 
@@ -419,13 +327,13 @@ int study_store_add_measured(struct study_store *s, const char *label, const str
     struct study_run numbered = *run;
     int64_t cell = -1;
 
-    if (begin(s, err) != 0)
+    if (db_begin(&s->db, err) != 0)
         return -1;
     int result = find_or_add_label(s, label, &cell, err);
     if (result == 0)
-        result =
-            exec_sql(s, err, &numbered.block, "SELECT coalesce(max(block), -1) + 1 FROM run WHERE cell = ?", "i", cell);
+        result = db_exec(&s->db, err, &numbered.block, "SELECT coalesce(max(block), -1) + 1 FROM run WHERE cell = ?",
+                         "i", cell);
     if (result == 0)
         result = add_run(s, cell, &numbered, err);
-    return end(s, result, err);
+    return db_end(&s->db, result, err);
 }

@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "base/db.h"
 #include "base/err.h"
 #include "study/cells.h"
 #include "study/outcome.h"
@@ -16,10 +17,8 @@
 #define STUDY_STORE_SCHEMA 1
 #define STUDY_STORE_APPLICATION 0x54756e65 /* "Tune" */
 
-struct sqlite3;
 struct study_store {
-    struct sqlite3 *db;
-    char path[4096];
+    struct db db;
 };
 
 /* What the meter saw of one process group. Unknown is NAN or -1. */
