@@ -1,0 +1,394 @@
+/* Every op of the table: its gradient op against finite differences on ref, cpu against ref, the same bits twice. The ops
+ * come from the table, so one that has no case, or no kernel, fails here. */
+#include "backend/op_fixture.h"
+
+/* Ops with neither a gradient nor one they are the gradient of that finite differences could see: own tests below. */
+static const enum op alone[] = { OP_ADD, OP_SUMSQ, OP_GRAD_SCALE, OP_ADAMW };
+
+static const enum op by_comm[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER };
+
+static const struct op_attrs plain = { .heads = 2, .p = 0.1f, .site = 3, .skip_row = -1, .chunk = 3, .count = 50 };
+
+static bool listed(const enum op *list, int n, enum op op)
+{
+    for (int i = 0; i < n; i++)
+        if (list[i] == op)
+            return true;
+    return false;
+}
+
+TEST(every_op_has_a_case)
+{
+    struct op_form form;
+
+    for (int op = 0; op < OP_N; op++) {
+        bool linked = listed(alone, COUNT_OF(alone), (enum op)op);
+
+        for (int i = 0; i < COUNT_OF(links); i++)
+            linked = linked || links[i].forward == (enum op)op || links[i].gradient == (enum op)op;
+        if (operands_form((enum op)op, &form) != linked)
+            fail_msg("op \"%s\" has operands but no test, or the other way round", op_rule((enum op)op)->name);
+        if (!linked && !listed(by_comm, COUNT_OF(by_comm), (enum op)op))
+            fail_msg("op \"%s\" has no operands in backend/operands.c", op_rule((enum op)op)->name);
+        if (linked && (form.n_in != op_rule((enum op)op)->n_in || form.n_out != op_rule((enum op)op)->n_out))
+            fail_msg("op \"%s\" has %d inputs and %d outputs here, %d and %d in the table", op_rule((enum op)op)->name,
+                     form.n_in, form.n_out, op_rule((enum op)op)->n_in, op_rule((enum op)op)->n_out);
+    }
+    CHECK(true);
+}
+
+/* What the gradient op differentiates: its cotangents (random, in its own inputs) times the forward's outputs. */
+static double objective(const struct gradient_link *link, const struct fixture *forward, const struct fixture *gradient)
+{
+    double sum = 0;
+    bool any = false;
+
+    for (int i = 0; i < gradient->form.n_in; i++) {
+        const int out = forward->form.n_in + link->in[3 * i + 1] - '0';
+
+        if (link->in[3 * i] != 'd' || !gradient->data[i])
+            continue;
+        any = true;
+        for (int64_t k = 0; k < forward->used[out]; k++)
+            sum += get(gradient, i, k) * get(forward, out, k);
+    }
+    return any ? sum : get(forward, forward->form.n_in, 0);
+}
+
+static double slope(const struct gradient_link *link, struct fixture *forward, const struct fixture *gradient,
+                    int input, int64_t at, struct backend *b)
+{
+    const double x = get(forward, input, at), h = 1e-5;
+    double side[2];
+
+    for (int i = 0; i < 2; i++) {
+        put(forward, input, at, i == 0 ? x - h : x + h);
+        fixture_run(forward, b);
+        side[i] = objective(link, forward, gradient);
+    }
+    put(forward, input, at, x);
+    return (side[1] - side[0]) / (2 * h);
+}
+
+static void check_gradient(const struct gradient_link *link, bool bare, struct backend *b)
+{
+    const struct sample s = { .op = link->gradient,
+                              .attrs = plain,
+                              .type = F64,
+                              .B = 5,
+                              .T = 4,
+                              .C = 8,
+                              .K = 5,
+                              .M = 4,
+                              .V = 7,
+                              .E = 3,
+                              .bare = bare };
+    struct fixture forward, gradient;
+
+    fixture_init(&gradient, &s);
+    fill_from_forward(&gradient, link, &forward, b);
+    fixture_run(&gradient, b);
+    for (int o = 0; link->out[o]; o++) {
+        const int input = link->out[o] - '0', output = gradient.form.n_in + o;
+
+        if (link->out[o] == '.' || !gradient.data[output])
+            continue;
+        for (int64_t at = 0; at < gradient.used[output]; at++) {
+            const double want = slope(link, &forward, &gradient, input, at, b), is = get(&gradient, output, at);
+
+            if (!(fabs(is - want) <= 1e-7 * fmax(1, fabs(want))))
+                fail_msg("%s: gradient of operand %d, element %d of %s is %.9g, finite differences say %.9g",
+                         op_rule(link->gradient)->name, input, (int)at, op_rule(link->forward)->name, is, want);
+        }
+    }
+    fixture_free(&forward);
+    fixture_free(&gradient);
+}
+
+TEST(gradients_are_finite_differences)
+{
+    struct backend b;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&b, "ref", 1, &err), &err);
+    for (int i = 0; i < COUNT_OF(links); i++)
+        for (int bare = 0; bare < 2; bare++)
+            check_gradient(&links[i], bare, &b);
+    b.close(&b);
+}
+
+/* Output o of the op on a backend, for samples small enough to say what must come out. */
+static struct fixture run_once(const struct sample *s, struct backend *b, struct backend *ref)
+{
+    struct fixture f;
+
+    fixture_make(&f, s, ref);
+    fixture_run(&f, b);
+    return f;
+}
+
+TEST(optimizer_ops_do_as_their_formulas_say)
+{
+    struct backend b;
+    struct err err = { 0 };
+    struct sample s = { .op = OP_ADAMW, .attrs = plain, .type = F64 };
+    struct fixture f, before;
+
+    CHECK_OK(backend_open(&b, "ref", 1, &err), &err);
+    s.attrs.begin = 7;
+    fixture_make(&before, &s, &b);
+    f = run_once(&s, &b, &b);
+    for (int64_t i = 0; i < s.attrs.count; i++) { /* sum 6.25: norm 2.5, limit 1 */
+        const double g = get(&before, 0, i + 7) / (2.5 + 1e-6), m = 0.9 * get(&before, 4, i) + 0.1 * g;
+        const double v = 0.95 * get(&before, 5, i) + 0.05 * g * g, p = get(&before, 6, i);
+        const double want = p - 1e-3 * (m / 0.271 / (sqrt(v / 0.142625) + 1e-8) + 0.1 * p);
+
+        CHECK_NEAR(get(&f, 4, i), m, 1e-12);
+        CHECK_NEAR(get(&f, 5, i), v, 1e-12);
+        CHECK_NEAR(get(&f, 6, i), want, 1e-12);
+        CHECK_NEAR(get(&f, 3, i + 7), want, 1e-12);
+    }
+    CHECK_NEAR(get(&f, 3, 6), get(&before, 3, 6), 0);
+    CHECK_NEAR(get(&f, 3, 57), get(&before, 3, 57), 0);
+    fixture_free(&f);
+    fixture_free(&before);
+    b.close(&b);
+}
+
+static void check_range_ops(struct backend *b, struct backend *ref)
+{
+    struct sample s = { .op = OP_SUMSQ, .attrs = plain, .type = F32 };
+    double want = 0;
+
+    s.attrs.begin = 11;
+    s.attrs.accumulate = ACCUMULATE_YES;
+    struct fixture f = run_once(&s, b, ref);
+    for (int64_t i = 11; i < 61; i++)
+        want += get(&f, 0, i) * get(&f, 0, i);
+    assert_true(fabs(get(&f, 1, 0) - 6.25 - want) < 1e-6);
+    fixture_free(&f);
+
+    struct fixture before;
+
+    s.op = OP_GRAD_SCALE;
+    fixture_make(&before, &s, ref);
+    f = run_once(&s, b, ref);
+    for (int64_t i = 0; i < f.used[2]; i++) {
+        const double factor = i >= 11 && i < 61 ? 1 / (2.5 + 1e-6) : 1;
+
+        assert_true(fabs(get(&f, 2, i) - get(&before, 2, i) * factor) < 1e-6);
+    }
+    fixture_free(&f);
+    fixture_free(&before);
+}
+
+TEST(ranges_hold_to_their_ends)
+{
+    struct backend ref;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    check_range_ops(&ref, &ref);
+    ref.close(&ref);
+}
+
+TEST(padding_row_of_the_embedding_gets_no_gradient)
+{
+    struct backend ref;
+    struct err err = { 0 };
+    struct sample s = { .op = OP_EMBED_GRAD, .attrs = plain, .type = F32, .B = 4, .T = 8, .C = 3, .V = 4 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    s.attrs.skip_row = 2;
+    struct fixture f = run_once(&s, &ref, &ref);
+    for (int c = 0; c < 3; c++) {
+        CHECK_NEAR(get(&f, 2, 2 * 3 + c), 0, 0);
+        CHECK(get(&f, 2, 1 * 3 + c) != 0);
+    }
+    fixture_free(&f);
+    ref.close(&ref);
+}
+
+TEST(query_that_sees_nothing_gives_nothing)
+{
+    struct backend ref;
+    struct err err = { 0 };
+    struct sample s = { .op = OP_FLASH_ATTENTION, .attrs = plain, .type = F32, .B = 5, .T = 4, .C = 8 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    struct fixture f = run_once(&s, &ref, &ref);
+    for (int64_t i = 0; i < 4 * 8; i++)
+        CHECK_NEAR(get(&f, 4, 4 * 4 * 8 + i), 0, 0); /* row 4 of the fixture sees no key */
+    for (int64_t i = 0; i < 2 * 4; i++)
+        CHECK(isinf(get(&f, 5, 4 * 2 * 4 + i)) && get(&f, 5, 4 * 2 * 4 + i) > 0);
+    fixture_free(&f);
+    ref.close(&ref);
+}
+
+/* Of rms and the wanted value, whichever is larger: sums of values of both signs are as exact as their largest. */
+static double tolerance(const struct fixture *f, int i)
+{
+    const bool rounded = f->buffers[i].dtype == BF16;
+
+    return rounded ? 0x1p-7 : 2e-5;
+}
+
+static void check_same(const struct fixture *is, const struct fixture *want, const char *where)
+{
+    for (int i = 0; i < n_operands(want); i++) {
+        double square = 0;
+
+        if (!want->data[i] || want->buffers[i].dtype == I32)
+            continue;
+        for (int64_t k = 0; k < want->used[i]; k++)
+            square += isinf(get(want, i, k)) ? 0 : get(want, i, k) * get(want, i, k);
+        const double rms = sqrt(square / (double)(want->used[i] ? want->used[i] : 1));
+
+        for (int64_t k = 0; k < want->used[i]; k++) {
+            const double a = get(is, i, k), b = get(want, i, k);
+
+            if (a == b || fabs(a - b) <= tolerance(want, i) * fmax(rms, fabs(b)))
+                continue;
+            fail_msg("%s %s %s (B %d T %d C %d heads %d K %d M %d V %d E %d%s): operand %d, element %d is %.9g, ref "
+                     "says %.9g (rms %.3g)",
+                     op_rule(want->sample.op)->name, dtype_name(want->sample.type), where, (int)want->sample.B,
+                     (int)want->sample.T, (int)want->sample.C, (int)want->sample.attrs.heads, (int)want->sample.K,
+                     (int)want->sample.M, (int)want->sample.V, (int)want->sample.E, want->sample.bare ? ", bare" : "",
+                     i, (int)k, a, b, rms);
+        }
+    }
+}
+
+static void check_bits(const struct fixture *a, const struct fixture *b, const char *what)
+{
+    for (int i = 0; i < n_operands(a); i++) {
+        const size_t bytes = (size_t)a->used[i] * dtype_bytes(a->buffers[i].dtype);
+
+        if (a->data[i] && memcmp(a->data[i], b->data[i], bytes) != 0)
+            fail_msg("%s %s (B %d T %d C %d): operand %d differs in its bits %s", op_rule(a->sample.op)->name,
+                     dtype_name(a->sample.type), (int)a->sample.B, (int)a->sample.T, (int)a->sample.C, i, what);
+    }
+}
+
+static const struct extents {
+    int64_t B, T, C, heads, K, M, V, E, count;
+} extents[] = {
+    { 1, 1, 8, 1, 5, 7, 11, 3, 1 },           { 1, 5, 24, 3, 24, 24, 13, 24, 77 },
+    { 2, 37, 160, 2, 33, 65, 101, 40, 5003 }, { 5, 16, 128, 2, 64, 128, 256, 64, 4096 },
+    { 2, 130, 64, 1, 16, 48, 64, 16, 70001 },
+};
+
+static struct sample sample_of(enum op op, enum dtype type, const struct extents *e)
+{
+    struct sample s = { .op = op,
+                        .attrs = plain,
+                        .type = type,
+                        .B = e->B,
+                        .T = e->T,
+                        .C = e->C,
+                        .K = e->K,
+                        .M = e->M,
+                        .V = e->V,
+                        .E = e->E };
+
+    s.attrs.heads = e->heads;
+    s.attrs.count = e->count;
+    s.attrs.begin = 3;
+    s.attrs.chunk = e->V > 100 ? 64 : 3;
+    return s;
+}
+
+/* One sample on both backends; then again, and in buffers planned for more rows, for the same bits. */
+static void check_sample(struct sample s, struct backend *cpu, struct backend *ref, const char *where)
+{
+    struct fixture want, is, again, roomy;
+
+    want = run_once(&s, ref, ref);
+    is = run_once(&s, cpu, ref);
+    again = run_once(&s, cpu, ref);
+    check_same(&is, &want, where);
+    check_bits(&is, &again, "from run to run");
+    s.planned_B = s.B + 1;
+    s.planned_T = s.T + 3;
+    roomy = run_once(&s, cpu, ref);
+    check_same(&roomy, &want, "with fewer rows than planned");
+    check_bits(&is, &roomy, "with the planned extents");
+    fixture_free(&want);
+    fixture_free(&is);
+    fixture_free(&again);
+    fixture_free(&roomy);
+}
+
+/* All that an op's attributes and optional operands can be, of which most mean nothing to most ops. */
+static void check_variants(const struct sample *s, struct backend *cpu, struct backend *ref)
+{
+    struct sample v = *s;
+
+    check_sample(v, cpu, ref, "plain");
+    v.bare = true;
+    v.attrs.relu = true;
+    v.attrs.p = 0;
+    check_sample(v, cpu, ref, "with relu, without dropout");
+    v = *s;
+    v.attrs.accumulate = ACCUMULATE_YES;
+    v.attrs.skip_row = 1;
+    check_sample(v, cpu, ref, "adding");
+    v.attrs.accumulate = ACCUMULATE_UNLESS_FIRST;
+    check_sample(v, cpu, ref, "first micro-batch");
+    v.later_micro = true;
+    check_sample(v, cpu, ref, "later micro-batch");
+}
+
+static bool has_kernel(struct backend *b, const struct sample *s)
+{
+    struct fixture f;
+    struct kernel k;
+    struct err err = { 0 };
+
+    fixture_init(&f, s);
+    const bool has = b->prepare(b, &f.plan, &f.step, &k, &err) == 0 || !strstr(err.what, "no kernel");
+    b->kernel_free(b, &k);
+    fixture_free(&f);
+    return has;
+}
+
+static void check_backend(struct backend *b, struct backend *ref, int n_extents)
+{
+    struct op_form form;
+
+    for (int op = 0; op < OP_N; op++)
+        for (int e = 0; operands_form((enum op)op, &form) && e < n_extents; e++)
+            for (int type = F32; type <= BF16; type++) {
+                const struct sample s = sample_of((enum op)op, (enum dtype)type, &extents[e]);
+
+                if (has_kernel(b, &s))
+                    check_variants(&s, b, ref);
+            }
+}
+
+TEST(ref_works_on_fewer_rows_than_planned)
+{
+    struct backend ref;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    check_backend(&ref, &ref, 2);
+    ref.close(&ref);
+}
+
+TEST(cpu_agrees_with_ref)
+{
+    struct backend cpu, ref;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
+    check_backend(&cpu, &ref, COUNT_OF(extents));
+    cpu.close(&cpu);
+    ref.close(&ref);
+}
+
+TEST_MAIN(CASE(every_op_has_a_case), CASE(gradients_are_finite_differences),
+          CASE(optimizer_ops_do_as_their_formulas_say), CASE(ranges_hold_to_their_ends),
+          CASE(padding_row_of_the_embedding_gets_no_gradient), CASE(query_that_sees_nothing_gives_nothing),
+          CASE(ref_works_on_fewer_rows_than_planned), CASE(cpu_agrees_with_ref))
