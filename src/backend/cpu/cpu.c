@@ -5,23 +5,15 @@
 
 #include <omp.h>
 
+#include "backend/operands.h"
 #include "base/mem.h"
 
 /* An op without a row here is refused by prepare. */
-static const struct cpu_op *const ops[OP_N] = { 0 };
-
-int cpu_working_type(const struct kernel *k, enum dtype *out, struct err *err)
-{
-    const struct buffer *first = kernel_in(k, 0);
-
-    if (first && (first->dtype == F32 || first->dtype == BF16)) {
-        *out = first->dtype;
-        return 0;
-    }
-    err_set(err, ERR_USAGE, "the cpu backend does %s in fp32 or bf16, not in %s", op_rule(k->step->op)->name,
-            first ? dtype_name(first->dtype) : "nothing");
-    return err_hint(err, "Use --dtype fp32 or --dtype bf16.");
-}
+static const struct cpu_op *const ops[OP_N] = {
+    [OP_LINEAR] = &cpu_linear,
+    [OP_LINEAR_DX] = &cpu_linear_dx,
+    [OP_LINEAR_DW] = &cpu_linear_dw,
+};
 
 static int prepare(struct backend *b, const struct plan *p, const struct op_step *s, struct kernel *out,
                    struct err *err)
@@ -29,7 +21,9 @@ static int prepare(struct backend *b, const struct plan *p, const struct op_step
     struct kernel k = { .plan = p, .step = s };
 
     *out = (struct kernel){ 0 };
-    if (s->op < 0 || s->op >= OP_N || !ops[s->op]) {
+    if (operands_check(p, s, "cpu", false, err) != 0)
+        return -1;
+    if (!ops[s->op]) {
         err_set(err, ERR_USAGE, "the cpu backend has no kernel for the op %s", op_rule(s->op)->name);
         return err_hint(err, "Use --backend ref, which has them all.");
     }

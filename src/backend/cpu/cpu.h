@@ -10,8 +10,8 @@
 #include "backend/cpu/matmul.h"
 
 struct cpu_op {
-    /* Checks types and attributes, sets k->scratch_bytes, and k->own if it wants to keep something: memory of mem_array
-     * that holds nothing to be freed in turn, as kernel_free releases it. *k comes zeroed but for plan and step. */
+    /* Sets k->scratch_bytes, and k->own if it wants to keep something: memory of mem_array that holds nothing to be freed
+     * in turn, as kernel_free releases it. *k comes zeroed but for plan and step, whose operands are checked. */
     int (*prepare)(struct backend *b, struct kernel *k, struct err *err);
     int (*run)(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
                const struct run_context *c, struct err *err);
@@ -28,7 +28,6 @@ static inline struct cpu *cpu_of(const struct backend *b)
     return b->own;
 }
 
-/* For prepare: the working type of operand 0, which must be fp32 or bf16. */
-int cpu_working_type(const struct kernel *k, enum dtype *out, struct err *err);
+extern const struct cpu_op cpu_linear, cpu_linear_dx, cpu_linear_dw;
 
 #endif

@@ -1,15 +1,33 @@
-/* Matrix products by oneDNN. */
+/* oneDNN behind one function. From the bottom: the cache of oneDNN's primitives, the three ways to do a product, the
+ * choice between them. */
 #include "backend/cpu/matmul.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include <oneapi/dnnl/dnnl.h>
 
 #include "base/mem.h"
 
+#define KEPT_MAX 256 /* primitives, of 30 KiB each: some 20 shapes of a model, at a dozen row counts */
+#define PANEL 1024 /* widened panels are at most PANEL x PANEL */
+#define TRANSPOSED_MAX 4096 /* rows of a transposed bf16 panel */
+
+/* A primitive of oneDNN with its operands; a list with the most recently used first. */
+struct product {
+    struct matmul_shape shape;
+    dnnl_primitive_t primitive;
+    dnnl_memory_t a, b, bias, c, scratch;
+    size_t scratch_bytes;
+    struct product *next;
+};
+
 struct matmul {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
+    struct matmul_ways ways;
+    struct product *kept;
+    int n_kept;
 };
 
 enum cpu_isa matmul_isa(void)
@@ -54,21 +72,489 @@ static int failed(struct err *err, const char *doing, dnnl_status_t status)
     return err_hint(err, "Set ONEDNN_VERBOSE=1 to see what oneDNN says, and report it.");
 }
 
+static int failed_product(struct err *err, const char *doing, dnnl_status_t status, const struct matmul_shape *s)
+{
+    failed(err, doing, status);
+    return err_where(err, "product %lld x %lld x %lld, a%s b%s, %s to %s", (long long)s->M, (long long)s->N,
+                     (long long)s->K, s->a_transposed ? " transposed," : ",", s->b_transposed ? " transposed" : "",
+                     dtype_name(s->ab), dtype_name(s->c));
+}
+
+/* --- primitives --- */
+
+static dnnl_data_type_t vendor_type(enum dtype t)
+{
+    MUST(t == F32 || t == BF16);
+    return t == F32 ? dnnl_f32 : dnnl_bf16;
+}
+
+static dnnl_status_t matrix(dnnl_memory_desc_t *out, int64_t rows, int64_t columns, bool transposed, enum dtype type)
+{
+    const dnnl_dims_t dims = { rows, columns };
+    const dnnl_dims_t strides = { transposed ? 1 : columns, transposed ? rows : 1 };
+
+    return dnnl_memory_desc_init_by_strides(out, 2, dims, vendor_type(type), strides);
+}
+
+struct descs {
+    dnnl_memory_desc_t a, b, bias, c;
+};
+
+static dnnl_status_t describe(const struct matmul_shape *s, struct descs *d, dnnl_matmul_desc_t *out)
+{
+    dnnl_status_t status = matrix(&d->a, s->M, s->K, s->a_transposed, s->ab);
+
+    if (status == dnnl_success)
+        status = matrix(&d->b, s->K, s->N, s->b_transposed, s->ab);
+    if (status == dnnl_success)
+        status = matrix(&d->bias, 1, s->N, false, s->ab);
+    if (status == dnnl_success)
+        status = matrix(&d->c, s->M, s->N, false, s->c);
+    if (status == dnnl_success)
+        status = dnnl_matmul_desc_init(out, &d->a, &d->b, s->bias ? &d->bias : NULL, &d->c);
+    return status;
+}
+
+static dnnl_status_t make_attr(const struct matmul_shape *s, dnnl_scratchpad_mode_t mode, dnnl_primitive_attr_t *out)
+{
+    dnnl_post_ops_t ops = NULL;
+    dnnl_status_t status = dnnl_primitive_attr_create(out);
+
+    if (status == dnnl_success)
+        status = dnnl_primitive_attr_set_scratchpad_mode(*out, mode);
+    if (status == dnnl_success)
+        status = dnnl_post_ops_create(&ops);
+    if (status == dnnl_success && s->add)
+        status = dnnl_post_ops_append_sum(ops, 1.0f);
+    if (status == dnnl_success && s->relu)
+        status = dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_relu, 0.0f, 0.0f);
+    if (status == dnnl_success)
+        status = dnnl_primitive_attr_set_post_ops(*out, ops);
+    dnnl_post_ops_destroy(ops);
+    return status;
+}
+
+static dnnl_status_t make_memory(struct matmul *m, struct product *p, const struct descs *d,
+                                 const dnnl_memory_desc_t *scratch)
+{
+    dnnl_status_t status = dnnl_memory_create(&p->a, &d->a, m->engine, DNNL_MEMORY_NONE);
+
+    if (status == dnnl_success)
+        status = dnnl_memory_create(&p->b, &d->b, m->engine, DNNL_MEMORY_NONE);
+    if (status == dnnl_success)
+        status = dnnl_memory_create(&p->bias, &d->bias, m->engine, DNNL_MEMORY_NONE);
+    if (status == dnnl_success)
+        status = dnnl_memory_create(&p->c, &d->c, m->engine, DNNL_MEMORY_NONE);
+    if (status == dnnl_success)
+        status = dnnl_memory_create(&p->scratch, scratch, m->engine, DNNL_MEMORY_NONE);
+    return status;
+}
+
+static dnnl_status_t make(struct matmul *m, struct product *p, dnnl_scratchpad_mode_t mode)
+{
+    struct descs d;
+    dnnl_matmul_desc_t desc;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_status_t status = describe(&p->shape, &d, &desc);
+
+    if (status == dnnl_success)
+        status = make_attr(&p->shape, mode, &attr);
+    if (status == dnnl_success)
+        status = dnnl_primitive_desc_create(&pd, &desc, attr, m->engine, NULL);
+    if (status == dnnl_success)
+        status = dnnl_primitive_create(&p->primitive, pd);
+    if (status == dnnl_success) {
+        const dnnl_memory_desc_t *scratch = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+
+        p->scratch_bytes = dnnl_memory_desc_get_size(scratch);
+        status = make_memory(m, p, &d, scratch);
+    }
+    if (pd)
+        dnnl_primitive_desc_destroy(pd);
+    if (attr)
+        dnnl_primitive_attr_destroy(attr);
+    return status;
+}
+
+static void release(struct product *p)
+{
+    dnnl_memory_t const memory[] = { p->a, p->b, p->bias, p->c, p->scratch };
+
+    for (int i = 0; i < COUNT_OF(memory); i++)
+        if (memory[i])
+            dnnl_memory_destroy(memory[i]);
+    if (p->primitive)
+        dnnl_primitive_destroy(p->primitive);
+    mem_free(p);
+}
+
+static bool same(const struct matmul_shape *x, const struct matmul_shape *y)
+{
+    return x->M == y->M && x->N == y->N && x->K == y->K && x->a_transposed == y->a_transposed &&
+           x->b_transposed == y->b_transposed && x->ab == y->ab && x->c == y->c && x->bias == y->bias &&
+           x->relu == y->relu && x->add == y->add;
+}
+
+static void keep_first(struct matmul *m, struct product *p)
+{
+    p->next = m->kept;
+    m->kept = p;
+    m->n_kept++;
+}
+
+/* Takes it out of the list; NULL: not kept. */
+static struct product *take(struct matmul *m, const struct matmul_shape *s)
+{
+    for (struct product **at = &m->kept; *at; at = &(*at)->next) {
+        struct product *p = *at;
+
+        if (same(&p->shape, s)) {
+            *at = p->next;
+            m->n_kept--;
+            return p;
+        }
+    }
+    return NULL;
+}
+
+static void drop_last(struct matmul *m)
+{
+    struct product **at = &m->kept;
+
+    while ((*at)->next)
+        at = &(*at)->next;
+    release(*at);
+    *at = NULL;
+    m->n_kept--;
+}
+
+/* The product of a shape, most recently used from now on. */
+static struct product *find(struct matmul *m, const struct matmul_shape *s, size_t scratch_max, struct err *err)
+{
+    struct product *p = take(m, s);
+
+    if (p && p->scratch_bytes > scratch_max) {
+        release(p);
+        p = NULL;
+    }
+    if (p) {
+        keep_first(m, p);
+        return p;
+    }
+    p = mem_array(1, 1, sizeof *p, MEM_OTHER, err);
+    if (!p)
+        return NULL;
+    p->shape = *s;
+    dnnl_status_t status = make(m, p, dnnl_scratchpad_mode_user);
+    if (status == dnnl_success && p->scratch_bytes > scratch_max) { /* a smaller shape that wants more: its own */
+        release(p);
+        p = mem_array(1, 1, sizeof *p, MEM_OTHER, err);
+        if (!p)
+            return NULL;
+        p->shape = *s;
+        status = make(m, p, dnnl_scratchpad_mode_library);
+    }
+    if (status != dnnl_success) {
+        release(p);
+        failed_product(err, "make a matrix product", status, s);
+        return NULL;
+    }
+    if (m->n_kept >= KEPT_MAX)
+        drop_last(m);
+    keep_first(m, p);
+    return p;
+}
+
+/* oneDNN's arguments are not const, yet it writes to c and scratch alone. */
+static void *writable(const void *p)
+{
+    union {
+        const void *in;
+        void *out;
+    } u = { .in = p };
+
+    return u.out;
+}
+
+static int execute(struct matmul *m, const struct matmul_shape *s, const void *a, const void *b, const void *bias,
+                   void *c, void *scratch, size_t scratch_bytes, struct err *err)
+{
+    struct product *p = find(m, s, scratch_bytes, err);
+
+    if (!p)
+        return -1;
+    const dnnl_exec_arg_t args[] = {
+        { DNNL_ARG_SRC, p->a },     { DNNL_ARG_WEIGHTS, p->b },
+        { DNNL_ARG_DST, p->c },     { DNNL_ARG_SCRATCHPAD, p->scratch },
+        { DNNL_ARG_BIAS, p->bias },
+    };
+    void *const handles[] = { writable(a), writable(b), c, scratch, writable(bias) };
+    const int n = s->bias ? 5 : 4;
+    dnnl_status_t status = dnnl_success;
+
+    for (int i = 0; i < n && status == dnnl_success; i++)
+        status = dnnl_memory_set_data_handle(args[i].memory, handles[i]);
+    if (status == dnnl_success)
+        status = dnnl_primitive_execute(p->primitive, m->stream, n, args);
+    if (status == dnnl_success)
+        status = dnnl_stream_wait(m->stream);
+    return status == dnnl_success ? 0 : failed_product(err, "run a matrix product", status, s);
+}
+
+/* --- bf16, widened --- */
+
+/* n cut into equal pieces of at most PANEL, multiples of 16. */
+static int64_t piece_of(int64_t n)
+{
+    const int64_t pieces = (n + PANEL - 1) / PANEL;
+
+    return n <= PANEL ? n : ((n + pieces - 1) / pieces + 15) / 16 * 16;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The panel of rows x columns at (row, column) of a matrix with ld columns, dense and in fp32. */
+static void widen(float *out, const uint16_t *in, int64_t ld, int64_t row, int64_t column, int64_t rows,
+                  int64_t columns)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        const uint16_t *from = in + (row + i) * ld + column;
+        float *to = out + i * columns;
+
+        for (int64_t j = 0; j < columns; j++)
+            to[j] = bf16_to_f32(from[j]);
+    }
+}
+
+static void widen_operand(float *out, const uint16_t *in, bool transposed, int64_t ld, int64_t row, int64_t column,
+                          int64_t rows, int64_t columns)
+{
+    if (transposed)
+        widen(out, in, ld, column, row, columns, rows);
+    else
+        widen(out, in, ld, row, column, rows, columns);
+}
+
+static void finish_row(const struct matmul_shape *s, const float *sum, const uint16_t *bias, void *c, int64_t n)
+{
+    float *wide = c;
+    uint16_t *narrow = c;
+
+    for (int64_t j = 0; j < n; j++) {
+        float x = sum[j];
+
+        if (s->add)
+            x += s->c == F32 ? wide[j] : bf16_to_f32(narrow[j]);
+        if (bias)
+            x += bf16_to_f32(bias[j]);
+        if (s->relu && x < 0)
+            x = 0;
+        if (s->c == F32)
+            wide[j] = x;
+        else
+            narrow[j] = bf16_from_f32(x);
+    }
+}
+
+/* Where the panels lie in scratch: a, b, their product. */
+struct panels {
+    int64_t M, N, K;
+    float *a, *b, *sum;
+    void *rest; /* oneDNN's own scratch */
+    size_t rest_bytes;
+};
+
+static size_t panels_bytes(const struct matmul_shape *s)
+{
+    const int64_t M = smaller(s->M, PANEL), N = smaller(s->N, PANEL), K = smaller(s->K, PANEL);
+
+    return ((size_t)(M * K + N * K + M * N + 48) * sizeof(float) + 63) / 64 * 64;
+}
+
+static struct panels panels_of(const struct matmul_shape *s, void *scratch, size_t scratch_bytes)
+{
+    struct panels p = { .M = piece_of(s->M), .N = piece_of(s->N), .K = piece_of(s->K), .a = scratch };
+
+    p.b = p.a + (p.M * p.K + 15) / 16 * 16;
+    p.sum = p.b + (p.N * p.K + 15) / 16 * 16;
+    p.rest = (char *)scratch + panels_bytes(s);
+    p.rest_bytes = scratch_bytes - panels_bytes(s);
+    return p;
+}
+
+/* The product in fp32 of one pair of panels. */
+static struct matmul_shape panel_shape(const struct matmul_shape *s, int64_t M, int64_t N, int64_t K, bool add)
+{
+    struct matmul_shape part = *s;
+
+    part.M = M;
+    part.N = N;
+    part.K = K;
+    part.ab = part.c = F32;
+    part.bias = part.relu = false;
+    part.add = add;
+    return part;
+}
+
+/* The block of c at (m, n): its product, summed over K in fp32, then bias, sum and relu. */
+static int widened_block(struct matmul *mm, const struct matmul_shape *s, const struct panels *p, const uint16_t *a,
+                         const uint16_t *b, const uint16_t *bias, void *c, int64_t m, int64_t n, struct err *err)
+{
+    const int64_t rows = smaller(p->M, s->M - m), columns = smaller(p->N, s->N - n);
+
+    for (int64_t k = 0; k < s->K; k += p->K) {
+        const struct matmul_shape part = panel_shape(s, rows, columns, smaller(p->K, s->K - k), k > 0);
+
+        widen_operand(p->a, a, s->a_transposed, s->a_transposed ? s->M : s->K, m, k, rows, part.K);
+        widen_operand(p->b, b, s->b_transposed, s->b_transposed ? s->K : s->N, k, n, part.K, columns);
+        if (execute(mm, &part, p->a, p->b, NULL, p->sum, p->rest, p->rest_bytes, err) != 0)
+            return -1;
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++)
+        finish_row(s, p->sum + i * columns, bias ? bias + n : NULL,
+                   (char *)c + (size_t)((m + i) * s->N + n) * dtype_bytes(s->c), columns);
+    return 0;
+}
+
+static int widened(struct matmul *mm, const struct matmul_shape *s, const void *a, const void *b, const void *bias,
+                   void *c, void *scratch, size_t scratch_bytes, struct err *err)
+{
+    const struct panels p = panels_of(s, scratch, scratch_bytes);
+
+    for (int64_t n = 0; n < s->N; n += p.N)
+        for (int64_t m = 0; m < s->M; m += p.M)
+            if (widened_block(mm, s, &p, a, b, bias, c, m, n, err) != 0)
+                return -1;
+    return 0;
+}
+
+/* --- bf16 of oneDNN, a transposed first --- */
+
+#define TILE 32
+
+/* out[rows,K] = columns m .. m+rows of in[K,M] */
+static void transpose(uint16_t *out, const uint16_t *in, int64_t M, int64_t K, int64_t m, int64_t rows)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i0 = 0; i0 < rows; i0 += TILE)
+        for (int64_t k0 = 0; k0 < K; k0 += TILE)
+            for (int64_t i = i0; i < smaller(i0 + TILE, rows); i++)
+                for (int64_t k = k0; k < smaller(k0 + TILE, K); k++)
+                    out[i * K + k] = in[k * M + m + i];
+}
+
+static size_t transposed_bytes(const struct matmul_shape *s)
+{
+    return ((size_t)(smaller(s->M, TRANSPOSED_MAX) * s->K) * sizeof(uint16_t) + 63) / 64 * 64;
+}
+
+static int transposed_first(struct matmul *mm, const struct matmul_shape *s, const void *a, const void *b,
+                            const void *bias, void *c, void *scratch, size_t scratch_bytes, struct err *err)
+{
+    const size_t own = transposed_bytes(s);
+    struct matmul_shape part = *s;
+
+    part.a_transposed = false;
+    for (int64_t m = 0; m < s->M; m += part.M) {
+        part.M = smaller(s->M - m, TRANSPOSED_MAX);
+        transpose(scratch, a, s->M, s->K, m, part.M);
+        if (execute(mm, &part, scratch, b, bias, (char *)c + (size_t)(m * s->N) * dtype_bytes(s->c),
+                    (char *)scratch + own, scratch_bytes - own, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* --- the choice --- */
+
+enum way { WAY_VENDOR, WAY_WIDENED, WAY_TRANSPOSED };
+
+static enum way way_of(const struct matmul *m, const struct matmul_shape *s)
+{
+    MUST(s->ab == F32 || s->ab == BF16);
+    MUST(s->c == F32 || s->c == s->ab);
+    if (s->ab == F32)
+        return WAY_VENDOR;
+    if (!m->ways.native_bf16)
+        return WAY_WIDENED;
+    return s->a_transposed && m->ways.transpose_first ? WAY_TRANSPOSED : WAY_VENDOR;
+}
+
+static void raise(size_t *bytes, size_t to)
+{
+    if (to > *bytes)
+        *bytes = to;
+}
+
+int matmul_prepare(struct matmul *m, const struct matmul_shape *s, size_t *scratch_bytes, struct err *err)
+{
+    const enum way way = way_of(m, s);
+    struct matmul_shape part = *s;
+    size_t own = 0;
+
+    if (way == WAY_WIDENED) {
+        own = panels_bytes(s);
+        part = panel_shape(s, piece_of(s->M), piece_of(s->N), piece_of(s->K), false);
+    } else if (way == WAY_TRANSPOSED) {
+        own = transposed_bytes(s);
+        part.a_transposed = false;
+        part.M = smaller(s->M, TRANSPOSED_MAX);
+    }
+    const struct product *p = find(m, &part, SIZE_MAX, err);
+    if (!p)
+        return -1;
+    raise(scratch_bytes, own + p->scratch_bytes);
+    return 0;
+}
+
+int matmul_run(struct matmul *m, const struct matmul_shape *s, const void *a, const void *b, const void *bias, void *c,
+               void *scratch, size_t scratch_bytes, struct err *err)
+{
+    switch (way_of(m, s)) {
+    case WAY_WIDENED:
+        return widened(m, s, a, b, bias, c, scratch, scratch_bytes, err);
+    case WAY_TRANSPOSED:
+        return transposed_first(m, s, a, b, bias, c, scratch, scratch_bytes, err);
+    case WAY_VENDOR:
+        break;
+    }
+    return execute(m, s, a, b, bias, c, scratch, scratch_bytes, err);
+}
+
+struct matmul_ways matmul_ways(const struct matmul *m)
+{
+    return m->ways;
+}
+
+void matmul_set_ways(struct matmul *m, struct matmul_ways ways)
+{
+    m->ways = ways;
+}
+
 int matmul_open(struct matmul **out, struct err *err)
 {
     struct matmul *m = mem_array(1, 1, sizeof *m, MEM_OTHER, err);
-    dnnl_status_t status;
 
     *out = NULL;
     if (!m)
         return -1;
-    status = dnnl_engine_create(&m->engine, dnnl_cpu, 0);
+    /* oneDNN's own cache would only keep what this one dropped. */
+    dnnl_status_t status = dnnl_set_primitive_cache_capacity(0);
+    if (status == dnnl_success)
+        status = dnnl_engine_create(&m->engine, dnnl_cpu, 0);
     if (status == dnnl_success)
         status = dnnl_stream_create(&m->stream, m->engine, dnnl_stream_default_flags);
     if (status != dnnl_success) {
         matmul_close(m);
         return failed(err, "start on this processor", status);
     }
+    m->ways.native_bf16 = m->ways.transpose_first = matmul_isa() >= CPU_AVX512_BF16;
     *out = m;
     return 0;
 }
@@ -77,6 +563,8 @@ void matmul_close(struct matmul *m)
 {
     if (!m)
         return;
+    while (m->kept)
+        drop_last(m);
     if (m->stream)
         dnnl_stream_destroy(m->stream);
     if (m->engine)

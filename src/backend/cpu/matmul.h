@@ -1,6 +1,19 @@
 /* backend/cpu/matmul.h - matrix products by oneDNN, the vendor library: the only door to it.
  *
- * Products are made once for each shape and kept. */
+ *     c[M,N] = a[M,K] b[K,N]   (+ c) (+ bias[N]) (relu)      in that order, accumulated in fp32, rounded once
+ *
+ * Operands are dense and row-major. fp32 runs as it is. bf16 has three ways, chosen by the processor:
+ * - AVX512-BF16 or AMX: oneDNN's own; an a that is stored transposed is transposed by us first, in panels, as oneDNN's
+ *   weight gradients are slow (a third of a whole bf16 step on AMX);
+ * - otherwise (AVX2, AVX-512 without BF16, where oneDNN would emulate or loop): panels are widened to fp32 in scratch,
+ *   multiplied there, and rounded once at the end.
+ *
+ * A product is made for its shape the first time and kept; the least recently used go when there are too many. Called from
+ * one thread; the work inside is spread over OpenMP's threads.
+ *
+ * Memory: matmul_prepare tells the scratch. Beyond it oneDNN 2.6 takes a few hundred bytes a call, and its AVX2 and fp32
+ * product (gemm:jit) takes packing buffers from malloc and gives them back within the call: a few MiB a thread, whatever
+ * the shape. */
 #ifndef TUNEUP_BACKEND_CPU_MATMUL_H
 #define TUNEUP_BACKEND_CPU_MATMUL_H
 
@@ -19,9 +32,33 @@ enum cpu_isa matmul_isa(void);
 const char *matmul_isa_name(enum cpu_isa isa); /* "AVX2" */
 void matmul_version(char *out, size_t size); /* "oneDNN 2.6.3" */
 
+struct matmul_shape {
+    int64_t M, N, K;
+    bool a_transposed; /* a is stored [K,M] */
+    bool b_transposed; /* b is stored [N,K] */
+    enum dtype ab; /* of a, b and bias: F32 or BF16 */
+    enum dtype c; /* F32, or the same as ab */
+    bool bias, relu, add;
+};
+
 struct matmul;
 
 int matmul_open(struct matmul **out, struct err *err);
 void matmul_close(struct matmul *m); /* accepts NULL */
+
+/* How bf16 is done, for bench/ to compare; matmul_open chooses by the processor. */
+struct matmul_ways {
+    bool native_bf16; /* by oneDNN, rather than widened */
+    bool transpose_first; /* a stored transposed is transposed by us before a native bf16 product */
+};
+struct matmul_ways matmul_ways(const struct matmul *m);
+void matmul_set_ways(struct matmul *m, struct matmul_ways ways);
+
+/* Makes the product and adds nothing to *scratch_bytes but raises it to what matmul_run will want. The extent that
+ * varies from run to run (M, or K of a transposed a) may later be smaller within the same scratch. */
+int matmul_prepare(struct matmul *m, const struct matmul_shape *s, size_t *scratch_bytes, struct err *err);
+/* bias is NULL without one. scratch: 64-byte aligned, scratch_bytes as prepared. No operand overlaps another. */
+int matmul_run(struct matmul *m, const struct matmul_shape *s, const void *a, const void *b, const void *bias, void *c,
+               void *scratch, size_t scratch_bytes, struct err *err);
 
 #endif
