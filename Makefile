@@ -38,10 +38,12 @@ test: ## set up, build, run every test
 
 check: ## formatting, layers, clang-tidy
 	@tools/setup build test check
-	clang-format --dry-run -Werror $(sources)
-	tools/check_layers
 	@cmake --preset release -B $(BUILD) -DTUNEUP_TESTS=ON >/dev/null
-	JOBS=$(JOBS) tools/tidy $(BUILD)
+	@status=0; set -x; \
+	clang-format --dry-run -Werror $(sources) || status=1; \
+	tools/check_layers || status=1; \
+	JOBS=$(JOBS) tools/tidy $(BUILD) || status=1; \
+	exit $$status
 
 asan: ## the tests under the address and undefined-behaviour sanitizers
 	@tools/setup build run test
