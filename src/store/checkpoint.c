@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -93,7 +93,7 @@ static int check_space(const char *path, size_t bytes, struct err *err)
     return err_hint(err, "Free some space, keep fewer checkpoints, or choose another folder.");
 }
 
-static int write_pieces(struct file_out *o, const struct checkpoint_piece *pieces, int n, XXH3_state_t *hash,
+static int write_pieces(struct file_out *o, const struct checkpoint_piece *pieces, int n, struct hash_stream *hash,
                         struct err *err)
 {
     for (int i = 0; i < n; i++) {
@@ -101,7 +101,7 @@ static int write_pieces(struct file_out *o, const struct checkpoint_piece *piece
             continue;
         if (fwrite(pieces[i].data, 1, pieces[i].bytes, o->stream) != pieces[i].bytes)
             return err_errno(err, "could not write %zu bytes to \"%s\"", pieces[i].bytes, o->path);
-        XXH3_64bits_update(hash, pieces[i].data, pieces[i].bytes);
+        hash_step(hash, pieces[i].data, pieces[i].bytes);
     }
     return 0;
 }
@@ -111,7 +111,7 @@ int checkpoint_write_part(const char *tmp, const char *name, const struct checkp
 {
     char path[FILE_PATH_MAX];
     struct file_out file = { 0 };
-    XXH3_state_t *hash;
+    struct hash_stream *hash;
     size_t total = 0;
 
     MUST(is_part_name(name));
@@ -119,19 +119,18 @@ int checkpoint_write_part(const char *tmp, const char *name, const struct checkp
         total += pieces[i].bytes;
     if (file_join(path, tmp, name, err) != 0 || check_space(tmp, total, err) != 0)
         return -1;
-    hash = XXH3_createState();
+    hash = hash_open(err);
     if (!hash)
-        return err_set(err, ERR_MEMORY, "could not allocate the state of a hash");
-    XXH3_64bits_reset(hash);
+        return -1;
     int result = file_out_open(&file, path, err);
     if (result == 0)
         result = write_pieces(&file, pieces, n, hash, err);
     if (result == 0)
         result = file_out_commit(&file, err);
     file_out_abort(&file);
-    *out = (struct checkpoint_part){ .bytes = total, .hash = XXH3_64bits_digest(hash) };
+    *out = (struct checkpoint_part){ .bytes = total, .hash = hash_value(hash) };
     snprintf(out->name, sizeof out->name, "%s", name);
-    XXH3_freeState(hash);
+    hash_close(hash);
     return result;
 }
 
@@ -153,7 +152,7 @@ static int hash_manifest(const json_t *manifest, char out[20], struct err *err)
     }
     if (!text)
         return err_set(err, ERR_MEMORY, "could not make the manifest of a checkpoint");
-    hash_text(out, XXH3_64bits(text, strlen(text)));
+    hash_text(out, hash_bytes(text, strlen(text)));
     free(text);
     return 0;
 }
@@ -231,7 +230,7 @@ static int verify_part(const char *folder, const json_t *part, struct err *err)
         return -1;
     const bool same_size = (json_int_t)map.bytes == json_integer_value(bytes);
     if (same_size)
-        hash_text(hash, XXH3_64bits(map.data, map.bytes));
+        hash_text(hash, hash_bytes(map.data, map.bytes));
     file_map_close(&map);
     if (!same_size)
         return damaged(err, path, "the part has another size than when it was written");

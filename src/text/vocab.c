@@ -3,8 +3,8 @@
 #include "text/vocab.h"
 
 #include <string.h>
-#include <xxhash.h>
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "text/unicode.h"
@@ -33,7 +33,7 @@ static uint32_t table_size(int64_t n)
 /* The slot of a string: its own, or the free one where it belongs. */
 static uint32_t string_slot(const struct strings *s, const char *text, size_t n)
 {
-    uint32_t at = (uint32_t)XXH3_64bits(text, n) & s->mask;
+    uint32_t at = (uint32_t)hash_bytes(text, n) & s->mask;
 
     for (; s->slots[at]; at = (at + 1) & s->mask) {
         const struct span have = strings_get(s, s->slots[at] - 1);
