@@ -1,7 +1,7 @@
 /* The calling thread waits for signals with a timeout, which is at once how it learns of the command's end, how it
  * passes signals on without handlers, and how it comes round to take the next reading. The command is only read after
  * its exec: before, it still shares the memory of this process, however fat that is. */
-#include "measure/command.h"
+#include "measure/job.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,13 +25,11 @@
 #define GRACE_S 5.0 /* between SIGTERM and SIGKILL */
 #define CLEAN_UP_S 2.0 /* to see what was killed end */
 
-extern char **environ;
-
 static const int passed_on[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
 
 struct job {
-    const struct command_options *options;
-    struct command_record *record;
+    const struct job_options *options;
+    struct job_record *record;
     char run_id[40];
     char **env; /* owned, its strings are borrowed but for the first */
     char *marker; /* owned: env[0] */
@@ -112,7 +110,7 @@ struct start_failure {
 /* In the child: only what may be called after a fork. */
 static _Noreturn void child(const struct job *j, char *const argv[], int failure_fd)
 {
-    const struct command_options *o = j->options;
+    const struct job_options *o = j->options;
     struct start_failure f = { 0 };
 
     if (o->own_group)
@@ -137,7 +135,7 @@ static _Noreturn void child(const struct job *j, char *const argv[], int failure
 
 static int say_failure(const struct job *j, const struct start_failure *f, const char *name, struct err *err)
 {
-    const struct command_options *o = j->options;
+    const struct job_options *o = j->options;
 
     errno = f->number;
     if (f->step != 'x')
@@ -186,7 +184,7 @@ static int start(struct job *j, char *const argv[], struct err *err)
 
 static void keep_peak(struct job *j, const struct memory_reading *r, int n)
 {
-    struct command_record *out = j->record;
+    struct job_record *out = j->record;
 
     if (n == 0)
         return;
@@ -350,7 +348,7 @@ static double children_cpu_seconds(void)
     return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
 }
 
-static struct energy_meter *start_energy(struct command_record *out)
+static struct energy_meter *start_energy(struct job_record *out)
 {
     struct energy_meter *m = NULL;
     struct err err;
@@ -362,7 +360,7 @@ static struct energy_meter *start_energy(struct command_record *out)
 
 static void finish(struct job *j)
 {
-    struct command_record *out = j->record;
+    struct job_record *out = j->record;
 
     if (out->timed_out)
         out->exit_status = 124;
@@ -375,16 +373,16 @@ static void finish(struct job *j)
         clean_up(j);
 }
 
-int command_measure(char *const argv[], const struct command_options *o, struct command_record *out, struct err *err)
+int job_measure(char *const argv[], const struct job_options *o, struct job_record *out, struct err *err)
 {
-    static const struct command_options none;
+    static const struct job_options none;
     struct job j = { .options = o ? o : &none, .record = out, .status = 125 << 8 };
     struct machine_load before, after;
 
-    *out = (struct command_record){ .exit_status = 125,
-                                    .peak_bytes = -1,
-                                    .peak_pss_bytes = -1,
-                                    .energy = { .state = METER_UNAVAILABLE, .joules = NAN } };
+    *out = (struct job_record){ .exit_status = 125,
+                                .peak_bytes = -1,
+                                .peak_pss_bytes = -1,
+                                .energy = { .state = METER_UNAVAILABLE, .joules = NAN } };
     make_run_id(j.run_id, sizeof j.run_id);
     int status = build_env(&j, err);
     if (status == 0) {
@@ -439,7 +437,7 @@ json_t *energy_json(const struct energy_result *r)
                      real_or_null(r->window_s), "domains", domains);
 }
 
-json_t *command_json(const struct command_record *r)
+json_t *job_json(const struct job_record *r)
 {
     return json_pack("{s:f, s:i, s:o, s:o, s:f, s:I, s:o, s:i, s:i, s:f, s:o, s:o, s:b, s:o}", "seconds", r->seconds,
                      "exit_status", r->exit_status, "peak_bytes", bytes_or_null(r->peak_bytes), "peak_pss_bytes",

@@ -1,19 +1,19 @@
-/* measure/command.h - runs any command and meters it: time, peak memory of its process tree, CPU time, energy.
+/* measure/job.h - runs any command and meters it: time, peak memory of its process tree, CPU time, energy.
  * The command is not changed: it has the caller's stdin, stdout, stderr, terminal, process group, signal mask and
  * environment, but for TUNEUP_RUN, by which its scattered processes are known. Signals sent to the caller go to it.
  * If a meter fails the command goes on, and the record says so. Used by tuneup measure and by the cells of a study.
  * Cost: within 1 % of one CPU, and 20 ms at the start. */
-#ifndef TUNEUP_MEASURE_COMMAND_H
-#define TUNEUP_MEASURE_COMMAND_H
+#ifndef TUNEUP_MEASURE_JOB_H
+#define TUNEUP_MEASURE_JOB_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/json.h"
 #include "measure/energy.h"
 
-struct command_record {
+struct job_record {
     double seconds; /* from before the start to the end of the command itself */
     int exit_status; /* 128 + n: ended by signal n; 124: by the timeout; 125-127: could not be started */
     /* Highest sum over the tree at one time: anonymous + shared + swap, proportional share. -1 = unknown: the command
@@ -32,7 +32,7 @@ struct command_record {
     int passed_signal; /* the last signal passed on to the command; 0 = none */
     bool timed_out;
 };
-struct command_options {
+struct job_options {
     const char *stdin_path, *stdout_path, *stderr_path; /* NULL = inherited; outputs are created or emptied */
     double timeout_s; /* 0 = none; then SIGTERM, and SIGKILL 5 s later */
     /* A process group of its own, and whatever is left of the tree when the command ends is killed: a study's cell must
@@ -44,11 +44,11 @@ struct command_options {
 /* 0 = the command ran, whatever became of it. -1 = it could not be started; out->exit_status is then 127 (not found),
  * 126 (cannot be executed) or 125 (our own failure). argv ends with NULL. o may be NULL. Call it from the thread that
  * takes the process's signals, and without other children: all descendants are taken for the command's. */
-int command_measure(char *const argv[], const struct command_options *o, struct command_record *out, struct err *err);
+int job_measure(char *const argv[], const struct job_options *o, struct job_record *out, struct err *err);
 
 /* {"seconds", "exit_status", "peak_bytes", "cpu_seconds", "energy": {...}, ...}; unknown numbers are null. NULL when
  * there is no memory; release with json_decref. */
-json_t *command_json(const struct command_record *r);
+json_t *job_json(const struct job_record *r);
 json_t *energy_json(const struct energy_result *r);
 
 #endif

@@ -3,11 +3,11 @@
 #ifndef TUNEUP_MEASURE_MACHINE_H
 #define TUNEUP_MEASURE_MACHINE_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/json.h"
 
 struct machine {
     char cpu[128]; /* model name; empty when the kernel does not tell */

@@ -1,5 +1,5 @@
 /* Real commands: what they are given, what they give back, and known amounts of memory. */
-#include "measure/command.h"
+#include "measure/job.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -13,14 +13,14 @@
 
 #define MIB (1024 * 1024)
 
-static struct command_record run_shell(const char *script, const struct command_options *o)
+static struct job_record run_shell(const char *script, const struct job_options *o)
 {
     char *argv[] = { (char *)"sh", (char *)"-c", (char *)script, NULL };
-    struct command_record r;
+    struct job_record r;
     struct err err = { 0 };
 
-    if (command_measure(argv, o, &r, &err) != 0)
-        fail_msg("command_measure: %s", err.what);
+    if (job_measure(argv, o, &r, &err) != 0)
+        fail_msg("job_measure: %s", err.what);
     return r;
 }
 
@@ -50,15 +50,15 @@ TEST(what_cannot_start_is_told)
 {
     char *missing[] = { (char *)"tuneup-no-such-program", NULL }, *folder[] = { (char *)"/tmp", NULL };
     char *shell[] = { (char *)"true", NULL };
-    const struct command_options bad_output = { .stdout_path = "/nonexistent/x" };
-    struct command_record r;
+    const struct job_options bad_output = { .stdout_path = "/nonexistent/x" };
+    struct job_record r;
     struct err err;
 
-    CHECK_ERR(command_measure(missing, NULL, &r, &err), &err, ERR_SYSTEM, "tuneup-no-such-program");
+    CHECK_ERR(job_measure(missing, NULL, &r, &err), &err, ERR_SYSTEM, "tuneup-no-such-program");
     CHECK_EQ(r.exit_status, 127);
-    CHECK_ERR(command_measure(folder, NULL, &r, &err), &err, ERR_SYSTEM, "/tmp");
+    CHECK_ERR(job_measure(folder, NULL, &r, &err), &err, ERR_SYSTEM, "/tmp");
     CHECK_EQ(r.exit_status, 126);
-    CHECK_ERR(command_measure(shell, &bad_output, &r, &err), &err, ERR_SYSTEM, "/nonexistent/x");
+    CHECK_ERR(job_measure(shell, &bad_output, &r, &err), &err, ERR_SYSTEM, "/nonexistent/x");
     CHECK_EQ(r.exit_status, 125);
     CHECK_EQ(r.peak_bytes, -1);
     CHECK(isnan(r.energy.joules));
@@ -66,7 +66,7 @@ TEST(what_cannot_start_is_told)
 
 TEST(time_and_cpu_are_metered)
 {
-    struct command_record r = run_shell("sleep 0.2", NULL);
+    struct job_record r = run_shell("sleep 0.2", NULL);
     CHECK(r.seconds >= 0.2 && r.seconds < 2);
     CHECK(r.cpu_seconds < 0.1);
     CHECK(r.load_before >= 0);
@@ -77,7 +77,7 @@ TEST(time_and_cpu_are_metered)
 
 TEST(memory_of_parallel_children_adds_up)
 {
-    const struct command_record r =
+    const struct job_record r =
         run_shell("for i in 1 2 3; do dd if=/dev/zero of=/dev/null bs=24M count=40 2>/dev/null & done; wait", NULL);
 
     CHECK_EQ(r.exit_status, 0);
@@ -94,7 +94,7 @@ TEST(fat_parent_is_not_the_commands)
     char *fat = mmap(NULL, 128 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     memset(fat, 1, 128 * MIB);
-    const struct command_record r = run_shell("sleep 0.1", NULL);
+    const struct job_record r = run_shell("sleep 0.1", NULL);
     munmap(fat, 128 * MIB);
     CHECK(r.n_samples > 0);
     CHECK(r.peak_bytes > 0);
@@ -103,9 +103,8 @@ TEST(fat_parent_is_not_the_commands)
 
 TEST(daemons_belong_to_the_tree)
 {
-    const struct command_options o = { .own_group = true };
-    const struct command_record r =
-        run_shell("(setsid dd if=/dev/zero of=/dev/null bs=32M 2>/dev/null &); sleep 0.4", &o);
+    const struct job_options o = { .own_group = true };
+    const struct job_record r = run_shell("(setsid dd if=/dev/zero of=/dev/null bs=32M 2>/dev/null &); sleep 0.4", &o);
 
     CHECK(r.peak_bytes >= 32 * MIB);
     CHECK(r.seconds < 2);
@@ -118,7 +117,7 @@ TEST(environment_is_kept_and_extended)
     char out[128];
     const char *extra[] = { "TUNEUP_TEST_A=new", "TUNEUP_TEST_B=b", NULL };
     snprintf(out, sizeof out, "%s/out", f.root);
-    const struct command_options o = { .stdout_path = out, .extra_env = extra };
+    const struct job_options o = { .stdout_path = out, .extra_env = extra };
 
     setenv("TUNEUP_TEST_A", "old", 1);
     setenv("TUNEUP_TEST_C", "c", 1);
@@ -133,7 +132,7 @@ TEST(group_and_streams_are_the_callers)
 {
     const struct fixture f = fixture_new();
     char in[128], out[128], errors[128], wanted[64];
-    struct command_options o = { .stdin_path = in, .stdout_path = out, .stderr_path = errors };
+    struct job_options o = { .stdin_path = in, .stdout_path = out, .stderr_path = errors };
 
     snprintf(in, sizeof in, "%s/in", f.root);
     snprintf(out, sizeof out, "%s/out", f.root);
@@ -158,7 +157,7 @@ static void *send_later(void *data)
     return NULL;
 }
 
-static struct command_record run_with_signal(const char *script, int number)
+static struct job_record run_with_signal(const char *script, int number)
 {
     pthread_t thread;
     sigset_t all, old;
@@ -167,14 +166,14 @@ static struct command_record run_with_signal(const char *script, int number)
     pthread_sigmask(SIG_SETMASK, &all, &old); /* the sender must not receive */
     pthread_create(&thread, NULL, send_later, &number);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    const struct command_record r = run_shell(script, NULL);
+    const struct job_record r = run_shell(script, NULL);
     pthread_join(thread, NULL);
     return r;
 }
 
 TEST(signals_are_passed_on)
 {
-    struct command_record r = run_with_signal("trap 'exit 5' USR1; while :; do sleep 0.02; done", SIGUSR1);
+    struct job_record r = run_with_signal("trap 'exit 5' USR1; while :; do sleep 0.02; done", SIGUSR1);
     CHECK_EQ(r.exit_status, 5);
     CHECK_EQ(r.passed_signal, SIGUSR1);
     r = run_with_signal("exec sleep 20", SIGTERM);
@@ -186,7 +185,7 @@ TEST(signals_are_passed_on)
 TEST(ignored_signals_stay_ignored)
 {
     signal(SIGHUP, SIG_IGN);
-    const struct command_record r = run_with_signal("kill -HUP $$; sleep 0.3; exit 3", SIGHUP);
+    const struct job_record r = run_with_signal("kill -HUP $$; sleep 0.3; exit 3", SIGHUP);
     signal(SIGHUP, SIG_DFL);
     CHECK_EQ(r.exit_status, 3);
     CHECK_EQ(r.passed_signal, 0);
@@ -199,7 +198,7 @@ TEST(signal_mask_is_the_callers)
     const struct fixture f = fixture_new();
     char out[128];
     snprintf(out, sizeof out, "%s/out", f.root);
-    const struct command_options o = { .stdout_path = out };
+    const struct job_options o = { .stdout_path = out };
     run_shell("grep SigBlk /proc/self/status", &o);
     pthread_sigmask(SIG_SETMASK, NULL, &after);
     CHECK(memcmp(&before, &after, 8) == 0);
@@ -209,8 +208,8 @@ TEST(signal_mask_is_the_callers)
 
 TEST(timeout_ends_the_whole_tree)
 {
-    const struct command_options o = { .timeout_s = 0.2, .own_group = true };
-    const struct command_record r = run_shell("sleep 30 & setsid sleep 30 & wait", &o);
+    const struct job_options o = { .timeout_s = 0.2, .own_group = true };
+    const struct job_record r = run_shell("sleep 30 & setsid sleep 30 & wait", &o);
 
     CHECK_EQ(r.exit_status, 124);
     CHECK(r.timed_out);
@@ -221,13 +220,13 @@ TEST(timeout_ends_the_whole_tree)
 TEST(failing_meter_leaves_the_command_alone)
 {
     setenv("TUNEUP_PROC_ROOT", "/nonexistent", 1);
-    const struct command_record r = run_shell("sleep 0.05; exit 9", NULL);
+    const struct job_record r = run_shell("sleep 0.05; exit 9", NULL);
     unsetenv("TUNEUP_PROC_ROOT");
     CHECK_EQ(r.exit_status, 9);
     CHECK_EQ(r.n_samples, 0);
     CHECK_EQ(r.peak_bytes, -1);
     CHECK(isnan(r.load_before));
-    json_t *j = command_json(&r);
+    json_t *j = job_json(&r);
     CHECK(json_is_null(json_object_get(j, "peak_bytes")));
     CHECK(json_is_null(json_object_get(j, "load_before")));
     json_decref(j);
@@ -235,7 +234,7 @@ TEST(failing_meter_leaves_the_command_alone)
 
 TEST(meter_is_cheap)
 {
-    const struct command_record r = run_shell("sleep 1.5", NULL);
+    const struct job_record r = run_shell("sleep 1.5", NULL);
 
     CHECK(r.n_samples > 5);
     CHECK(r.meter_cpu_seconds < 0.02 + 0.015 * r.seconds);
@@ -244,18 +243,18 @@ TEST(meter_is_cheap)
 TEST(allocation_failures_are_reported)
 {
     char *argv[] = { (char *)"true", NULL };
-    struct command_record r;
+    struct job_record r;
     struct err err;
 
     for (int64_t n = 1; n <= 2; n++) {
         mem_fail_at(n);
-        CHECK_ERR(command_measure(argv, NULL, &r, &err), &err, ERR_MEMORY, "");
+        CHECK_ERR(job_measure(argv, NULL, &r, &err), &err, ERR_MEMORY, "");
         mem_fail_at(0);
         CHECK_EQ(r.exit_status, 125);
     }
     for (int64_t n = 3; n <= 12; n++) { /* from here on it is the meters that fail */
         mem_fail_at(n);
-        CHECK_OK(command_measure(argv, NULL, &r, &err), &err);
+        CHECK_OK(job_measure(argv, NULL, &r, &err), &err);
         mem_fail_at(0);
         CHECK_EQ(r.exit_status, 0);
         CHECK(isnan(r.energy.joules));
@@ -265,15 +264,15 @@ TEST(allocation_failures_are_reported)
 
 TEST(record_is_written_as_json)
 {
-    struct command_record r = { .seconds = 1.5,
-                                .exit_status = 3,
-                                .peak_bytes = 1000,
-                                .peak_pss_bytes = 2000,
-                                .cpu_seconds = 1,
-                                .n_samples = 10,
-                                .energy = { .state = METER_MEASURED, .joules = 42, .n_domains = 1 } };
+    struct job_record r = { .seconds = 1.5,
+                            .exit_status = 3,
+                            .peak_bytes = 1000,
+                            .peak_pss_bytes = 2000,
+                            .cpu_seconds = 1,
+                            .n_samples = 10,
+                            .energy = { .state = METER_MEASURED, .joules = 42, .n_domains = 1 } };
     r.energy.domains[0] = (struct energy_domain){ "package-0", 42, METER_MEASURED, "", true };
-    json_t *j = command_json(&r), *e = json_object_get(j, "energy");
+    json_t *j = job_json(&r), *e = json_object_get(j, "energy");
 
     CHECK_NEAR(json_number_value(json_object_get(j, "seconds")), 1.5, 0);
     CHECK_EQ(json_integer_value(json_object_get(j, "exit_status")), 3);
@@ -283,7 +282,7 @@ TEST(record_is_written_as_json)
     CHECK_EQ(json_array_size(json_object_get(e, "domains")), 1);
     json_decref(j);
     r.energy = (struct energy_result){ .state = METER_UNAVAILABLE, .joules = NAN };
-    j = command_json(&r);
+    j = job_json(&r);
     CHECK(json_is_null(json_object_get(json_object_get(j, "energy"), "joules")));
     json_decref(j);
 }
