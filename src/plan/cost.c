@@ -37,9 +37,11 @@ static double sent_bytes(const struct plan *p, const struct op_step *s)
 
     switch (s->op) {
     case OP_ALL_REDUCE:
+        MUST(b);
         return 2 * share * (double)s->attrs.count * (double)dtype_bytes(b->dtype);
     case OP_REDUCE_SCATTER:
     case OP_ALL_GATHER:
+        MUST(b);
         return share * (double)shape_count(&b->shape) * (double)dtype_bytes(b->dtype);
     default:
         return 0;

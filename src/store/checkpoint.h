@@ -6,11 +6,11 @@
 #ifndef TUNEUP_STORE_CHECKPOINT_H
 #define TUNEUP_STORE_CHECKPOINT_H
 
-#include <jansson.h>
 #include <stdint.h>
 
 #include "base/err.h"
 #include "base/file.h"
+#include "base/json.h"
 
 #define CHECKPOINT_NAME_MAX 64
 

@@ -5,11 +5,11 @@
 #ifndef TUNEUP_STORE_HF_CONFIG_H
 #define TUNEUP_STORE_HF_CONFIG_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/json.h"
 #include "tensor/dtype.h"
 
 struct hf_config {

@@ -325,7 +325,7 @@ static json_t *describe(const struct stored_tensor *t, size_t begin)
     for (int i = 0; i < t->shape.rank; i++)
         json_array_append_new(shape, json_integer(t->shape.dim[i]));
     return json_pack("{s:s, s:o, s:[I, I]}", "dtype", type_name(t->dtype), "shape", shape, "data_offsets",
-                     (json_int_t)begin, (json_int_t)(begin + t->bytes));
+                     (json_int_t)begin, (json_int_t)begin + (json_int_t)t->bytes);
 }
 
 /* The header's text, released by free; *total is the size of the data. */

@@ -55,6 +55,7 @@ static inline struct ref_tensor ref_out(const struct ref_call *r, int i)
 
 static inline double ref_get(struct ref_tensor t, int64_t i)
 {
+    MUST(t.data);
     return t.dtype == F32    ? (double)((const float *)t.data)[i]
            : t.dtype == BF16 ? (double)bf16_to_f32(((const uint16_t *)t.data)[i])
                              : ((const double *)t.data)[i];
@@ -77,6 +78,7 @@ static inline uint16_t ref_bf16(double x)
 
 static inline void ref_set(struct ref_tensor t, int64_t i, double x)
 {
+    MUST(t.data);
     if (t.dtype == F32)
         ((float *)t.data)[i] = (float)x;
     else if (t.dtype == BF16)
