@@ -1,0 +1,82 @@
+/* The numbers that change from update to update go into the plan's small tensor "hyper"; the plan does the rest. */
+#include "phases/trainer.h"
+
+#include <inttypes.h>
+
+#include "graph/optimizer.h"
+
+void trainer_init(struct trainer *t, struct exec *e, const struct trainer_options *o)
+{
+    *t = (struct trainer){
+        .options = *o,
+        .exec = e,
+        .reduce = plan_find_program(e->plan, "reduce"),
+        .update = plan_find_program(e->plan, "update"),
+        .hyper = exec_buffer(e, "hyper"),
+        .grad_sum = exec_buffer(e, "grad_sum"),
+    };
+}
+
+static double set_hyper(struct trainer *t)
+{
+    const struct trainer_options *o = &t->options;
+    const double n = (double)(t->n_updates + 1);
+    const double rate =
+        o->learning_rate * schedule_factor(o->schedule, t->n_updates, o->warmup, o->total, o->learning_rate);
+
+    for (int g = 0; g < OPTIMIZER_GROUPS; g++) {
+        t->hyper[HYPER_LR + g] = rate;
+        t->hyper[HYPER_DECAY + g] = g == GROUP_NO_DECAY ? 0 : o->weight_decay;
+    }
+    t->hyper[HYPER_BETA1] = o->beta1;
+    t->hyper[HYPER_BETA2] = o->beta2;
+    t->hyper[HYPER_EPSILON] = o->epsilon;
+    t->hyper[HYPER_CORRECTION1] = 1 - pow(o->beta1, n);
+    t->hyper[HYPER_CORRECTION2] = 1 - pow(o->beta2, n);
+    t->hyper[HYPER_CLIP] = o->clip;
+    return rate;
+}
+
+static bool finite_buffer(const struct exec *e, int buffer)
+{
+    const struct buffer *b = &e->plan->buffers[buffer];
+    const int64_t n = shape_count(&b->shape);
+    const void *x = exec_address(e, buffer);
+
+    for (int64_t i = 0; i < n; i++) {
+        const float v = b->dtype == BF16 ? bf16_to_f32(((const uint16_t *)x)[i]) : ((const float *)x)[i];
+        if (!isfinite(v))
+            return false;
+    }
+    return true;
+}
+
+static int not_finite(const struct trainer *t, struct err *err)
+{
+    const char *name = "of the whole model (each tensor alone is finite)";
+
+    for (int i = 0; i < t->exec->plan->n_buffers; i++)
+        if (t->exec->plan->buffers[i].kind == KIND_GRAD && t->exec->plan->buffers[i].parent >= 0 &&
+            !finite_buffer(t->exec, i)) {
+            name = t->exec->plan->buffers[i].name;
+            break;
+        }
+    err_set(err, ERR_RUN, "the gradient is not finite: \"%s\"", name);
+    err_where(err, "update %" PRId64, t->n_updates + 1);
+    return err_hint(err,
+                    "Lower --learning_rate, add --num_warmup_steps, or use --dtype fp32; the last checkpoint is kept.");
+}
+
+int trainer_step(struct trainer *t, const struct run_context *c, double *grad_norm, double *rate, struct err *err)
+{
+    if (exec_run(t->exec, t->reduce, c, err) != 0)
+        return -1;
+    *grad_norm = sqrt(*t->grad_sum);
+    if (!isfinite(*grad_norm))
+        return not_finite(t, err);
+    *rate = set_hyper(t);
+    if (exec_run(t->exec, t->update, c, err) != 0)
+        return -1;
+    t->n_updates++;
+    return 0;
+}

@@ -1,0 +1,27 @@
+/* phases/trainer.h - one optimizer step, the same in every phase: reduce, look at the norm, set the rates, update. */
+#ifndef TUNEUP_PHASES_TRAINER_H
+#define TUNEUP_PHASES_TRAINER_H
+
+#include "exec/exec.h"
+#include "phases/schedule.h"
+
+struct trainer_options {
+    double learning_rate, weight_decay, beta1, beta2, epsilon, clip;
+    enum schedule schedule;
+    int64_t warmup, total; /* updates */
+};
+
+struct trainer {
+    struct trainer_options options;
+    struct exec *exec; /* borrowed */
+    int reduce, update;
+    double *hyper, *grad_sum;
+    int64_t n_updates; /* done so far: all the state there is beside the plan's buffers */
+};
+
+void trainer_init(struct trainer *t, struct exec *e, const struct trainer_options *o);
+/* Gradients of all micro-batches are there. Returns the norm before clipping and the rate that was used. ERR_RUN, before any
+ * weight is touched, when a gradient is not finite: it names the tensor. */
+int trainer_step(struct trainer *t, const struct run_context *c, double *grad_norm, double *rate, struct err *err);
+
+#endif

@@ -1,0 +1,85 @@
+/* Parameters are read straight into their places in exec's block. A shard of the master weights cuts tensors anywhere, so
+ * those that straddle its ends pass through a buffer of their own size. */
+#include "run/weights.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+
+static bool is_model_param(const struct buffer *b)
+{
+    return b->kind == KIND_PARAM && strncmp(b->name, "flat/", 5) != 0;
+}
+
+/* The master weights of flat buffer `flat`, and where this rank's share begins; -1 = none. */
+static int master_of(const struct plan *p, int flat, int64_t *begin)
+{
+    for (int g = 0; g < p->n_programs; g++)
+        for (int i = 0; i < p->programs[g].n_steps; i++) {
+            const struct op_step *s = &p->programs[g].steps[i];
+            if (s->op == OP_ADAMW && s->out[0] == flat) {
+                *begin = s->attrs.begin;
+                return s->out[3];
+            }
+        }
+    return -1;
+}
+
+static int load_master(struct exec *e, const struct model_dir *m, int param, bool allow_nonfinite, struct err *err)
+{
+    const struct buffer *b = &e->plan->buffers[param];
+    const int64_t count = shape_count(&b->shape);
+    int64_t begin = 0;
+    const int master = b->parent < 0 ? -1 : master_of(e->plan, b->parent, &begin);
+
+    if (master < 0)
+        return 0;
+    const int64_t first = b->parent_begin > begin ? b->parent_begin : begin;
+    const int64_t own_end = begin + e->plan->buffers[master].count, tensor_end = b->parent_begin + count;
+    const int64_t n = (own_end < tensor_end ? own_end : tensor_end) - first;
+    if (n <= 0)
+        return 0;
+    float *out = (float *)exec_address(e, master) + (first - begin);
+    if (n == count)
+        return model_dir_read(m, b->name, out, F32, count, allow_nonfinite, err);
+    float *whole = mem_array(count, 1, sizeof *whole, MEM_STORE, err);
+    const int result = whole ? model_dir_read(m, b->name, whole, F32, count, allow_nonfinite, err) : -1;
+    if (result == 0)
+        memcpy(out, whole + (first - b->parent_begin), (size_t)n * sizeof *out);
+    mem_free(whole);
+    return result;
+}
+
+int weights_load(struct exec *e, const struct model_dir *m, bool allow_nonfinite, struct err *err)
+{
+    for (int i = 0; i < e->plan->n_buffers; i++) {
+        const struct buffer *b = &e->plan->buffers[i];
+        if (!is_model_param(b))
+            continue;
+        if (model_dir_read(m, b->name, exec_address(e, i), b->dtype, shape_count(&b->shape), allow_nonfinite, err) !=
+                0 ||
+            load_master(e, m, i, allow_nonfinite, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+int weights_save(const struct exec *e, const struct hf_config *c, const char *dir, struct err *err)
+{
+    const struct plan *p = e->plan;
+    struct stored_tensor *tensors = mem_array(p->n_buffers, 1, sizeof *tensors, MEM_STORE, err);
+    int n = 0;
+
+    if (!tensors)
+        return -1;
+    for (int i = 0; i < p->n_buffers; i++) {
+        const struct buffer *b = &p->buffers[i];
+        if (is_model_param(b))
+            tensors[n++] = (struct stored_tensor){
+                .name = b->name, .dtype = b->dtype, .shape = b->shape, .data = exec_address(e, i), .bytes = b->bytes
+            };
+    }
+    const int result = model_dir_save(dir, c, tensors, n, false, err);
+    mem_free(tensors);
+    return result;
+}

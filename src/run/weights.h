@@ -1,0 +1,13 @@
+/* run/weights.h - a model directory <-> the parameters of a plan, by canonical name. */
+#ifndef TUNEUP_RUN_WEIGHTS_H
+#define TUNEUP_RUN_WEIGHTS_H
+
+#include "exec/exec.h"
+#include "store/model_dir.h"
+
+/* Fills every parameter, and this rank's share of the master weights, which take the file's own precision. */
+int weights_load(struct exec *e, const struct model_dir *m, bool allow_nonfinite, struct err *err);
+/* Writes config.json and model.safetensors, in the parameters' type, into dir. Rank 0 calls it. */
+int weights_save(const struct exec *e, const struct hf_config *c, const char *dir, struct err *err);
+
+#endif

@@ -1,0 +1,73 @@
+/* tests/engine.h - a whole engine for tests: a model directory (or a random tiny model), a plan with the given techniques,
+ * any backend, and the three calls that train it. */
+#ifndef TUNEUP_TESTS_ENGINE_H
+#define TUNEUP_TESTS_ENGINE_H
+
+#include "base/rng.h"
+#include "exec/exec.h"
+#include "phases/sft.h"
+#include "phases/trainer.h"
+#include "run/build.h"
+#include "store/model_dir.h"
+#include "test.h"
+
+struct engine {
+    struct opt_shape shape;
+    struct technique_values techniques;
+    struct plan plan;
+    struct backend backend;
+    struct comm comm;
+    struct exec exec;
+    struct sft sft;
+    struct trainer trainer;
+};
+
+/* words: the techniques' options as on a command line, e.g. "--gradient_checkpointing --no-flash_attention". */
+static inline int engine_techniques(struct technique_values *v, const char *words, struct err *err)
+{
+    struct option_set sets[TECHNIQUES_MAX];
+    struct option_given given[32];
+    const char *rest[1];
+    char text[512], *argv[32] = { text };
+    int argc = 1, n_given, n_rest;
+
+    const int n = technique_sets(sets, v);
+    option_defaults(sets, n);
+    snprintf(text, sizeof text, "%s", words);
+    for (char *word = strtok(text, " "); word && argc < 32; word = strtok(NULL, " "))
+        argv[argc++] = word;
+    return option_parse(sets, n, argc, argv, given, 32, &n_given, rest, 0, &n_rest, err);
+}
+
+static inline int engine_open(struct engine *e, const char *backend, const char *words, int64_t B, int64_t T,
+                              int64_t micro_steps, const struct trainer_options *o, struct err *err)
+{
+    struct build b = { .phase = &phase_sft,
+                       .shape = e->shape,
+                       .train_B = B,
+                       .eval_B = B,
+                       .T = T,
+                       .micro_steps = micro_steps,
+                       .ranks = e->comm.ranks,
+                       .rank = e->comm.rank,
+                       .techniques = &e->techniques };
+
+    if (engine_techniques(&e->techniques, words, err) != 0 || build_plan(&b, &e->plan, err) != 0 ||
+        backend_open(&e->backend, backend, 2, err) != 0 ||
+        exec_prepare(&e->exec, &e->plan, &e->backend, &e->comm, err) != 0 || exec_allocate(&e->exec, err) != 0)
+        return -1;
+    sft_init(&e->sft, &e->exec);
+    trainer_init(&e->trainer, &e->exec, o);
+    return 0;
+}
+
+static inline void engine_close(struct engine *e)
+{
+    exec_free(&e->exec);
+    if (e->backend.close)
+        e->backend.close(&e->backend);
+    plan_free(&e->plan);
+    *e = (struct engine){ 0 };
+}
+
+#endif
