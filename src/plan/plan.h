@@ -43,7 +43,7 @@ struct program {
     const char *name; /* "train", "eval", "reduce", "update" */
     struct op_step *steps;
     int n_steps, room;
-    int64_t B, T; /* planned extents */
+    int64_t B, T; /* planned extents; 0: it has no tokens */
 };
 
 #define PLAN_MAX_PROGRAMS 8

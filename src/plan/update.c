@@ -141,7 +141,7 @@ static int add_adamw(struct plan *p, int program, const struct flat *f, int grou
 /* Program "reduce": gradients become their mean over the ranks, and their sum of squares is known. */
 static int build_reduce(struct plan *p, const struct flat *flats, int sum, struct err *err)
 {
-    const int program = plan_add_program(p, "reduce", 1, 1, err);
+    const int program = plan_add_program(p, "reduce", 0, 0, err);
     bool first = true;
 
     if (program < 0)
@@ -169,7 +169,7 @@ static int build_reduce(struct plan *p, const struct flat *flats, int sum, struc
 /* Program "update": clipping, then AdamW. Apart from "reduce", so that a gradient that is not finite is seen in time. */
 static int build_update(struct plan *p, const struct flat *flats, int sum, int hyper, struct err *err)
 {
-    const int program = plan_add_program(p, "update", 1, 1, err);
+    const int program = plan_add_program(p, "update", 0, 0, err);
 
     if (program < 0)
         return -1;
