@@ -9,9 +9,11 @@
 #include "cli/command.h"
 #include "cli/help.h"
 
-extern const struct command cmd_help;
+extern const struct command cmd_help, cmd_model_info, cmd_model_new;
 
 const struct command *const commands[] = {
+    &cmd_model_new,
+    &cmd_model_info,
     &cmd_help,
     NULL,
 };

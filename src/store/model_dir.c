@@ -394,8 +394,6 @@ static int check_head(const struct model_dir *m, struct err *err)
     return err_hint(err, "All published OPT models tie the two; save the model with its head tied.");
 }
 
-static bool is_wanted(const struct model_dir *m, const char *canonical);
-
 static void note_extra(const struct model_dir *m)
 {
     char safe[160];
@@ -403,7 +401,7 @@ static void note_extra(const struct model_dir *m)
     if (log_level() < LOG_VERBOSE)
         return;
     for (int i = 0; i < m->n_tensors; i++)
-        if (!is_wanted(m, m->tensors[i].canonical))
+        if (!model_dir_uses(m, m->tensors[i].canonical))
             log_detail("tensor \"%s\" in \"%s\" is not used", log_safe(safe, sizeof safe, m->tensors[i].stored->name),
                        m->files[m->tensors[i].file].path);
 }
@@ -431,7 +429,7 @@ static int match(void *context, const char *canonical, const struct shape *shape
     return strcmp(context, canonical) == 0;
 }
 
-static bool is_wanted(const struct model_dir *m, const char *canonical)
+bool model_dir_uses(const struct model_dir *m, const char *canonical)
 {
     struct err err;
 
