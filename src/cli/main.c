@@ -9,9 +9,12 @@
 #include "cli/command.h"
 #include "cli/help.h"
 
+extern const struct command cmd_data_check, cmd_data_new;
 extern const struct command cmd_help, cmd_model_info, cmd_model_new, cmd_tokenize, cmd_tokenizer;
 
 const struct command *const commands[] = {
+    &cmd_data_new,
+    &cmd_data_check,
     &cmd_tokenize,
     &cmd_tokenizer,
     &cmd_model_new,
