@@ -12,6 +12,7 @@ int err_set(struct err *err, enum err_code code, const char *format, ...)
     va_list args;
 
     err->code = code;
+    err->exit_status = 0;
     err->where[0] = err->hint[0] = '\0';
     va_start(args, format);
     vsnprintf(err->what, sizeof err->what, format, args);
@@ -45,6 +46,7 @@ int err_errno(struct err *err, const char *format, ...)
     va_list args;
 
     err->code = ERR_SYSTEM;
+    err->exit_status = 0;
     err->where[0] = err->hint[0] = '\0';
     va_start(args, format);
     vsnprintf(err->what, sizeof err->what, format, args);

@@ -22,6 +22,7 @@ enum err_code {
 
 struct err {
     enum err_code code;
+    int exit_status; /* where the code's own does not say enough (143, or env(1)'s 125 to 127); 0 = by code */
     char what[1024]; /* begins in lower case, no full stop; names both values */
     char where[768]; /* file and line or byte, tensor, rank, step; may be empty */
     char hint[1024]; /* whole sentences; may be empty */

@@ -177,7 +177,7 @@ int file_out_open(struct file_out *o, const char *path, struct err *err)
     if ((size_t)snprintf(o->path, sizeof o->path, "%s", path) >= sizeof o->path ||
         (size_t)snprintf(o->temporary, sizeof o->temporary, "%s.XXXXXX", path) >= sizeof o->temporary)
         return err_set(err, ERR_USAGE, "the path \"%.80s...\" is too long", path);
-    const int fd = mkstemp(o->temporary);
+    const int fd = mkostemp(o->temporary, O_CLOEXEC);
     if (fd < 0)
         return err_errno(err, "could not create a file beside \"%s\"", path);
     const mode_t mask = umask(0);
