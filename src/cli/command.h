@@ -7,7 +7,6 @@
 
 #define COMMAND_MAX_SETS 16
 #define COMMAND_MAX_GIVEN 256
-#define COMMAND_MAX_WORDS 64
 
 /* What main hands a command: its options are parsed and in their structs already. */
 struct command_line {
@@ -15,10 +14,11 @@ struct command_line {
     int n_sets;
     struct option_given given[COMMAND_MAX_GIVEN];
     int n_given;
-    const char *words[COMMAND_MAX_WORDS]; /* what is no option, the command's own name not included */
+    const char **words; /* what is no option, the command's own name not included; NULL at the end */
     int n_words;
     int argc; /* the command line as it was typed, for starting ranks and for records */
     char **argv;
+    bool pipe_ignored; /* SIGPIPE was, before main made it end the program */
 };
 
 struct command {

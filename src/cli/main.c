@@ -5,23 +5,36 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "base/option.h"
 #include "cli/command.h"
 #include "cli/help.h"
 
-extern const struct command cmd_data_check, cmd_data_new;
-extern const struct command cmd_help, cmd_model_info, cmd_model_new, cmd_tokenize, cmd_tokenizer;
+/* One a line, in the order in which --help lists them. */
+/* clang-format off */
+extern const struct command cmd_data_check;
+extern const struct command cmd_data_new;
+extern const struct command cmd_doctor;
+extern const struct command cmd_help;
+extern const struct command cmd_measure;
+extern const struct command cmd_model_info;
+extern const struct command cmd_model_new;
+extern const struct command cmd_tokenize;
+extern const struct command cmd_tokenizer;
 
 const struct command *const commands[] = {
-    &cmd_data_new,
-    &cmd_data_check,
     &cmd_tokenize,
-    &cmd_tokenizer,
-    &cmd_model_new,
+    &cmd_measure,
+    &cmd_doctor,
+    &cmd_data_check,
+    &cmd_data_new,
     &cmd_model_info,
+    &cmd_model_new,
+    &cmd_tokenizer,
     &cmd_help,
     NULL,
 };
+/* clang-format on */
 
 struct global_options {
     bool help, version, quiet, verbose, no_color;
@@ -62,16 +75,18 @@ static int report_error(const struct err *err)
         fprintf(stderr, "  where: %s\n", err->where);
     if (err->hint[0])
         fprintf(stderr, "  hint: %s\n", err->hint);
-    return err_exit_code(err->code);
+    return err->exit_status ? err->exit_status : err_exit_code(err->code);
 }
 
-/* "-q" is "--quiet": the only short forms there are. */
+/* "-q" is "--quiet": these are the only short forms there are. */
 static void expand_short(int argc, char **argv)
 {
     static const struct {
         const char *from;
         char to[12];
-    } shorts[] = { { "-h", "--help" }, { "-q", "--quiet" }, { "-v", "--verbose" }, { "-V", "--version" } };
+    } shorts[] = {
+        { "-h", "--help" }, { "-q", "--quiet" }, { "-v", "--verbose" }, { "-V", "--version" }, { "-o", "--output" }
+    };
 
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
         for (int k = 0; k < COUNT_OF(shorts); k++)
@@ -128,7 +143,7 @@ int main(int argc, char **argv)
     struct err err = { 0 };
     int skip = 0;
 
-    signal(SIGPIPE, SIG_DFL); /* "tuneup ... | head" ends quietly */
+    line.pipe_ignored = signal(SIGPIPE, SIG_DFL) == SIG_IGN; /* "tuneup ... | head" ends quietly */
     if (argc < 2) {
         help_overview(stderr);
         return 2;
@@ -151,8 +166,11 @@ int main(int argc, char **argv)
     line.sets[line.n_sets++] = (struct option_set){ "Global", global_table, &global };
     option_defaults(line.sets, line.n_sets);
     expand_short(argc, argv);
+    line.words = mem_array(argc + 1, 1, sizeof *line.words, MEM_OTHER, &err);
+    if (!line.words)
+        return report_error(&err);
     if (option_parse(line.sets, line.n_sets, argc - skip, argv + skip, line.given, COMMAND_MAX_GIVEN, &line.n_given,
-                     line.words, COMMAND_MAX_WORDS, &line.n_words, &err) != 0 &&
+                     line.words, argc, &line.n_words, &err) != 0 &&
         !global.help)
         return report_error(&err);
     if (global.help) {

@@ -38,6 +38,8 @@ struct energy_meter;
 int energy_start(struct energy_meter **out, struct err *err);
 void energy_read(struct energy_meter *m, struct energy_result *out); /* since start; any thread, any number of times */
 void energy_stop(struct energy_meter *m); /* accepts NULL */
+/* Would a measurement work here? A result over 50 ms; the joules have no meaning. */
+int energy_check(struct energy_result *out, struct err *err);
 
 /* The rules, as pure functions. */
 enum energy_step {

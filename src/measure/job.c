@@ -361,6 +361,8 @@ static struct energy_meter *start_energy(struct job_record *out)
 static void finish(struct job *j)
 {
     struct job_record *out = j->record;
+    struct memory_reading own;
+    struct err ignored;
 
     if (out->timed_out)
         out->exit_status = 124;
@@ -368,6 +370,7 @@ static void finish(struct job *j)
         out->exit_status = WIFSIGNALED(j->status) ? 128 + WTERMSIG(j->status) : WEXITSTATUS(j->status);
     if (out->n_samples > 0)
         out->sample_interval_s = out->seconds / (double)out->n_samples;
+    out->memory_failed = out->n_samples == 0 && memory_self(&own, &ignored) != 0;
     out->meter_cpu_seconds = j->pace.spent_s;
     if (j->options->own_group || out->timed_out)
         clean_up(j);
@@ -437,11 +440,22 @@ json_t *energy_json(const struct energy_result *r)
                      real_or_null(r->window_s), "domains", domains);
 }
 
+const char *job_memory_reason(const struct job_record *r)
+{
+    if (r->peak_bytes >= 0)
+        return NULL;
+    return r->memory_failed ? "the memory of its processes cannot be read (Linux 5.0 with /proc is needed)"
+                            : "the command was over before it could be read";
+}
+
 json_t *job_json(const struct job_record *r)
 {
-    return json_pack("{s:f, s:i, s:o, s:o, s:f, s:I, s:o, s:i, s:i, s:f, s:o, s:o, s:b, s:o}", "seconds", r->seconds,
-                     "exit_status", r->exit_status, "peak_bytes", bytes_or_null(r->peak_bytes), "peak_pss_bytes",
-                     bytes_or_null(r->peak_pss_bytes), "cpu_seconds", r->cpu_seconds, "samples",
+    const char *reason = job_memory_reason(r);
+
+    return json_pack("{s:f, s:i, s:o, s:o, s:o, s:f, s:I, s:o, s:i, s:i, s:f, s:o, s:o, s:b, s:o}", "seconds",
+                     r->seconds, "exit_status", r->exit_status, "peak_bytes", bytes_or_null(r->peak_bytes),
+                     "peak_pss_bytes", bytes_or_null(r->peak_pss_bytes), "memory_reason",
+                     reason ? json_string(reason) : json_null(), "cpu_seconds", r->cpu_seconds, "samples",
                      (json_int_t)r->n_samples, "sample_interval_s",
                      r->n_samples ? json_real(r->sample_interval_s) : json_null(), "processes", r->n_processes,
                      "unreadable_processes", r->n_unreadable, "meter_cpu_seconds", r->meter_cpu_seconds, "load_before",

@@ -31,6 +31,7 @@ struct job_record {
     double steal_seconds; /* CPU the hypervisor gave to others meanwhile; NAN = unknown */
     int passed_signal; /* the last signal passed on to the command; 0 = none */
     bool timed_out;
+    bool memory_failed; /* processes' memory cannot be read here at all */
 };
 struct job_options {
     const char *stdin_path, *stdout_path, *stderr_path; /* NULL = inherited; outputs are created or emptied */
@@ -46,6 +47,8 @@ struct job_options {
  * takes the process's signals, and without other children: all descendants are taken for the command's. */
 int job_measure(char *const argv[], const struct job_options *o, struct job_record *out, struct err *err);
 
+/* Why peak_bytes is unknown; NULL when it is known. */
+const char *job_memory_reason(const struct job_record *r);
 /* {"seconds", "exit_status", "peak_bytes", "cpu_seconds", "energy": {...}, ...}; unknown numbers are null. NULL when
  * there is no memory; release with json_decref. */
 json_t *job_json(const struct job_record *r);

@@ -224,6 +224,7 @@ TEST(failing_meter_leaves_the_command_alone)
     unsetenv("TUNEUP_PROC_ROOT");
     CHECK_EQ(r.exit_status, 9);
     CHECK_EQ(r.n_samples, 0);
+    CHECK(strstr(job_memory_reason(&r), "cannot be read"));
     CHECK_EQ(r.peak_bytes, -1);
     CHECK(isnan(r.load_before));
     json_t *j = job_json(&r);
@@ -234,9 +235,9 @@ TEST(failing_meter_leaves_the_command_alone)
 
 TEST(meter_is_cheap)
 {
-    const struct job_record r = run_shell("sleep 1.5", NULL);
+    const struct job_record r = run_shell("sleep 0.8", NULL);
 
-    CHECK(r.n_samples > 5);
+    CHECK(r.n_samples > 4);
     CHECK(r.meter_cpu_seconds < 0.02 + 0.015 * r.seconds);
 }
 

@@ -1,0 +1,237 @@
+/* "tuneup doctor": what this machine offers; for what is missing, why, and the exact mend. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "cli/command.h"
+#include "measure/job.h"
+#include "measure/machine.h"
+#include "measure/memory.h"
+
+struct doctor_options {
+    bool json;
+};
+
+static struct doctor_options options;
+
+static const struct option table[] = {
+    { .name = "json",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct doctor_options, json),
+      .help = "print the findings as one JSON document" },
+    { 0 },
+};
+
+static int sets(struct option_set *out)
+{
+    out[0] = (struct option_set){ "Doctor", table, &options };
+    return 1;
+}
+
+struct finding {
+    const char *subject;
+    const char *state; /* "ok", "missing", "flagged" */
+    char what[512], hint[512];
+};
+#define MAX_FINDINGS 12
+
+struct findings {
+    struct finding items[MAX_FINDINGS];
+    int n;
+};
+
+static struct finding *add(struct findings *f, const char *subject, bool ok)
+{
+    MUST(f->n < MAX_FINDINGS);
+    struct finding *item = &f->items[f->n++];
+    *item = (struct finding){ .subject = subject, .state = ok ? "ok" : "missing" };
+    return item;
+}
+
+/* ---- programs ---- */
+
+/* The first line that a program prints, within 10 seconds; false if it cannot be run. */
+static bool first_line(char *const argv[], char *out, size_t size)
+{
+    char path[] = "/tmp/tuneup-doctor-XXXXXX";
+    const int fd = mkstemp(path);
+    struct job_record r;
+    struct err err;
+
+    if (fd < 0)
+        return false;
+    const struct job_options o = {
+        .stdin_path = "/dev/null", .stdout_path = path, .stderr_path = "/dev/null", .timeout_s = 10, .own_group = true
+    };
+    const bool ran = job_measure(argv, &o, &r, &err) == 0 && r.exit_status == 0;
+    const ssize_t n = ran ? read(fd, out, size - 1) : 0;
+    close(fd);
+    unlink(path);
+    out[n > 0 ? n : 0] = '\0';
+    out[strcspn(out, "\n")] = '\0';
+    return n > 0;
+}
+
+static void check_program(struct findings *f, const char *subject, const char *program, const char *hint)
+{
+    char *const argv[] = { (char *)program, (char *)"--version", NULL };
+    char line[200], safe[256];
+    const bool found = first_line(argv, line, sizeof line);
+    struct finding *item = add(f, subject, found);
+
+    if (found) {
+        snprintf(item->what, sizeof item->what, "%s", log_safe(safe, sizeof safe, line));
+    } else {
+        snprintf(item->what, sizeof item->what, "%s is not in PATH, or does not run", program);
+        snprintf(item->hint, sizeof item->hint, "%s", hint);
+    }
+}
+
+/* ---- meters ---- */
+
+static void check_memory(struct findings *f)
+{
+    struct memory_reading r;
+    struct err err = { 0 };
+    struct finding *item = add(f, "peak memory", memory_self(&r, &err) == 0);
+
+    snprintf(item->what, sizeof item->what, "%.500s",
+             err.code ? err.what : "proportional share of every process, from smaps_rollup");
+    snprintf(item->hint, sizeof item->hint, "%.500s", err.hint);
+}
+
+static int check_energy(struct findings *f, struct energy_result *e, struct err *err)
+{
+    if (energy_check(e, err) != 0)
+        return -1;
+    struct finding *item = add(f, "energy", e->state == METER_MEASURED);
+    if (e->state == METER_ESTIMATED)
+        item->state = "flagged";
+    snprintf(item->what, sizeof item->what, "%s", e->reason);
+    snprintf(item->hint, sizeof item->hint, "%s", e->hint);
+    return 0;
+}
+
+static void check_gpu(struct findings *f)
+{
+    const bool device = access("/dev/nvidiactl", F_OK) == 0 || access("/dev/kfd", F_OK) == 0;
+    struct finding *item = add(f, "GPU", false);
+
+    snprintf(item->what, sizeof item->what, "%s", device ? "there is one; this version meters none" : "none found");
+    if (device)
+        snprintf(item->hint, sizeof item->hint,
+                 "Its memory and energy are in no figure of this program: read them with the vendor's tool.");
+}
+
+/* ---- the machine ---- */
+
+static void check_instructions(struct findings *f, const struct machine *m)
+{
+    struct finding *item = add(f, "instruction sets", m->avx2);
+
+    snprintf(item->what, sizeof item->what, "%s%s%s%s%s%s%s", m->avx2 ? "avx2" : "no avx2", m->avx512 ? " avx512" : "",
+             m->avx512_bf16 ? " avx512_bf16" : "", m->avx512_vnni ? " avx512_vnni" : "", m->amx_bf16 ? " amx_bf16" : "",
+             m->amx_int8 ? " amx_int8" : "", m->avx512_bf16 || m->amx_bf16 ? "" : "; bf16 saves memory here, not time");
+    if (!m->avx2)
+        snprintf(item->hint, sizeof item->hint, "Runs work and are slow; use a processor with AVX2 or newer.");
+}
+
+static const char *gib(char *out, size_t size, int64_t bytes)
+{
+    if (bytes < 0)
+        snprintf(out, size, "unknown");
+    else if (bytes == INT64_MAX)
+        snprintf(out, size, "none");
+    else
+        snprintf(out, size, "%.2f GiB", (double)bytes / (1 << 30));
+    return out;
+}
+
+static void check_limits(struct findings *f, const struct machine *m, int64_t limit)
+{
+    char a[24], b[24], c[24], d[24];
+    struct finding *item = add(f, "memory limit", limit != INT64_MAX);
+
+    snprintf(item->what, sizeof item->what, "%s for a new run; available %s, cgroup limit %s, address space limit %s",
+             gib(a, sizeof a, limit), gib(b, sizeof b, m->available_bytes), gib(c, sizeof c, m->cgroup_bytes),
+             gib(d, sizeof d, m->address_bytes));
+    if (limit == INT64_MAX)
+        snprintf(item->hint, sizeof item->hint, "Mount /proc: without it no run can be checked to fit.");
+}
+
+/* ---- printing ---- */
+
+static json_t *findings_json(const struct findings *f, const struct machine *m, int64_t limit,
+                             const struct energy_result *e)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; i < f->n; i++)
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s}", "subject", f->items[i].subject, "state",
+                                              f->items[i].state, "what", f->items[i].what, "hint", f->items[i].hint));
+    return json_pack("{s:s, s:o, s:o, s:o, s:o}", "version", TUNEUP_VERSION, "machine", machine_json(m),
+                     "memory_limit_bytes", limit == INT64_MAX ? json_null() : json_integer(limit), "energy",
+                     energy_json(e), "findings", list);
+}
+
+static void print_findings(const struct findings *f, const struct machine *m, const struct energy_result *e)
+{
+    printf("tuneup %s on %s, %d CPUs%s, %s\n\n", TUNEUP_VERSION, m->cpu[0] ? m->cpu : "an unnamed processor", m->n_cpus,
+           m->virtual_machine ? " (virtual machine)" : "", m->kernel);
+    for (int i = 0; i < f->n; i++) {
+        const struct finding *item = &f->items[i];
+        printf("%-18s%-9s%s\n", item->subject, item->state, item->what);
+        if (item->hint[0])
+            printf("%-18s%-9s%s\n", "", "mend:", item->hint);
+        for (int k = 0; k < e->n_domains && strcmp(item->subject, "energy") == 0; k++)
+            printf("%-18s%-9s%s: %s%s%s\n", "", "", e->domains[k].name,
+                   e->domains[k].counted ? "counted" : "not counted", e->domains[k].reason[0] ? ", " : "",
+                   e->domains[k].reason);
+    }
+}
+
+static int run(struct command_line *line, struct err *err)
+{
+    struct findings f = { 0 };
+    struct energy_result energy;
+    struct machine machine;
+    const int64_t limit = machine_memory_limit();
+
+    if (line->n_words > 0)
+        return err_set(err, ERR_USAGE, "unexpected word \"%.80s\"", line->words[0]);
+    machine_read(&machine);
+    snprintf(add(&f, "time", true)->what, sizeof f.items[0].what, "the monotonic clock");
+    check_memory(&f);
+    if (check_energy(&f, &energy, err) != 0)
+        return -1;
+    check_gpu(&f);
+    check_instructions(&f, &machine);
+    check_limits(&f, &machine, limit);
+    check_program(&f, "MPI", "mpirun", "Install one for runs of several ranks: apt-get install openmpi-bin");
+    check_program(&f, "gnuplot", "gnuplot", "Install it for figures: apt-get install gnuplot-nox");
+    if (!options.json) {
+        print_findings(&f, &machine, &energy);
+        return 0;
+    }
+    json_t *all = findings_json(&f, &machine, limit, &energy);
+    const int failed = json_dumpf(all, stdout, JSON_INDENT(2)) != 0 || putchar('\n') == EOF;
+    json_decref(all);
+    return failed ? err_errno(err, "could not write to standard output") : 0;
+}
+
+const struct command cmd_doctor = {
+    .name = "doctor",
+    .summary = "what this machine can measure and run, and how to mend what is missing",
+    .usage = "tuneup doctor [--json]",
+    .examples = "  tuneup doctor\n"
+                "  tuneup doctor --json | jq .energy.reason\n",
+    .details = "Looks at the meters (time, memory, energy), instruction sets, memory limits, MPI and gnuplot. "
+               "Changes nothing.",
+    .sets = sets,
+    .run = run,
+};
