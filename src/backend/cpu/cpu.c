@@ -13,7 +13,14 @@ static const struct cpu_op *const ops[OP_N] = {
     [OP_LINEAR] = &cpu_linear,
     [OP_LINEAR_DX] = &cpu_linear_dx,
     [OP_LINEAR_DW] = &cpu_linear_dw,
+    [OP_FLASH_ATTENTION] = &cpu_flash_attention,
+    [OP_FLASH_ATTENTION_GRAD] = &cpu_flash_attention_grad,
 };
+
+int64_t cpu_thread(void)
+{
+    return omp_get_thread_num();
+}
 
 static int prepare(struct backend *b, const struct plan *p, const struct op_step *s, struct kernel *out,
                    struct err *err)

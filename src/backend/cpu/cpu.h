@@ -28,6 +28,10 @@ static inline struct cpu *cpu_of(const struct backend *b)
     return b->own;
 }
 
+/* Which of the backend's threads this is, in a parallel region. */
+int64_t cpu_thread(void);
+
 extern const struct cpu_op cpu_linear, cpu_linear_dx, cpu_linear_dw;
+extern const struct cpu_op cpu_flash_attention, cpu_flash_attention_grad;
 
 #endif

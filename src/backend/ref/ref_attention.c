@@ -124,8 +124,10 @@ struct head_grads {
     double *dk, *dv, *prob, *dscore;
 };
 
-static void query_grad(const struct heads *a, const struct query *q, struct ref_tensor go, struct ref_tensor dq,
-                       const struct head_grads *sum)
+/* o: the stored result of flash attention, from which its gradient takes the mean (so o's rounding shows in bf16); data is
+ * NULL where probabilities were stored. */
+static void query_grad(const struct heads *a, const struct query *q, struct ref_tensor go, struct ref_tensor o,
+                       struct ref_tensor dq, const struct head_grads *sum)
 {
     const int64_t here = at(a, q, q->t);
     double mean = 0;
@@ -134,6 +136,8 @@ static void query_grad(const struct heads *a, const struct query *q, struct ref_
         sum->dscore[s] = dot(a, go, here, a->v, at(a, q, s));
         mean += sum->prob[s] * sum->dscore[s];
     }
+    if (o.data)
+        mean = dot(a, go, here, o, here);
     for (int64_t s = q->first; s < q->end; s++)
         sum->dscore[s] = sum->prob[s] * (sum->dscore[s] - mean) * a->scale;
     for (int64_t d = 0; d < a->D; d++) {
@@ -163,7 +167,7 @@ static int gradient(const struct ref_call *r, int kept, int spans, bool flash)
             memset(sum.dk, 0, 2 * (size_t)(a.T * a.D) * sizeof *sum.dk);
         for (int64_t key = q.first; key < q.end; key++)
             sum.prob[key] = flash ? exp(score(&a, &q, key) - ref_get(keep, i)) : ref_get(keep, i * a.T + key);
-        query_grad(&a, &q, ref_in(r, 0), ref_out(r, 0), &sum);
+        query_grad(&a, &q, ref_in(r, 0), flash ? ref_in(r, 4) : (struct ref_tensor){ 0 }, ref_out(r, 0), &sum);
         if (q.t < a.T - 1)
             continue;
         for (int64_t j = 0; j < a.T * a.D; j++) {

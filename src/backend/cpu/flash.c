@@ -1,0 +1,241 @@
+/* flash_attention and its gradient: exact attention by blocks, so that no [T,T] tensor exists (Dao, Fu, Ermon, Rudra and Re
+ * 2022, arXiv:2205.14135, algorithms 1 and 4). Blocks that causality or the spans hide are never visited.
+ *
+ * A head's keys and values, and in the gradient its queries, are first copied as fp32 to memory of the thread, which stays
+ * in its cache: rows of a head lie H*D apart in the tensors. */
+#include <string.h>
+
+#include "backend/cpu/heads.h"
+
+/* --- forward --- */
+
+struct forward {
+    float *keys; /* by block: [D, BLOCK_TOKENS] */
+    float *values; /* [T, D] */
+    float *q, *o; /* [BLOCK_TOKENS, D] */
+    float *s; /* [BLOCK_TOKENS, BLOCK_TOKENS] */
+    float *max, *sum, *factor; /* by query of the block */
+};
+
+/* Returns the floats that a thread needs. */
+static int64_t forward_work(const struct heads *g, float *work, struct forward *w)
+{
+    const int64_t block = BLOCK_TOKENS * g->padded_D;
+    int64_t used = 0;
+
+    w->keys = heads_take(work, &used, g->padded_T * g->D);
+    w->values = heads_take(work, &used, g->padded_T * g->padded_D);
+    w->q = heads_take(work, &used, block);
+    w->o = heads_take(work, &used, block);
+    w->s = heads_take(work, &used, BLOCK_TOKENS * BLOCK_TOKENS);
+    w->max = heads_take(work, &used, BLOCK_TOKENS);
+    w->sum = heads_take(work, &used, BLOCK_TOKENS);
+    w->factor = heads_take(work, &used, BLOCK_TOKENS);
+    return used;
+}
+
+static void read_keys(const struct heads *g, struct forward *w, const void *k, const void *v, int64_t head,
+                      struct span seen)
+{
+    for (int64_t t = seen.first / BLOCK_TOKENS * BLOCK_TOKENS; t < seen.end; t += BLOCK_TOKENS) {
+        heads_read_transposed(g, w->keys + t * g->D, k, head, t, heads_rows(g, t));
+        heads_read(g, w->values + t * g->padded_D, v, head, t, heads_rows(g, t), 1);
+    }
+}
+
+/* Adds the keys from `key` on to the running softmax of the block of queries. */
+static void forward_block(const struct heads *g, struct forward *w, struct span seen, int64_t query, int64_t rows,
+                          int64_t key)
+{
+    const int64_t n = seen.end - key < BLOCK_TOKENS ? seen.end - key : BLOCK_TOKENS;
+    int32_t first[BLOCK_TOKENS], end[BLOCK_TOKENS];
+
+    heads_seen(seen, query, rows, key, n, first, end);
+    g->block->product(w->s, BLOCK_TOKENS, w->q, g->padded_D, 1, w->keys + key * g->D, BLOCK_TOKENS, rows, BLOCK_TOKENS,
+                      g->D, false);
+    g->block->softmax(w->s, BLOCK_TOKENS, rows, BLOCK_TOKENS, first, end, w->max, w->sum, w->factor);
+    g->block->scale_rows(w->o, g->padded_D, rows, g->padded_D, w->factor);
+    g->block->product(w->o, g->padded_D, w->s, BLOCK_TOKENS, 1, w->values + key * g->padded_D, g->padded_D, rows,
+                      g->padded_D, n, true);
+}
+
+static void forward_queries(const struct heads *g, struct forward *w, struct span seen, int64_t query, int64_t rows)
+{
+    const int64_t end = query + rows < seen.end ? query + rows : seen.end;
+
+    for (int64_t i = 0; i < rows; i++) {
+        w->max[i] = -INFINITY;
+        w->sum[i] = 0;
+    }
+    memset(w->o, 0, (size_t)(rows * g->padded_D) * sizeof *w->o);
+    for (int64_t key = seen.first / BLOCK_TOKENS * BLOCK_TOKENS; key < end; key += BLOCK_TOKENS)
+        forward_block(g, w, seen, query, rows, key);
+    for (int64_t i = 0; i < rows; i++)
+        w->factor[i] = w->sum[i] > 0 ? 1 / w->sum[i] : w->sum[i]; /* not a number stays so */
+    g->block->scale_rows(w->o, g->padded_D, rows, g->padded_D, w->factor);
+}
+
+static void forward_head(const struct heads *g, float *work, int64_t head, void *const *in, void *const *out)
+{
+    const struct span seen = heads_span(g, head);
+    float *lse = (float *)out[1] + head * g->T;
+    struct forward w;
+
+    forward_work(g, work, &w);
+    read_keys(g, &w, in[1], in[2], head, seen);
+    for (int64_t t = 0; t < g->T; t += BLOCK_TOKENS) {
+        const int64_t rows = heads_rows(g, t);
+
+        heads_read(g, w.q, in[0], head, t, rows, g->scale);
+        forward_queries(g, &w, seen, t, rows);
+        heads_write(g, out[0], w.o, head, t, rows, 1);
+        for (int64_t i = 0; i < rows; i++)
+            lse[t + i] = w.sum[i] == 0 ? INFINITY : w.max[i] + logf(w.sum[i]);
+    }
+}
+
+/* --- gradient --- */
+
+struct backward {
+    float *q, *go, *dq; /* [T, D]; q is scaled */
+    float *mean, *lse; /* [T]; mean: do . o, what softmax's gradient subtracts */
+    float *k, *dk, *dv; /* [BLOCK_TOKENS, D] */
+    float *kt, *vt; /* [D, BLOCK_TOKENS] */
+    float *p, *ds; /* [BLOCK_TOKENS, BLOCK_TOKENS], queries by keys */
+};
+
+static int64_t backward_work(const struct heads *g, float *work, struct backward *w)
+{
+    const int64_t whole = g->padded_T * g->padded_D, block = BLOCK_TOKENS * g->padded_D;
+    int64_t used = 0;
+
+    w->q = heads_take(work, &used, whole);
+    w->go = heads_take(work, &used, whole);
+    w->dq = heads_take(work, &used, whole);
+    w->mean = heads_take(work, &used, g->padded_T);
+    w->k = heads_take(work, &used, block);
+    w->dk = heads_take(work, &used, block);
+    w->dv = heads_take(work, &used, block);
+    w->kt = heads_take(work, &used, block);
+    w->vt = heads_take(work, &used, block);
+    w->p = heads_take(work, &used, BLOCK_TOKENS * BLOCK_TOKENS);
+    w->ds = heads_take(work, &used, BLOCK_TOKENS * BLOCK_TOKENS);
+    return used;
+}
+
+/* All queries of the head, their incoming gradients, and mean; dq serves as room for o until it is needed. */
+static void read_queries(const struct heads *g, struct backward *w, int64_t head, const void *go, const void *q,
+                         const void *o)
+{
+    heads_read(g, w->q, q, head, 0, g->T, g->scale);
+    heads_read(g, w->go, go, head, 0, g->T, 1);
+    heads_read(g, w->dq, o, head, 0, g->T, 1);
+    g->block->dot_rows(w->mean, w->go, g->padded_D, w->dq, g->padded_D, g->T, g->padded_D);
+    memset(w->dq, 0, (size_t)(g->T * g->padded_D) * sizeof *w->dq);
+}
+
+/* The keys from `key` on and the queries from `query` on. */
+static void backward_block(const struct heads *g, struct backward *w, struct span seen, int64_t query, int64_t key,
+                           int64_t keys)
+{
+    const struct block *b = g->block;
+    const int64_t rows = heads_rows(g, query), d = g->padded_D, at = query * d;
+    int32_t first[BLOCK_TOKENS], end[BLOCK_TOKENS];
+
+    heads_seen(seen, query, rows, key, keys, first, end);
+    b->product(w->p, BLOCK_TOKENS, w->q + at, d, 1, w->kt, BLOCK_TOKENS, rows, BLOCK_TOKENS, g->D, false);
+    b->exponential(w->p, BLOCK_TOKENS, rows, BLOCK_TOKENS, first, end, w->lse + query);
+    b->product(w->dv, d, w->p, 1, BLOCK_TOKENS, w->go + at, d, keys, d, rows, true);
+    b->product(w->ds, BLOCK_TOKENS, w->go + at, d, 1, w->vt, BLOCK_TOKENS, rows, BLOCK_TOKENS, g->D, false);
+    b->softmax_grad(w->ds, w->p, BLOCK_TOKENS, rows, BLOCK_TOKENS, w->mean + query);
+    b->product(w->dk, d, w->ds, 1, BLOCK_TOKENS, w->q + at, d, keys, d, rows, true);
+    b->product(w->dq + at, d, w->ds, BLOCK_TOKENS, 1, w->k, d, rows, d, keys, true);
+}
+
+static void backward_keys(const struct heads *g, struct backward *w, struct span seen, int64_t head, int64_t key,
+                          const void *k, const void *v)
+{
+    const int64_t rows = heads_rows(g, key), keys = seen.end - key < rows ? seen.end - key : rows;
+    const size_t bytes = (size_t)(BLOCK_TOKENS * g->padded_D) * sizeof(float);
+
+    memset(w->dk, 0, bytes);
+    memset(w->dv, 0, bytes);
+    if (keys <= 0 || key + rows <= seen.first)
+        return;
+    heads_read(g, w->k, k, head, key, rows, 1);
+    heads_read_transposed(g, w->kt, k, head, key, rows);
+    heads_read_transposed(g, w->vt, v, head, key, rows);
+    for (int64_t query = key; query < g->T; query += BLOCK_TOKENS)
+        backward_block(g, w, seen, query, key, keys);
+}
+
+static void backward_head(const struct heads *g, float *work, int64_t head, void *const *in, void *const *out)
+{
+    const struct span seen = heads_span(g, head);
+    struct backward w;
+
+    backward_work(g, work, &w);
+    w.lse = (float *)in[5] + head * g->T;
+    read_queries(g, &w, head, in[0], in[1], in[4]);
+    for (int64_t key = 0; key < g->T; key += BLOCK_TOKENS) {
+        backward_keys(g, &w, seen, head, key, in[2], in[3]);
+        heads_write(g, out[1], w.dk, head, key, heads_rows(g, key), 1);
+        heads_write(g, out[2], w.dv, head, key, heads_rows(g, key), 1);
+    }
+    heads_write(g, out[0], w.dq, head, 0, g->T, g->scale);
+}
+
+/* --- the ops --- */
+
+static int flash_prepare(struct backend *b, struct kernel *k, struct err *err)
+{
+    const struct shape *lse = &kernel_out(k, 1)->shape;
+    const struct heads g = heads_of(b, k, NULL, lse->dim[0], lse->dim[2]);
+    struct forward w;
+
+    (void)err;
+    k->scratch_bytes = (size_t)forward_work(&g, NULL, &w) * sizeof(float) * (size_t)b->threads;
+    return 0;
+}
+
+static int flash_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                     const struct run_context *c, struct err *err)
+{
+    const struct heads g = heads_of(b, k, in[3], c->B, c->T);
+    struct forward w;
+    const int64_t each = forward_work(&g, NULL, &w);
+
+    (void)err;
+#pragma omp parallel for schedule(dynamic) num_threads(b->threads)
+    for (int64_t head = 0; head < g.B * g.H; head++)
+        forward_head(&g, (float *)scratch + cpu_thread() * each, head, in, out);
+    return 0;
+}
+
+static int grad_prepare(struct backend *b, struct kernel *k, struct err *err)
+{
+    const struct shape *lse = &kernel_in(k, 5)->shape;
+    const struct heads g = heads_of(b, k, NULL, lse->dim[0], lse->dim[2]);
+    struct backward w;
+
+    (void)err;
+    k->scratch_bytes = (size_t)backward_work(&g, NULL, &w) * sizeof(float) * (size_t)b->threads;
+    return 0;
+}
+
+static int grad_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                    const struct run_context *c, struct err *err)
+{
+    const struct heads g = heads_of(b, k, in[6], c->B, c->T);
+    struct backward w;
+    const int64_t each = backward_work(&g, NULL, &w);
+
+    (void)err;
+#pragma omp parallel for schedule(dynamic) num_threads(b->threads)
+    for (int64_t head = 0; head < g.B * g.H; head++)
+        backward_head(&g, (float *)scratch + cpu_thread() * each, head, in, out);
+    return 0;
+}
+
+const struct cpu_op cpu_flash_attention = { flash_prepare, flash_run };
+const struct cpu_op cpu_flash_attention_grad = { grad_prepare, grad_run };
