@@ -105,8 +105,11 @@ int comm_agree(struct comm *c, int result, struct err *err)
 
     /* Who failed first tells everybody why: rank 0 picks it from a table of all errors' words. */
     struct err *all = c->rank == 0 ? mem_array(c->ranks, 1, sizeof *all, MEM_OTHER, &failure) : NULL;
-    if (c->rank == 0 && !all)
+    if (c->rank == 0 && !all) {
         c->abort(c, 1);
+        *err = failure;
+        return -1;
+    }
     int status = c->gather_bytes(c, &own, all, (int64_t)sizeof own, &failure);
     if (c->rank == 0)
         for (int r = 0; r < c->ranks; r++)

@@ -430,7 +430,7 @@ static void judge_total(const struct energy_meter *m, struct energy_result *out)
     }
     out->joules = sum;
     out->state = m->hypervisor ? METER_ESTIMATED : METER_MEASURED;
-    snprintf(out->reason, sizeof out->reason, "%sthe whole machine's %s%s",
+    snprintf(out->reason, sizeof out->reason, "%sthe whole machine's %.140s%s",
              m->hypervisor ? "passed in by a hypervisor, so unreliable: " : "", covers,
              memory ? "" : ", without its memory (no dram counter)");
 }

@@ -208,6 +208,7 @@ static int expand(struct cells *to, const struct cells *from, const struct cell 
 
         if (check_technique(word, &t, err) != 0)
             return -1;
+        MUST(t);
         if (t->min_ranks > ranks && !strchr(word, '?'))
             return 0;
     }

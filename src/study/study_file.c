@@ -236,7 +236,7 @@ static int check_phase(struct reader *r, const yaml_node_t *map, const char *pha
         at_line(r, map);
         return err_hint(r->err, "Write \"phase: sft\", or \"command: [PROGRAM, ARGUMENT, ...]\".");
     }
-    if (node && strcmp(phase, "sft") != 0 && strcmp(phase, "reward") != 0 && strcmp(phase, "ppo") != 0)
+    if (phase && strcmp(phase, "sft") != 0 && strcmp(phase, "reward") != 0 && strcmp(phase, "ppo") != 0)
         return wrong(r, node, "phase", "sft, reward or ppo");
     if (!command)
         return 0;
