@@ -179,15 +179,32 @@ static json_t *make_manifest(int64_t step, const json_t *state, const struct che
     return manifest;
 }
 
-/* One of the same step can only be there when a resumed run comes by again. */
+/* For file systems that cannot exchange two names: a program that ends between the two renames leaves the steps before
+ * this one. */
+static int replace_in_two(const char *tmp, const char *path, struct err *err)
+{
+    char aside[FILE_PATH_MAX];
+
+    if (snprintf(aside, sizeof aside, "%.*s.old.tmp", (int)strlen(tmp) - 4, tmp) >= (int)sizeof aside)
+        return err_set(err, ERR_INPUT, "the path \"%.80s...\" is too long", tmp);
+    if (rename(path, aside) != 0 || rename(tmp, path) != 0)
+        return err_errno(err, "could not put the checkpoint \"%s\" in its place", path);
+    return file_remove_tree(aside, err);
+}
+
+/* One of the same step is there only when a run that was resumed from an older one comes by again. */
 static int put_in_place(const char *tmp, const char *path, struct err *err)
 {
-    const bool replaces = file_exists(path);
-    const int failed = replaces ? renameat2(AT_FDCWD, tmp, AT_FDCWD, path, RENAME_EXCHANGE) : rename(tmp, path);
-
-    if (failed)
-        return err_errno(err, "could not put the checkpoint \"%s\" in its place", path);
-    return replaces ? file_remove_tree(tmp, err) : 0;
+    if (!file_exists(path)) {
+        if (rename(tmp, path) != 0)
+            return err_errno(err, "could not put the checkpoint \"%s\" in its place", path);
+        return 0;
+    }
+    if (renameat2(AT_FDCWD, tmp, AT_FDCWD, path, RENAME_EXCHANGE) == 0)
+        return file_remove_tree(tmp, err);
+    if (errno == EINVAL || errno == ENOSYS)
+        return replace_in_two(tmp, path, err);
+    return err_errno(err, "could not put the checkpoint \"%s\" in its place", path);
 }
 
 int checkpoint_commit(const char *dir, int64_t step, const char *tmp, const json_t *state,

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -500,6 +501,15 @@ static int run(struct machine *m)
     }
 }
 
+static bool is_name(struct pickle_text t)
+{
+    json_t *utf8 = json_stringn(t.at, (size_t)t.n); /* NULL for anything else */
+    const bool good = utf8 && !memchr(t.at, 0, (size_t)t.n);
+
+    json_decref(utf8);
+    return good;
+}
+
 /* The members of the dict that is left on the stack, each a named tensor. */
 static int collect(struct machine *m, struct pickle *p)
 {
@@ -518,8 +528,8 @@ static int collect(struct machine *m, struct pickle *p)
             continue;
         if (items[i].key.kind != TEXT || items[i].value.kind != TENSOR)
             return refuse(m, "the dict holds something other than named tensors");
-        if (memchr(items[i].key.text.at, 0, (size_t)items[i].key.text.n))
-            return refuse(m, "a tensor's name holds a zero byte");
+        if (!is_name(items[i].key.text))
+            return refuse(m, "a tensor's name is not UTF-8 without zero bytes");
         p->tensors[p->n_tensors] = ((const struct pickle_tensor *)m->tensors.data)[items[i].value.number];
         p->tensors[p->n_tensors++].name = items[i].key.text;
     }

@@ -1,14 +1,51 @@
 /* Whole or not there: every cut, every flipped bit, a program that ends at any point, a disk that fills up. */
 #include "store/checkpoint.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/mem.h"
 #include "test.h"
+
+/* The program's own fsync, rename and renameat2 come before the C library's: the n-th call of any of them from now on
+ * fails, or ends the process. */
+static int countdown;
+static enum { FAIL, END, FAIL_EXCHANGE } at_zero;
+
+static bool is_due(void)
+{
+    if (countdown == 0 || --countdown > 0)
+        return false;
+    if (at_zero == END)
+        _exit(7);
+    errno = EIO;
+    return true;
+}
+
+int fsync(int fd)
+{
+    return is_due() ? -1 : (int)syscall(SYS_fsync, fd);
+}
+
+int rename(const char *from, const char *to)
+{
+    return is_due() ? -1 : (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
+{
+    if (at_zero == FAIL_EXCHANGE) {
+        errno = EINVAL;
+        return -1;
+    }
+    return is_due() ? -1 : (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
+}
 
 static const char *make_dir(void)
 {
@@ -213,6 +250,75 @@ TEST(a_full_disk_leaves_the_last_one)
     CHECK_OK(file_remove_tree(dir, &err), &err);
 }
 
+/* Step `to` is saved over a folder that holds `to` or the one before; the n-th system call fails or is the last. */
+static int save_until(const char *dir, int64_t to, int n, bool end)
+{
+    struct err err = { 0 };
+    int status = 0;
+
+    if (!end) {
+        at_zero = FAIL;
+        countdown = n;
+        const int result = save(dir, to, &err) != 0 || checkpoint_prune(dir, 2, &err) != 0;
+        countdown = 0;
+        return result;
+    }
+    const pid_t child = fork();
+    if (child == 0) {
+        at_zero = END;
+        countdown = n;
+        _exit(save(dir, to, &err) != 0 || checkpoint_prune(dir, 2, &err) != 0);
+    }
+    assert_true(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+TEST(every_system_call_may_fail_or_be_the_last)
+{
+    for (int end = 0; end < 2; end++)
+        for (int replace = 0; replace < 2; replace++) {
+            struct err err = { 0 };
+            const char *dir = make_dir();
+            int n = 1;
+
+            CHECK_OK(save(dir, 4, &err), &err);
+            CHECK_OK(save(dir, 5, &err), &err);
+            for (;; n++) {
+                char names[256];
+                const int result = save_until(dir, replace ? 5 : 6, n, end);
+                const int64_t step = newest(dir, names);
+
+                CHECK_STR(names, "");
+                CHECK(step == 5 || (step == 6 && !replace));
+                if (result == 0)
+                    break;
+                if (step == 6) { /* it was in place already: back to where this began */
+                    char path[FILE_PATH_MAX];
+                    snprintf(path, sizeof path, "%s/checkpoint-6", dir);
+                    CHECK_OK(file_remove_tree(path, &err), &err);
+                    CHECK_OK(save(dir, 5, &err), &err);
+                }
+            }
+            CHECK(n > 10);
+            CHECK_EQ(count_entries(dir), 2);
+            CHECK_OK(file_remove_tree(dir, &err), &err);
+        }
+}
+
+TEST(a_file_system_without_exchange_will_do)
+{
+    struct err err = { 0 };
+    const char *dir = make_dir();
+
+    CHECK_OK(save(dir, 5, &err), &err);
+    at_zero = FAIL_EXCHANGE;
+    CHECK_OK(save(dir, 5, &err), &err);
+    at_zero = FAIL;
+    CHECK_EQ(newest(dir, NULL), 5);
+    CHECK_EQ(count_entries(dir), 1);
+    CHECK_OK(file_remove_tree(dir, &err), &err);
+}
+
 /* A child saves steps as fast as it can until it is killed, again and again; at any moment the newest is whole. */
 TEST(killing_leaves_a_whole_one)
 {
@@ -274,4 +380,5 @@ TEST(failing_allocations_are_errors_and_no_damage)
 
 TEST_MAIN(CASE(the_newest_is_found_and_old_ones_go), CASE(sizes_must_match),
           CASE(damage_is_found_and_the_one_before_is_taken), CASE(a_full_disk_leaves_the_last_one),
+          CASE(every_system_call_may_fail_or_be_the_last), CASE(a_file_system_without_exchange_will_do),
           CASE(killing_leaves_a_whole_one), CASE(failing_allocations_are_errors_and_no_damage))
