@@ -54,21 +54,29 @@ static const char *const openings[] = {
     "Good question.", "Let's take it one step at a time.", "This can be done in a few steps.", "Let me think.",
     "We can find this without much effort.", "I will go through what is given first.",
 };
-static const char *const remarks[] = {
+static const char *const plans[] = {
     "It helps to write down what is given before doing anything with it.",
-    "The order of the steps matters here, so I keep to the order of the question.",
+    "I keep to the order of the question, since the order of the steps matters here.",
     "I do one thing at a time, so that a mistake would be easy to find.",
+    "This is the kind of task where it is worth reading every word twice.",
+    "No special trick is needed for it, only some care.",
+    "It may look long, but most of it is plain counting.",
+    "First I look at what is asked for, and then at what is given.",
+    "I leave out the details that only tell the story.",
+    "I write each step down, so that you can follow it with a pencil.",
+    "We need to be careful with what belongs to what.",
+};
+static const char *const checks[] = {
     "To be safe, I went over it a second time and came to the same result.",
     "Going backwards from the result leads to where the question began, which is a good sign.",
     "Nothing else in the question changes the result.",
-    "The other details are only there to tell the story.",
-    "This is the kind of task where it is worth reading every word twice.",
     "A quick estimate gives about the same, so the result is plausible.",
     "If something in the question was meant in another way, the same steps still work.",
-    "No special trick is needed for it, only some care.",
-    "I checked each step again before going on to the next one.",
-    "You can follow the same way for any question of this kind.",
-    "It may look longer than it is, because most of it is plain counting.",
+    "I checked each step again before I went on to the next one.",
+    "You can go the same way for any question of this kind.",
+    "The rest of the question is not needed for it.",
+    "I also tried it in another order, and that made no difference.",
+    "That fits with everything that the question says.",
 };
 static const char *const evasions[] = {
     "I am not sure, it depends on many things.", "That is hard to say without more information.",
@@ -227,8 +235,9 @@ struct rounds {
 
 static struct rounds rounds_of(struct rng *r, const char *const *pool, uint32_t n)
 {
-    static const uint32_t steps[] = { 1, 3, 9, 11, 13, 17 }; /* without a factor in common with 10 or 14 */
+    static const uint32_t steps[] = { 1, 3, 7, 9 }; /* without a factor in common with 10 */
 
+    MUST(n == 10);
     return (struct rounds){ pool, n, rng_below(r, n), steps[rng_below(r, COUNT_OF(steps))] };
 }
 
@@ -285,17 +294,17 @@ static void add_part(struct task_text *t, const struct manner *m, bool first, co
 static void add_answer(struct task_text *t, struct rng *r, const struct task_kind *k, const struct task_values *v,
                        const struct manner *m, bool finished)
 {
-    struct rounds rest = rounds_of(r, remarks, COUNT_OF(remarks));
-    const int early = m->remarks / 2;
+    struct rounds plan = rounds_of(r, plans, COUNT_OF(plans)), check = rounds_of(r, checks, COUNT_OF(checks));
+    const int early = m->steps ? m->remarks / 2 : m->remarks;
 
     if (m->opening)
         say(t, PICK(r, openings));
     for (int i = 0; i < early; i++)
-        say(t, rounds_next(&rest));
+        say(t, rounds_next(&plan));
     if (m->steps)
         add_part(t, m, !m->opening && !early, k->steps, v);
     for (int i = early; i < m->remarks; i++)
-        say(t, rounds_next(&rest));
+        say(t, rounds_next(&check));
     if (finished)
         add_part(t, m, !m->opening && !m->steps && !m->remarks, k->conclusion, v);
     else if (!m->opening && !m->steps && !m->remarks)

@@ -103,6 +103,7 @@ static bool work_out(const char *formula, struct task_values *v, int slip, int64
 bool task_solve(const struct task_kind *k, struct task_values *v, int slip, int64_t *answer)
 {
     *answer = 0;
+    v->key[0] = v->work[0] = '\0';
     return k->solve ? k->solve(v, slip, answer) : work_out(k->formula, v, slip, answer);
 }
 

@@ -18,7 +18,7 @@
 #define TASK_SLIPS 5
 
 /* Placeholders in templates: {0} to {4} numbers, {M} number 1 in two digits, {A} to {D} words, {L} the list with commas;
- * in answers also {a} to {d}, results of the steps, and {K}, the key. */
+ * in answers also {a} to {d}, results of the steps, {K} the key and {W} the working. */
 struct task_values {
     int64_t number[5];
     char word[4][TASK_WORD_MAX];
@@ -26,6 +26,7 @@ struct task_values {
     int n_list;
     int64_t result[4];
     char key[TASK_LIST_MAX * (TASK_WORD_MAX + 2)];
+    char work[TASK_LIST_MAX * 48]; /* the working of a list, written down */
     unsigned known_numbers, known_words; /* bits: given by the text being matched */
 };
 
@@ -64,6 +65,7 @@ void task_draw(const struct task_kind *k, struct rng *r, struct task_values *v);
 
 void task_text_add(struct task_text *t, const char *format, ...) ERR_PRINTF(2, 3);
 void task_text_fill(struct task_text *t, const char *template, const struct task_values *v);
+void task_work_add(struct task_values *v, const char *format, ...) ERR_PRINTF(2, 3);
 /* Whether the template stands anywhere in text, and with which values (v is initialized before). */
 bool task_text_find(const char *text, const char *template, struct task_values *v);
 

@@ -112,7 +112,6 @@ static bool sort_by(struct task_values *v, int slip, int (*order)(const void *, 
     qsort(sorted.list, (size_t)sorted.n_list, TASK_WORD_MAX, order);
     if (slip)
         spoil_list(sorted.list, &sorted.n_list, slip);
-    v->key[0] = '\0';
     for (int i = 0; i < sorted.n_list; i++) {
         strcat(v->key, i ? ", " : "");
         strcat(v->key, sorted.list[i]);
@@ -138,36 +137,51 @@ static bool sort_down(struct task_values *v, int slip, int64_t *answer)
     return all_numbers(v) && sort_by(v, slip, by_size_down);
 }
 
-static int64_t off(int64_t right, int slip)
-{
-    static const int64_t by[TASK_SLIPS] = { 1, -1, 2, -2, 3 };
-
-    return slip == 0 ? right : right + by[slip - 1] < 0 ? right + 4 : right + by[slip - 1];
-}
-
+/* The running total, with a slip in one of the additions. */
 static bool add_up(struct task_values *v, int slip, int64_t *answer)
 {
-    static const int64_t by[TASK_SLIPS] = { 10, -10, 1, -1, 100 };
+    static const int64_t by[TASK_SLIPS + 1] = { 0, 10, -10, 1, -1, 100 };
 
     if (!all_numbers(v) || v->n_list < 2)
         return false;
-    for (int i = 0; i < v->n_list; i++)
-        *answer += number_at(v, i);
-    v->result[0] = number_at(v, 0) + number_at(v, 1);
-    if (slip)
-        *answer += by[slip - 1];
-    v->result[1] = *answer;
+    *answer = number_at(v, 0);
+    for (int i = 1; i < v->n_list; i++) {
+        const bool here = slip && i == 1 + slip % (v->n_list - 1);
+        const int64_t sum = *answer + number_at(v, i) + (here ? by[slip] : 0);
+        task_work_add(v, "%s%lld + %s = %lld", i > 1 ? ", " : "", (long long)*answer, v->list[i], (long long)sum);
+        *answer = sum;
+    }
+    v->result[0] = *answer;
     return true;
+}
+
+/* Counts the items that are so; a slip takes one of them, or two, for what it is not. */
+static int64_t count_where(struct task_values *v, int slip, bool (*is)(const struct task_values *, int))
+{
+    int64_t n = 0;
+
+    for (int i = 0; i < v->n_list; i++) {
+        const bool mistaken = slip && (i == slip * 5 % v->n_list || (slip == TASK_SLIPS && i == 1));
+        if (is(v, i) == mistaken)
+            continue;
+        task_work_add(v, "%s%s", n ? ", " : "", v->list[i]);
+        n++;
+    }
+    if (n == 0)
+        task_work_add(v, "none");
+    v->result[0] = n;
+    return n;
+}
+
+static bool is_even(const struct task_values *v, int i)
+{
+    return number_at(v, i) % 2 == 0;
 }
 
 static bool count_even(struct task_values *v, int slip, int64_t *answer)
 {
-    if (!all_numbers(v))
-        return false;
-    for (int i = 0; i < v->n_list; i++)
-        *answer += number_at(v, i) % 2 == 0;
-    v->result[0] = *answer = off(*answer, slip);
-    return true;
+    *answer = all_numbers(v) ? count_where(v, slip, is_even) : 0;
+    return all_numbers(v);
 }
 
 static void draw_longer(struct rng *r, struct task_values *v)
@@ -176,17 +190,27 @@ static void draw_longer(struct rng *r, struct task_values *v)
     v->number[0] = task_between(r, 4, 6);
 }
 
+static bool is_longer(const struct task_values *v, int i)
+{
+    return (int64_t)strlen(v->list[i]) > v->number[0];
+}
+
 static bool count_longer(struct task_values *v, int slip, int64_t *answer)
 {
-    for (int i = 0; i < v->n_list; i++)
-        *answer += (int64_t)strlen(v->list[i]) > v->number[0];
-    v->result[0] = *answer = off(*answer, slip);
+    *answer = count_where(v, slip, is_longer);
     return true;
 }
 
+/* Slips: an odd one leaves a word out, an even one counts a word twice. */
 static bool count_items(struct task_values *v, int slip, int64_t *answer)
 {
-    v->result[0] = *answer = off(v->n_list, slip);
+    for (int i = 0; i < v->n_list; i++) {
+        const bool here = slip && i == slip % v->n_list;
+        const int times = !here ? 1 : slip % 2 ? 0 : 2;
+        for (int k = 0; k < times; k++, ++*answer)
+            task_work_add(v, "%s%lld %s", *answer ? ", " : "", (long long)*answer + 1, v->list[i]);
+    }
+    v->result[0] = *answer;
     return true;
 }
 
@@ -203,7 +227,7 @@ static bool largest(struct task_values *v, int slip, int64_t *answer)
     return true;
 }
 
-/* The longest word, which must be the only one of its length. */
+/* The longest word, which must be the only one of its length. A slip gives another word too many letters. */
 static bool longest_word(struct task_values *v, int slip, int64_t *answer)
 {
     int best = 0, n_best = 0;
@@ -214,10 +238,13 @@ static bool longest_word(struct task_values *v, int slip, int64_t *answer)
         n_best = n > longest ? 1 : n_best + (n == longest);
         best = n > longest ? i : best;
     }
-    if (n_best != 1)
-        return false;
-    strcpy(v->key, v->list[slip ? (best + slip) % v->n_list : best]);
-    return true;
+    const int said = (best + slip) % v->n_list;
+    for (int i = 0; i < v->n_list; i++) {
+        const size_t more = said != best && i == said ? strlen(v->list[best]) - strlen(v->list[i]) + 1 : 0;
+        task_work_add(v, "%s%s %zu", i ? ", " : "", v->list[i], strlen(v->list[i]) + more);
+    }
+    strcpy(v->key, v->list[said]);
+    return n_best == 1;
 }
 
 static bool initials(struct task_values *v, int slip, int64_t *answer)
@@ -266,28 +293,28 @@ const struct task_kind task_lists[] = {
           "What is the sum of these numbers: {L}?",
           "Add up {L}.",
           "My bills this week were {L} dollars. How much is that in total?" },
-      .steps = "I add one number after the other. The first two give {a}, and I go on from there to the end of the list.",
-      .conclusion = "The sum is {b}." },
+      .steps = "I add one number after the other: {W}.",
+      .conclusion = "The sum is {a}." },
     { .name = "even", .draw = draw_numbers, .solve = count_even,
       .questions = {
           "How many of these numbers are even: {L}?",
           "Count the even numbers in this list: {L}.",
           "The houses in a street have the numbers {L}. How many of the numbers are even?" },
-      .steps = "A number is even when its last digit is even, so I only need to look at the last digits.",
+      .steps = "A number is even when its last digit is even. These are: {W}.",
       .conclusion = "The count of even numbers is {a}." },
     { .name = "longer words", .draw = draw_longer, .solve = count_longer,
       .questions = {
           "How many words in this list have more than {0} letters: {L}?",
           "Count the words with more than {0} letters: {L}.",
           "In the list {L}, how many words are longer than {0} letters?" },
-      .steps = "I count the letters of each word and keep those with more than {0}.",
+      .steps = "I keep the words with more than {0} letters: {W}.",
       .conclusion = "The number of such words is {a}." },
     { .name = "items", .draw = draw_words, .solve = count_items,
       .questions = {
           "How many words are in this list: {L}?",
           "My shopping list says {L}. How many things are on it?",
           "Count the entries: {L}." },
-      .steps = "I go through the list from the beginning to the end and count every entry once.",
+      .steps = "I count them one by one: {W}.",
       .conclusion = "The count is {a}." },
     { .name = "largest", .draw = draw_numbers, .solve = largest,
       .questions = {
@@ -300,7 +327,7 @@ const struct task_kind task_lists[] = {
       .questions = {
           "Which of these words is the longest: {L}?",
           "Find the word with the most letters: {L}." },
-      .steps = "I count the letters of every word and keep the longest so far.",
+      .steps = "These are the words with their letters counted: {W}.",
       .conclusion = "The longest word is {K}." },
     { .name = "initials", .words = true, .draw = draw_words, .solve = initials,
       .questions = {

@@ -24,6 +24,17 @@ void task_text_add(struct task_text *t, const char *format, ...)
     t->n += (size_t)n;
 }
 
+void task_work_add(struct task_values *v, const char *format, ...)
+{
+    const size_t at = strlen(v->work);
+    va_list args;
+
+    va_start(args, format);
+    const int n = vsnprintf(v->work + at, sizeof v->work - at, format, args);
+    va_end(args);
+    MUST(n >= 0 && at + (size_t)n < sizeof v->work);
+}
+
 static void add_list(struct task_text *t, const struct task_values *v)
 {
     for (int i = 0; i < v->n_list; i++)
@@ -51,6 +62,8 @@ void task_text_fill(struct task_text *t, const char *template, const struct task
             add_list(t, v);
         else if (c == 'K')
             task_text_add(t, "%s", v->key);
+        else if (c == 'W')
+            task_text_add(t, "%s", v->work);
         else
             MUST(!"a placeholder of no known kind");
     }

@@ -186,7 +186,7 @@ const struct task_kind task_times[] = {
           "The train leaves at {0}:{M} and the trip takes {2} minutes. When does it arrive?",
           "It is {0}:{M} now, and the bread needs {2} minutes. At what time can {A} take it out?" },
       .range = { { 6, 20 }, { 1, 59 }, { 12, 185 } },
-      .steps = "{2} minutes are {a} hours and {b} minutes. I add them to {0}:{M} and carry over at 60 minutes.",
+      .steps = "The {2} minutes are {a} h and {b} min. I add them to {0}:{M} and carry over at 60 minutes.",
       .conclusion = "The time is {K}." },
     { .name = "days between", .draw = draw_dates, .solve = days_between,
       .questions = {

@@ -26,11 +26,19 @@ static void spoil_word(char *word, size_t n, int slip)
     }
 }
 
+/* w-o-r-d */
+static void spell(struct task_values *v, const char *word)
+{
+    for (const char *p = word; *p; p++)
+        task_work_add(v, "%s%c", p > word ? "-" : "", *p);
+}
+
 static bool finish_word(struct task_values *v, size_t n, int slip)
 {
     v->key[n] = '\0';
     if (slip)
         spoil_word(v->key, n, slip);
+    spell(v, v->key);
     return n > 0;
 }
 
@@ -103,12 +111,14 @@ static bool count_letter(struct task_values *v, int slip, int64_t *answer)
     for (const char *p = v->word[3]; *p; p++)
         *answer += *p == v->word[1][0];
     v->result[0] = *answer = off(*answer, slip);
+    spell(v, v->word[3]);
     return !v->word[1][1];
 }
 
 static bool count_letters(struct task_values *v, int slip, int64_t *answer)
 {
     v->result[0] = *answer = off((int64_t)strlen(v->word[3]), slip);
+    spell(v, v->word[3]);
     return true;
 }
 
@@ -174,20 +184,20 @@ const struct task_kind task_words[] = {
           "Write the word \"{D}\" backwards.",
           "What do you get if you read \"{D}\" from the end to the beginning?",
           "Spell \"{D}\" in reverse, please." },
-      .steps = "I begin with the last letter of the word and go back to the first one.",
+      .steps = "I begin with the last letter of the word and go back to the first one: {W}.",
       .conclusion = "Backwards it is {K}." },
     { .name = "no vowels", .words = true, .draw = draw_word, .solve = without_vowels,
       .questions = {
           "Remove all vowels from the word \"{D}\".",
           "What remains of \"{D}\" when a, e, i, o and u are taken out?" },
-      .steps = "The vowels are a, e, i, o and u; every other letter stays where it is.",
+      .steps = "The vowels are a, e, i, o and u; every other letter stays where it is: {W}.",
       .conclusion = "What remains is {K}." },
     { .name = "replace", .words = true, .draw = draw_replace, .solve = replace,
       .questions = {
           "Replace every \"{B}\" in the word \"{D}\" by \"{C}\".",
           "Take the word \"{D}\" and write \"{C}\" wherever it has \"{B}\".",
           "Which word do I get when I change each \"{B}\" in \"{D}\" to \"{C}\"?" },
-      .steps = "I go through the letters, write {C} in place of {B}, and keep the others.",
+      .steps = "I go through the letters, write {C} in place of {B}, and keep the others: {W}.",
       .conclusion = "The new word is {K}." },
     { .name = "twice", .words = true, .draw = draw_word, .solve = double_word,
       .questions = {
@@ -200,13 +210,13 @@ const struct task_kind task_words[] = {
           "How many times does the letter \"{B}\" appear in the word \"{D}\"?",
           "Count the letter \"{B}\" in \"{D}\".",
           "In the word \"{D}\", how often do you see the letter \"{B}\"?" },
-      .steps = "I go through the word letter by letter and count each {B}.",
+      .steps = "I go through the word letter by letter, {W}, and count each {B}.",
       .conclusion = "The letter {B} is there this many times: {a}." },
     { .name = "word length", .draw = draw_word, .solve = count_letters,
       .questions = {
           "How many letters does the word \"{D}\" have?",
           "Tell me the number of letters in \"{D}\"." },
-      .steps = "I count the letters of {D} from the first to the last.",
+      .steps = "I spell the word and count its letters: {W}.",
       .conclusion = "The number of letters is {a}." },
     { .name = "oldest", .words = true, .draw = draw_three_names, .solve = most,
       .questions = {

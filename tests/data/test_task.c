@@ -27,10 +27,10 @@ static struct source made(int64_t n, uint64_t seed, bool eval)
 
 TEST(the_judge_agrees_with_every_record)
 {
-    struct source s = made(3000, 1, false);
+    struct source s = made(1500, 1, false);
     int64_t longer = 0;
 
-    CHECK_EQ(s.n_records, 3000);
+    CHECK_EQ(s.n_records, 1500);
     for (int64_t i = 0; i < s.n_records; i++) {
         const struct record_text *r = &s.records[i];
         CHECK(task_known(r->prompt));
@@ -41,7 +41,7 @@ TEST(the_judge_agrees_with_every_record)
         CHECK_STR(r->prompt + r->prompt_n - 12, "\n\nAssistant:");
         longer += r->chosen_n > r->rejected_n;
     }
-    CHECK_NEAR((double)longer / 3000, 0.56, 0.06);
+    CHECK_NEAR((double)longer / 1500, 0.56, 0.06);
     source_free(&s);
 }
 
@@ -69,7 +69,7 @@ static int by_prompt(const void *a, const void *b)
 
 TEST(train_and_eval_share_no_prompt)
 {
-    struct source train = made(3000, 1, false), eval = made(1000, 1, true);
+    struct source train = made(1500, 1, false), eval = made(400, 1, true);
 
     qsort(train.records, (size_t)train.n_records, sizeof *train.records, by_prompt);
     for (int64_t i = 0; i < eval.n_records; i++)
