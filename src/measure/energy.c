@@ -19,6 +19,7 @@
 #include "base/mem.h"
 #include "measure/clock.h"
 #include "measure/machine.h"
+#include "measure/perf.h"
 #include "measure/sysfile.h"
 
 #define POLL_S 1.0
@@ -29,6 +30,7 @@
 struct zone {
     char folder[64], name[64]; /* "intel-rapl:0:1", "package-0/dram" */
     char path[FILE_PATH_MAX]; /* of energy_uj */
+    const struct perf_counter *perf; /* read this instead; borrowed from the meter */
     const char *not_counted; /* why not, or NULL */
     int64_t range_uj;
     double limit_w;
@@ -42,6 +44,8 @@ struct zone {
 struct energy_meter {
     struct zone zones[ENERGY_MAX_DOMAINS];
     int n_zones;
+    struct perf_counter perf[ENERGY_MAX_DOMAINS];
+    int n_perf;
     bool truncated, hypervisor;
     char folder[FILE_PATH_MAX]; /* where the zones were looked for */
     double start_s, poll_s;
@@ -148,6 +152,18 @@ static void describe_zone(struct zone *z)
         z->not_counted = "is of an unknown kind";
 }
 
+static int read_zone(const struct zone *z, int64_t *uj)
+{
+    return z->perf ? -perf_read(z->perf, uj) : -sysfile_read_int(z->path, uj);
+}
+
+static void start_zone(struct zone *z, double now_s)
+{
+    z->first_error = read_zone(z, &z->start_uj);
+    z->last_uj = z->start_uj;
+    z->last_s = now_s;
+}
+
 static void open_zone(struct zone *z, double now_s)
 {
     const double own_w = 1e-6 * (double)read_number(z->folder, "constraint_0_max_power_uw");
@@ -157,9 +173,7 @@ static void open_zone(struct zone *z, double now_s)
     z->limit_w = own_w >= 1 && own_w <= 10 * ABSURD_W ? LIMIT_FACTOR * own_w : ABSURD_W;
     z->first_error = -sysfile_path(z->path, SYSFILE_SYS, "class/powercap/%s/energy_uj", z->folder);
     if (z->first_error == 0)
-        z->first_error = -sysfile_read_int(z->path, &z->start_uj);
-    z->last_uj = z->start_uj;
-    z->last_s = now_s;
+        start_zone(z, now_s);
 }
 
 /* MSR and mmio zones of one name are one counter: the MSR one is taken, the mmio one only where that cannot be read. */
@@ -209,6 +223,26 @@ static void find_zones(struct energy_meter *m)
     drop_twins(m);
 }
 
+/* Where a zone that counts cannot be read, performance events may be: they then replace all of them, since a mixture
+ * could take one joule from both. */
+static void use_perf(struct energy_meter *m)
+{
+    bool whole = m->n_zones > 0;
+
+    for (int i = 0; i < m->n_zones; i++)
+        whole = whole && (m->zones[i].not_counted || m->zones[i].first_error == 0);
+    const int n = whole ? 0 : perf_open(m->perf, ENERGY_MAX_DOMAINS);
+    if (n <= 0)
+        return;
+    m->n_perf = m->n_zones = n;
+    m->truncated = false;
+    for (int i = 0; i < n; i++) {
+        m->zones[i] = (struct zone){ .perf = &m->perf[i], .limit_w = ABSURD_W };
+        snprintf(m->zones[i].name, sizeof m->zones[i].name, "%s", m->perf[i].name);
+        start_zone(&m->zones[i], m->start_s);
+    }
+}
+
 /* ---- gathering ---- */
 
 /* With the lock held. A reading that fails keeps the last good one: the counter is cumulative, so the next good one
@@ -222,7 +256,7 @@ static void poll_zones(struct energy_meter *m)
 
         if (z->first_error != 0)
             continue;
-        z->last_error = -sysfile_read_int(z->path, &now_uj);
+        z->last_error = read_zone(z, &now_uj);
         if (z->last_error != 0)
             continue;
         const double now_s = clock_seconds();
@@ -295,6 +329,7 @@ int energy_start(struct energy_meter **out, struct err *err)
     m->start_s = clock_seconds();
     m->hypervisor = machine_is_virtual();
     find_zones(m);
+    use_perf(m);
     m->poll_s = poll_interval(m);
     if (m->n_zones > 0 && start_thread(m, err) != 0) {
         energy_stop(m);
@@ -315,6 +350,7 @@ void energy_stop(struct energy_meter *m)
         pthread_mutex_unlock(&m->lock);
         pthread_join(m->thread, NULL);
     }
+    perf_close(m->perf, m->n_perf);
     pthread_mutex_destroy(&m->lock);
     pthread_cond_destroy(&m->wake);
     mem_free(m);
@@ -396,8 +432,9 @@ static void permission_hint(struct energy_result *out, const char *folder)
     snprintf(
         out->hint, sizeof out->hint,
         "Since Linux 5.10 only root reads these counters, because they can leak what other programs compute "
-        "(CVE-2020-8694). Run as root, or let one trusted group read them: chgrp GROUP %.100s/intel-rapl:*/energy_uj "
-        "&& chmod g+r %.100s/intel-rapl:*/energy_uj (again after each start of the machine).",
+        "(CVE-2020-8694). Run as root; or allow performance events: sysctl kernel.perf_event_paranoid=0; or let one "
+        "trusted group read: chgrp GROUP %.80s/intel-rapl:*/energy_uj && chmod g+r %.80s/intel-rapl:*/energy_uj (again "
+        "after each start of the machine).",
         folder, folder);
 }
 

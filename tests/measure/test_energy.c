@@ -5,6 +5,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -375,6 +376,30 @@ TEST(bare_machine_without_driver_is_told_the_mend)
     machine_free(&f);
 }
 
+/* As Linux has it since 5.10; root reads whatever the mode is, so the test steps down. */
+TEST(root_only_counter_is_told_the_mend)
+{
+    const struct fixture f = machine_new("");
+    char path[256];
+    const bool root = geteuid() == 0;
+
+    add_zone(&f, "intel-rapl:0", "package-0", 0);
+    snprintf(path, sizeof path, "%s/class/powercap/intel-rapl:0/energy_uj", f.root);
+    CHECK_EQ(chmod(path, 0), 0);
+    CHECK_EQ(chmod(f.root, 0755), 0);
+    if (root)
+        CHECK_EQ(seteuid(65534), 0);
+    const struct energy_result r = finish(start());
+    if (root)
+        CHECK_EQ(seteuid(0), 0);
+    CHECK_EQ(r.state, METER_UNAVAILABLE);
+    CHECK(isnan(r.joules));
+    CHECK(strstr(r.reason, "Permission denied"));
+    CHECK(strstr(r.hint, "chgrp") && strstr(r.hint, "perf_event_paranoid"));
+    CHECK(strstr(r.hint, "start of the machine")); /* not cut off */
+    machine_free(&f);
+}
+
 TEST(many_zones_are_refused_not_cut)
 {
     const struct fixture f = machine_new("");
@@ -478,5 +503,6 @@ TEST_MAIN(CASE(laptop_counts_the_package_once), CASE(mmio_stands_in_for_an_unrea
           CASE(counter_that_vanishes_is_unavailable), CASE(unreadable_package_makes_no_total),
           CASE(rubbish_counter_is_unavailable), CASE(stuck_counter_is_not_zero_joules), CASE(still_dram_is_not_claimed),
           CASE(virtual_machine_says_so), CASE(bare_machine_without_driver_is_told_the_mend),
-          CASE(many_zones_are_refused_not_cut), CASE(delta_inverts_the_register),
-          CASE(thread_follows_a_player_through_wraps), CASE(allocation_failure_is_reported))
+          CASE(root_only_counter_is_told_the_mend), CASE(many_zones_are_refused_not_cut),
+          CASE(delta_inverts_the_register), CASE(thread_follows_a_player_through_wraps),
+          CASE(allocation_failure_is_reported))
