@@ -26,7 +26,8 @@ struct load {
     struct added *added;
     int32_t n_added;
     struct span *texts; /* [n_ids] */
-    bool *literal;
+    bool *literal; /* [n_ids] added tokens */
+    bool *special_ids; /* [n_ids] what b->specials holds already */
     int32_t n_ids;
     struct bpe *b;
 };
@@ -184,8 +185,9 @@ static int add_from_config(struct load *l, struct err *err)
     }
     json_object_foreach(l->added_json, key, v)
     {
+        char safe[SPAN_SHOWN];
         if (!json_is_integer(v) || json_integer_value(v) < 0)
-            return refuse(l->files->added.name, key, "has no id", err);
+            return refuse(l->files->added.name, span_shown((struct span){ key, strlen(key) }, safe), "has no id", err);
         if (add(l, (struct span){ key, strlen(key) }, json_integer_value(v), l->files->added.name, err) != 0)
             return -1;
     }
@@ -286,7 +288,8 @@ static int collect_tokens(struct load *l, struct err *err)
         return -1;
     l->texts = mem_array(l->n_ids, 1, sizeof *l->texts, MEM_TEXT, err);
     l->literal = l->texts ? mem_array(l->n_ids, 1, sizeof *l->literal, MEM_TEXT, err) : NULL;
-    if (!l->literal)
+    l->special_ids = l->literal ? mem_array(l->n_ids, 1, sizeof *l->special_ids, MEM_TEXT, err) : NULL;
+    if (!l->special_ids)
         return -1;
     json_object_foreach(vocab, key, v) if (place(l, (int32_t)json_integer_value(v), (struct span){ key, strlen(key) },
                                                  vocab_name(l), err) != 0) return -1;
@@ -376,15 +379,16 @@ static int longer_first(const void *a, const void *b)
     return x->text.n != y->text.n ? (x->text.n < y->text.n ? 1 : -1) : (x->id > y->id) - (x->id < y->id);
 }
 
-static bool add_special(struct bpe *b, int32_t id)
+static void add_special(struct load *l, int32_t id)
 {
-    for (int i = 0; i < b->n_specials; i++)
-        if (b->specials[i].id == id)
-            return false;
+    struct bpe *b = l->b;
     const struct span text = strings_get(&b->vocab.texts, id);
+
+    if (l->special_ids[id])
+        return;
+    l->special_ids[id] = true;
     b->special_first[(unsigned char)text.s[0]] = true;
     b->specials[b->n_specials++] = (struct bpe_special){ text, id };
-    return true;
 }
 
 /* The id of a role, or of its usual name where the files do not say; -1 = no such token. */
@@ -399,7 +403,7 @@ static int role_id(struct load *l, const char *role, const char *usual, int32_t 
         text = (struct span){ usual, strlen(usual) };
     *id = strings_find(&l->b->vocab.texts, text.s, text.n);
     if (*id >= 0)
-        add_special(l->b, *id);
+        add_special(l, *id);
     return 0;
 }
 
@@ -418,7 +422,7 @@ static int find_specials(struct load *l, struct err *err)
             err_set(err, ERR_INPUT, "the special token \"%s\" is not in the vocabulary", span_shown(a->text, safe));
             return bad(a->file, err);
         }
-        add_special(b, id);
+        add_special(l, id);
     }
     if (role_id(l, "bos_token", "</s>", &b->bos, err) != 0 || role_id(l, "eos_token", "</s>", &b->eos, err) != 0 ||
         role_id(l, "unk_token", "</s>", &b->unk, err) != 0 || role_id(l, "pad_token", "<pad>", &b->pad, err) != 0)
@@ -464,6 +468,7 @@ int bpe_parse(struct bpe **out, const struct bpe_files *files, struct err *err)
     mem_free(l.added);
     mem_free(l.texts);
     mem_free(l.literal);
+    mem_free(l.special_ids);
     if (failed)
         bpe_close(l.b);
     *out = failed ? NULL : l.b;

@@ -135,12 +135,15 @@ static int make_bytes(struct vocab *v, const bool *literal, struct err *err)
 
     if (!spans || !spelt || !buffer)
         goto done;
+    MUST(v->texts.blob);
     for (int32_t i = 0; i < v->n_ids; i++) {
-        spans[i] = strings_get(&v->texts, i);
+        const struct span text = strings_get(&v->texts, i);
         size_t n = 0;
-        spelt[i] = (!literal || !literal[i]) && spelt_bytes(spans[i], to, &n);
-        if (spelt[i])
-            spans[i] = (struct span){ to, n };
+
+        spelt[i] = spelt_bytes(text, to, &n);
+        if (spelt[i] && literal && literal[i])
+            spelt[i] = n > 0 && n == text.n && memcmp(to, text.s, n) == 0;
+        spans[i] = spelt[i] ? (struct span){ to, n } : text;
         to += n;
     }
     failed = strings_init(&v->bytes, spans, spelt, v->n_ids, err);

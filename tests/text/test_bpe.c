@@ -111,6 +111,31 @@ TEST(spaces_are_unicode_white_space)
     bpe_close(b);
 }
 
+/* Each pair of letters would merge if the contraction before x were not a piece of its own. */
+TEST(contractions_are_pieces)
+{
+    static const char *const merges[] = { "s x", "t x", "e x", "m x", "l x", "d x", "S x", NULL };
+    struct tiny t;
+    struct bpe *b = tiny_open(&t, merges);
+
+    CHECK_IDS(b, "'sx'tx'mx'dx", "2 43 119 124 43 120 124 43 113 124 43 104 124");
+    CHECK_IDS(b, "'rex'vex'llx", "2 43 118 105 124 43 122 105 124 43 112 112 124");
+    CHECK_IDS(b, "'Sx 'sx", "2 43 266 36 43 260");
+    bpe_close(b);
+}
+
+/* "abc" is a token, made of a and bc, but in "abc" a and b merge first. */
+TEST(a_token_may_be_out_of_reach)
+{
+    static const char *const merges[] = { "a b", "b c", "a bc", NULL };
+    struct tiny t;
+    struct bpe *b = tiny_open(&t, merges);
+
+    CHECK_IDS(b, "abc", "2 260 103");
+    CHECK_IDS(b, "abc ab", "2 260 103 36 260");
+    bpe_close(b);
+}
+
 TEST(malformed_utf8_is_named_by_its_byte)
 {
     static const char *const bad[] = { "\xff", "abc\xC3", "abcdefgh\xED\xA0\x80", "\xC0\x80", "\xF4\x90\x80\x80" };
@@ -281,7 +306,7 @@ TEST(bad_files_are_refused_by_name_and_line)
 TEST(added_tokens_and_config_are_heeded)
 {
     static const char config[] = "{\"add_bos_token\": false, \"eos_token\": {\"content\": \"<|end|>\"}, "
-                                 "\"added_tokens_decoder\": {\"270\": {\"content\": \"<|end|>\"}, "
+                                 "\"added_tokens_decoder\": {\"261\": \"ll\", \"270\": {\"content\": \"<|end|>\"}, "
                                  "\"271\": {\"content\": \"<|end|>\xC3\xA9\"}}}";
     struct err err = { 0 };
     struct tiny t;
@@ -297,7 +322,7 @@ TEST(added_tokens_and_config_are_heeded)
     CHECK_EQ(bpe_bos(b), 2);
     CHECK_EQ(bpe_pad(b), 1);
     CHECK_EQ(bpe_vocab_size(b), 272);
-    CHECK_IDS(b, "hello<|end|>\xC3\xA9<|end|>a</s>", "263 271 270 101 2");
+    CHECK_IDS(b, "hello<|end|>\xC3\xA9<|end|>a</s>", "260 261 115 271 270 101 2");
     CHECK_OK(bpe_decode(b, &id, 1, &text, &n, &err), &err);
     CHECK_STR(text, "<|end|>\xC3\xA9");
     mem_free(text);
@@ -458,8 +483,8 @@ TEST(golden_ids_give_golden_texts)
     CHECK_EQ(n, 40);
 }
 
-TEST_MAIN(CASE(text_becomes_the_ids_of_the_merges), CASE(spaces_are_unicode_white_space),
-          CASE(malformed_utf8_is_named_by_its_byte), CASE(ids_become_text),
+TEST_MAIN(CASE(text_becomes_the_ids_of_the_merges), CASE(spaces_are_unicode_white_space), CASE(contractions_are_pieces),
+          CASE(a_token_may_be_out_of_reach), CASE(malformed_utf8_is_named_by_its_byte), CASE(ids_become_text),
           CASE(short_and_long_pieces_follow_the_definition), CASE(a_megabyte_without_a_break_is_fine),
           CASE(bad_files_are_refused_by_name_and_line), CASE(added_tokens_and_config_are_heeded),
           CASE(tokenizer_json_is_read), CASE(saved_files_are_the_same_tokenizer), CASE(every_allocation_may_fail),

@@ -87,6 +87,19 @@ static int64_t slow_best(const int32_t *ids, int64_t n, int32_t best[2])
     return most;
 }
 
+TEST(a_long_piece_counts_to_its_end)
+{
+    static char text[1024 + 8];
+    const char *const texts[] = { text };
+
+    memset(text, 'a', 1024);
+    memcpy(text + 1024, "bcbcbc", 7);
+    struct bpe *b = train(texts, 1, 400);
+    CHECK(strings_find(&b->vocab.bytes, "bc", 2) > 0);
+    CHECK_EQ(strings_find(&b->vocab.bytes, "ab", 2), -1);
+    bpe_close(b);
+}
+
 TEST(every_merge_is_the_best_of_its_moment)
 {
     struct rng r = { .seed = 3, .purpose = RNG_TASK };
@@ -184,6 +197,6 @@ TEST(every_allocation_may_fail)
 }
 
 TEST_MAIN(CASE(the_form_is_that_of_opt), CASE(the_most_frequent_pair_is_first_and_ties_go_to_smaller_ids),
-          CASE(a_run_is_counted_and_merged_without_overlap), CASE(every_merge_is_the_best_of_its_moment),
-          CASE(the_order_of_the_texts_does_not_matter), CASE(what_was_trained_round_trips),
-          CASE(bad_requests_are_refused), CASE(every_allocation_may_fail))
+          CASE(a_run_is_counted_and_merged_without_overlap), CASE(a_long_piece_counts_to_its_end),
+          CASE(every_merge_is_the_best_of_its_moment), CASE(the_order_of_the_texts_does_not_matter),
+          CASE(what_was_trained_round_trips), CASE(bad_requests_are_refused), CASE(every_allocation_may_fail))
