@@ -135,7 +135,7 @@ INLINE VEC ISA(exp)(VEC x)
 }
 
 /* The n < LANES floats at x, then fill. */
-INLINE VEC ISA(part)(const float *x, int64_t n, float fill)
+INLINE VEC ISA(some)(const float *x, int64_t n, float fill)
 {
     float lane[LANES];
 
@@ -163,10 +163,11 @@ INLINE float ISA(largest)(const float *x, int64_t n)
     return max;
 }
 
-/* x = exp(x - shift); returns the sum. */
+/* x = exp(x - shift); returns the sum, by way of sums of 1024: a whole vocabulary added up at once would round away
+ * the small ones. */
 INLINE float ISA(exp_row)(float *x, int64_t n, float shift)
 {
-    VEC total = ISA(all)(0);
+    VEC total = ISA(all)(0), part = total;
     int64_t j = 0;
     float sum = 0;
 
@@ -174,15 +175,20 @@ INLINE float ISA(exp_row)(float *x, int64_t n, float shift)
         const VEC e = ISA(exp)(*(const VEC *)(x + j) - shift);
 
         *(VEC *)(x + j) = e;
-        total += e;
+        part += e;
+        if (j % 1024 == 0) {
+            total += part;
+            part = ISA(all)(0);
+        }
     }
     if (j < n) {
-        const VEC e = ISA(exp)(ISA(part)(x + j, n - j, -INFINITY) - shift);
+        const VEC e = ISA(exp)(ISA(some)(x + j, n - j, -INFINITY) - shift);
 
-        total += e;
+        part += e;
         for (int64_t i = j; i < n; i++)
             x[i] = e[i - j];
     }
+    total += part;
     for (int i = 0; i < LANES; i++)
         sum += total[i];
     return sum;

@@ -31,7 +31,7 @@ static inline struct cpu *cpu_of(const struct backend *b)
 /* Which of the backend's threads this is, in a parallel region. */
 int64_t cpu_thread(void);
 
-extern const struct cpu_op cpu_linear, cpu_linear_dx, cpu_linear_dw;
+extern const struct cpu_op cpu_linear, cpu_linear_dx, cpu_linear_dw, cpu_linear_ce, cpu_linear_ce_train;
 extern const struct cpu_op cpu_flash_attention, cpu_flash_attention_grad;
 
 #endif
