@@ -12,6 +12,7 @@
 
 /* One a line, in the order in which --help lists them. */
 /* clang-format off */
+extern const struct command cmd_compare;
 extern const struct command cmd_data_check;
 extern const struct command cmd_data_new;
 extern const struct command cmd_doctor;
@@ -19,11 +20,16 @@ extern const struct command cmd_help;
 extern const struct command cmd_measure;
 extern const struct command cmd_model_info;
 extern const struct command cmd_model_new;
+extern const struct command cmd_report;
+extern const struct command cmd_study;
 extern const struct command cmd_tokenize;
 extern const struct command cmd_tokenizer;
 
 const struct command *const commands[] = {
     &cmd_tokenize,
+    &cmd_study,
+    &cmd_compare,
+    &cmd_report,
     &cmd_measure,
     &cmd_doctor,
     &cmd_data_check,

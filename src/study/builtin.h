@@ -8,6 +8,7 @@
 #define BUILTIN_HIDDEN 256
 #define BUILTIN_LAYERS 4
 #define BUILTIN_HEADS 4
+#define BUILTIN_FFN (4 * BUILTIN_HIDDEN)
 #define BUILTIN_BATCH 4
 #define BUILTIN_TOKENS 256
 #define BUILTIN_STEPS 6 /* optimizer steps a run, the warm-up among them */

@@ -152,6 +152,7 @@ int cells_builtin(struct cells *s, struct err *err)
 {
     if (cells_init(s, "built-in", err) != 0 || set_ranks(s, (const int64_t[]){ 1, 2 }, 2, err) != 0)
         goto failed;
+    s->builtin = true;
     if (words_add(&s->options, err, "--max_steps=%d", BUILTIN_STEPS) != 0 ||
         words_add(&s->options, err, "--per_device_train_batch_size=%d", BUILTIN_BATCH) != 0 ||
         words_add(&s->options, err, "--max_seq_len=%d", BUILTIN_TOKENS) != 0)
@@ -332,29 +333,33 @@ static int check_cells(const struct cells *s, struct err *err)
     return 0;
 }
 
+static bool has_cell(const struct cells *s, const char *name)
+{
+    for (int i = 0; i < s->n_cells; i++)
+        if (strcmp(s->cells[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* All cells of one rank count, then all of the next. Commands start what they start: they stand with the first. */
 static int expand_all(struct cells *to, const struct cells *from, const char *list, struct err *err)
 {
-    static const int64_t one[] = { 1 };
+    const int n_ranks = from->n_ranks > 0 ? from->n_ranks : 1;
 
-    for (int i = 0; i < from->n_cells; i++) {
-        const struct cell *template = &from->cells[i];
-        const int64_t *ranks = template->is_command || from->n_ranks == 0 ? one : from->ranks;
-        int n = ranks == one ? 1 : from->n_ranks, made = 0;
+    for (int k = 0; k < n_ranks; k++)
+        for (int i = 0; i < from->n_cells; i++) {
+            const struct cell *template = &from->cells[i];
+            const int64_t ranks = template->is_command || from->n_ranks == 0 ? 1 : from->ranks[k];
 
-        if (!chosen(from, list, template))
-            continue;
-        for (int k = 0; k < n; k++) {
-            const int result = expand(to, from, template, ranks[k], err);
-
-            if (result < 0)
+            if (chosen(from, list, template) && (k == 0 || !template->is_command) &&
+                expand(to, from, template, ranks, err) < 0)
                 return -1;
-            made += result;
         }
-        if (made == 0 && (list || from->n_ranks == 0)) {
-            err_set(err, ERR_USAGE, "cell \"%.80s\" needs more ranks than the study has", template->name);
+    for (int i = 0; i < from->n_cells; i++)
+        if (chosen(from, list, &from->cells[i]) && !has_cell(to, from->cells[i].name) && (list || !from->builtin)) {
+            err_set(err, ERR_USAGE, "cell \"%.80s\" needs more ranks than the study has", from->cells[i].name);
             return err_hint(err, "Add a larger rank count: --ranks 1,2, or \"ranks: [1, 2]\" in the study file.");
         }
-    }
     return 0;
 }
 

@@ -50,6 +50,7 @@ struct cells {
     double timeout_s; /* of one run */
     int64_t *ranks;
     int n_ranks;
+    bool builtin; /* cells that no rank count fits are left out in silence */
     struct words options; /* for every phase cell, before the cell's own */
     struct cell *cells;
     int n_cells;

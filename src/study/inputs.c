@@ -83,8 +83,11 @@ static int make(const char *folder, struct words *argv, struct err *err)
     log_detail("making %s %s", argv->v[1], argv->v[2]);
     if (job_measure(argv->v, &options, &record, err) != 0)
         return -1;
-    if (record.passed_signal != 0)
-        return err_set(err, ERR_STOPPED, "stopped while the study's inputs were made");
+    if (record.passed_signal != 0) {
+        err_set(err, ERR_STOPPED, "stopped while the study's inputs were made");
+        err->exit_status = 128 + record.passed_signal;
+        return -1;
+    }
     if (record.exit_status == 0)
         return 0;
     inputs_tail(log, tail, sizeof tail);
@@ -99,8 +102,8 @@ static int make_data(const char *folder, const char *program, int64_t seed, stru
     int result = -1;
 
     if (words_add(&w, err, "%s", program) == 0 && words_add(&w, err, "data") == 0 && words_add(&w, err, "new") == 0 &&
-        words_add(&w, err, "--records=%d", BUILTIN_RECORDS) == 0 && words_add(&w, err, "--seed=%" PRId64, seed) == 0 &&
-        words_add(&w, err, "--output=%s/data.jsonl", folder) == 0)
+        words_add(&w, err, "%s/data", folder) == 0 && words_add(&w, err, "--records=%d", BUILTIN_RECORDS) == 0 &&
+        words_add(&w, err, "--seed=%" PRId64, seed) == 0)
         result = make(folder, &w, err);
     words_free(&w);
     return result;
@@ -126,12 +129,13 @@ static int make_model(const char *folder, const char *program, int64_t seed, str
     int result = -1;
 
     if (words_add(&w, err, "%s", program) == 0 && words_add(&w, err, "model") == 0 && words_add(&w, err, "new") == 0 &&
-        words_add(&w, err, "--size=opt-tiny") == 0 && words_add(&w, err, "--hidden_size=%d", BUILTIN_HIDDEN) == 0 &&
+        words_add(&w, err, "%s/model", folder) == 0 && words_add(&w, err, "--size=opt-tiny") == 0 &&
+        words_add(&w, err, "--hidden_size=%d", BUILTIN_HIDDEN) == 0 &&
         words_add(&w, err, "--num_hidden_layers=%d", BUILTIN_LAYERS) == 0 &&
         words_add(&w, err, "--num_attention_heads=%d", BUILTIN_HEADS) == 0 &&
-        words_add(&w, err, "--vocab_size=%d", BUILTIN_VOCABULARY) == 0 &&
-        words_add(&w, err, "--tokenizer=%s/tokenizer", folder) == 0 &&
-        words_add(&w, err, "--seed=%" PRId64, seed) == 0 && words_add(&w, err, "--output=%s/model", folder) == 0)
+        words_add(&w, err, "--ffn_dim=%d", BUILTIN_FFN) == 0 &&
+        words_add(&w, err, "--word_embed_proj_dim=%d", BUILTIN_HIDDEN) == 0 &&
+        words_add(&w, err, "--tokenizer=%s/tokenizer", folder) == 0 && words_add(&w, err, "--seed=%" PRId64, seed) == 0)
         result = make(folder, &w, err);
     words_free(&w);
     return result;
@@ -165,7 +169,7 @@ static int make_all(const struct cells *s, const char *final, const char *progra
         return -1;
     log_note("making the study's %s", s->model ? "data" : s->data ? "model" : "data and model");
     char made[FILE_PATH_MAX];
-    if (file_join(made, folder, "data.jsonl", err) != 0 ||
+    if (file_join(made, folder, "data/train.jsonl", err) != 0 ||
         (!s->data && make_data(folder, program, s->seed, err) != 0) ||
         (!s->model && (make_tokenizer(folder, program, s->data ? s->data : made, err) != 0 ||
                        make_model(folder, program, s->seed, err) != 0)))
@@ -192,7 +196,7 @@ int inputs_prepare(struct inputs *in, const struct cells *s, const char *folder,
         return -1;
     if (s->data)
         snprintf(in->data, sizeof in->data, "%s", s->data);
-    else if (file_join(in->data, made, "data.jsonl", err) != 0)
+    else if (file_join(in->data, made, "data/train.jsonl", err) != 0)
         return -1;
     if (!file_is_dir(in->model)) {
         err_set(err, ERR_INPUT, "the model's folder \"%s\" is not there", in->model);

@@ -400,7 +400,7 @@ int study_run(const struct cells *s, const struct study_options *o, int *n_faile
     catch_signals(&session);
     result = work(&session, err);
     if (result < 0 && err->code == ERR_STOPPED)
-        result = caught_signal ? (int)caught_signal : SIGINT;
+        result = err->exit_status > 128 ? err->exit_status - 128 : SIGINT;
     release_signals(&session);
 done:
     study_store_close(&session.store);

@@ -87,7 +87,7 @@ TEST(failed_cells_have_no_ratio)
     struct loaded l;
     struct comparisons c;
 
-    load_fixture(&l, &c, 2, &(struct fixture){ .fail_cell = 2 });
+    load_fixture(&l, &c, 2, &(struct fixture){ .fail_cell = 1 });
     const struct comparison *r = row(&l, &c, "bf16", 1);
     CHECK_EQ(r->n_failed, 2);
     CHECK_EQ(r->ratios[RATIO_SPEED].source, RATIO_UNAVAILABLE);

@@ -15,8 +15,9 @@ for word; do
     fi
 done
 case "$1 $2" in
-    "data new") echo '{}' > "$out"; exit ;;
-    "tokenizer train" | "model new") mkdir -p "$out" && echo x > "$out/model.safetensors"; exit ;;
+    "data new") mkdir -p "$3" && echo '{}' > "$3/train.jsonl"; exit ;;
+    "tokenizer train") mkdir -p "$out"; exit ;;
+    "model new") mkdir -p "$3" && echo x > "$3/model.safetensors"; exit ;;
 esac
 [ -n "$FAKE_SLEEP" ] && sleep "$FAKE_SLEEP"
 mkdir -p "$out" || exit 1

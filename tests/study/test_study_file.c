@@ -29,7 +29,7 @@ TEST(reads_a_whole_file)
     CHECK_EQ(s.blocks, 3);
     CHECK_EQ(s.warmup, 1);
     CHECK_NEAR(s.timeout_s, 12.5, 0);
-    const struct cell *both = &s.cells[3], *torch = &s.cells[4];
+    const struct cell *both = &s.cells[4], *torch = &s.cells[2];
     CHECK_EQ(both->ranks, 2);
     CHECK_STR(both->baseline, "plain");
     CHECK(words_have(&both->argv, "--max_steps=4") && words_have(&both->argv, "--learning_rate=1e-5"));

@@ -1,0 +1,175 @@
+/* "tuneup study": the cells of a study file, or the built-in ones, run in blocks; then the table and the report. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "cli/command.h"
+#include "report/exports.h"
+#include "report/headlines.h"
+#include "report/html.h"
+#include "study/cells.h"
+#include "study/study.h"
+#include "study/study_file.h"
+
+struct study_command_options {
+    const char *output, *data, *cells, *ranks, *model;
+    int64_t blocks;
+    bool dry_run, retry_failed;
+};
+
+static struct study_command_options options;
+
+static const struct option table[] = {
+    { .name = "output",
+      .alias = "output_dir",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct study_command_options, output),
+      .fallback = "./tuneup-study",
+      .value = "DIR",
+      .help = "folder for study.db and report.html; a study there goes on where it stopped" },
+    { .name = "model",
+      .alias = "model_name_or_path",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct study_command_options, model),
+      .value = "DIR",
+      .help = "the model to study; a small one is made unless given" },
+    { .name = "data_path",
+      .alias = "data",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct study_command_options, data),
+      .value = "PATH",
+      .help = "the records to train on; task data is made unless given" },
+    { .name = "blocks",
+      .type = OPTION_INT,
+      .offset = offsetof(struct study_command_options, blocks),
+      .min = 1,
+      .max = 10000,
+      .value = "N",
+      .help = "how often each cell runs; more than before adds to a study" },
+    { .name = "cells",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct study_command_options, cells),
+      .value = "A,B",
+      .help = "only these cells, and the baselines they are compared with" },
+    { .name = "ranks",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct study_command_options, ranks),
+      .value = "1,2",
+      .help = "the rank counts that each phase cell runs at" },
+    { .name = "retry_failed",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct study_command_options, retry_failed),
+      .help = "run failed cells again instead of keeping their failure" },
+    { .name = "dry_run",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct study_command_options, dry_run),
+      .help = "print the cells and their command lines, and run nothing" },
+    { 0 },
+};
+
+static int sets(struct option_set *out)
+{
+    out[0] = (struct option_set){ "Study", table, &options };
+    return 1;
+}
+
+static void print_found(const struct loaded *l, const struct comparisons *c)
+{
+    struct headlines h;
+    char safe[700];
+
+    headlines_build(&h, l, c);
+    putchar('\n');
+    for (int i = 0; i < h.n; i++)
+        printf("- %s\n", log_safe(safe, sizeof safe, h.line[i]));
+}
+
+static bool any_done(const struct loaded *l)
+{
+    for (int i = 0; i < l->n_runs; i++)
+        if (l->runs[i].done)
+            return true;
+    return false;
+}
+
+static int conclude(const char *folder, struct err *err)
+{
+    char study[FILE_PATH_MAX], report[FILE_PATH_MAX];
+    struct comparisons c = { 0 };
+    struct loaded l;
+
+    if (file_join(study, folder, "study.db", err) != 0 || file_join(report, folder, "report.html", err) != 0 ||
+        load_study(&l, study, err) != 0)
+        return -1;
+    int result = ratios_build(&c, &l, err);
+    if (result == 0) {
+        exports_table(stdout, &l, &c);
+        print_found(&l, &c);
+        result = html_report(study, report, err);
+    }
+    if (result == 0)
+        printf("\nreport: %s\n", report);
+    if (result == 0 && !any_done(&l))
+        result =
+            err_set(err, ERR_RUN, "every run of the study failed: %s", l.n_runs ? l.runs[0].reason : "none is there");
+    if (result < 0 && err->code == ERR_RUN && l.n_runs)
+        err_where(err, "%s", l.runs[0].stderr_tail);
+    ratios_free(&c);
+    load_free(&l);
+    return result;
+}
+
+static int run_cells(const struct cells *s, struct err *err)
+{
+    const struct study_options o = { .output = options.output, .retry_failed = options.retry_failed };
+    int n_failed;
+
+    if (options.dry_run) {
+        study_print(s, stdout);
+        return 0;
+    }
+    const int result = study_run(s, &o, &n_failed, err);
+    if (result < 0)
+        return -1;
+    if (result > 0) {
+        log_note("stopped; the same command goes on where this one stopped");
+        return 128 + result;
+    }
+    return conclude(options.output, err);
+}
+
+static int run(struct command_line *line, struct err *err)
+{
+    const struct cells_choice choice = { .cells = options.cells,
+                                         .ranks = options.ranks,
+                                         .model = options.model,
+                                         .data = options.data,
+                                         .blocks = options.blocks };
+    struct cells s;
+
+    if (line->n_words > 1)
+        return err_set(err, ERR_USAGE, "one study file at most, %d words are given", line->n_words);
+    if ((line->n_words ? study_file_load(&s, line->words[0], err) : cells_builtin(&s, err)) != 0)
+        return -1;
+    const int result = cells_finish(&s, &choice, err) == 0 ? run_cells(&s, err) : -1;
+    cells_free(&s);
+    return result;
+}
+
+const struct command cmd_study = {
+    .name = "study",
+    .summary = "measure what each optimization does to time, memory and energy",
+    .usage = "tuneup study [FILE] [--output DIR] [options]",
+    .examples = "  tuneup study                                   the built-in study on a small model, a few minutes\n"
+                "  tuneup study --model DIR --data_path FILE      the same techniques on your model and data\n"
+                "  tuneup study mine.yaml --blocks 10             cells of your own, commands of others included\n"
+                "  tuneup study --cells bf16,zero-1 --ranks 2     some of the cells\n",
+    .details =
+        "Every cell runs once in each block, in a random order, as a process group of its own. Interrupt it when\n"
+        "you like: the same command goes on where it stopped. At the end it prints the ratios and the path of\n"
+        "report.html. A cell that fails is a result, with its last lines of error. The form of a study file is in\n"
+        "docs/metrics.md.",
+    .sets = sets,
+    .run = run,
+};

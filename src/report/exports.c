@@ -1,0 +1,270 @@
+#include "report/exports.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/log.h"
+
+static const enum ratio_kind shown[] = { RATIO_SPEED, RATIO_MEMORY, RATIO_ENERGY };
+
+void exports_ratio(const struct ratio *r, char *out, size_t size)
+{
+    const char *mark = r->source == RATIO_ESTIMATED ? "~" : "";
+
+    if (r->source == RATIO_UNAVAILABLE)
+        snprintf(out, size, "unavailable");
+    else if (isnan(r->e.low))
+        snprintf(out, size, "%s%.3g", mark, r->e.value);
+    else
+        snprintf(out, size, "%s%.2f [%.2f, %.2f]", mark, r->e.value, r->e.low, r->e.high);
+}
+
+void exports_gap(double gap, char *out, size_t size)
+{
+    if (isnan(gap))
+        snprintf(out, size, "unknown");
+    else if (gap == 0)
+        snprintf(out, size, "0");
+    else if (gap < 1e-4)
+        snprintf(out, size, "%.0e", gap);
+    else
+        snprintf(out, size, "%.2f %%", 100 * gap);
+}
+
+const char *exports_energy_reason(const struct comparisons *c)
+{
+    for (int i = 0; i < c->n; i++)
+        if (c->rows[i].ratios[RATIO_ENERGY].source != RATIO_UNAVAILABLE)
+            return NULL;
+    return c->n > 0 ? c->rows[0].ratios[RATIO_ENERGY].reason : NULL;
+}
+
+static char sign_of(const struct ratio *r)
+{
+    return r->source == RATIO_UNAVAILABLE ? ' ' : " +-=?"[r->e.verdict];
+}
+
+static bool new_group(const struct loaded *l, const struct comparisons *c, int i)
+{
+    const struct load_cell *a = &l->cells[c->rows[i].base], *b = i ? &l->cells[c->rows[i - 1].base] : NULL;
+
+    return !b || a != b;
+}
+
+static void print_group(FILE *out, const struct load_cell *base)
+{
+    char name[80], head[160];
+
+    log_safe(name, sizeof name, base->name);
+    snprintf(head, sizeof head, "%s, %" PRId64 " rank%s, over \"%s\"", base->phase, base->ranks,
+             base->ranks == 1 ? "" : "s", name);
+    fprintf(out, "\n%-40s %-21s %-21s %-21s %s\n", head, "  SpeedUp", "  MemoryUp", "  EnergyUp", "loss differs by");
+}
+
+static void print_row(FILE *out, const struct loaded *l, const struct comparison *row)
+{
+    char name[80], text[96], gap[32];
+
+    fprintf(out, "%-40s", log_safe(name, sizeof name, l->cells[row->cell].name));
+    for (int k = 0; k < COUNT_OF(shown); k++) {
+        exports_ratio(&row->ratios[shown[k]], text, sizeof text);
+        fprintf(out, " %c %-19s", sign_of(&row->ratios[shown[k]]), text);
+    }
+    exports_gap(row->loss_gap, gap, sizeof gap);
+    fprintf(out, " %s%s", gap, row->loss_flagged ? "  NOT the same numbers: check this technique" : "");
+    if (row->n_failed)
+        fprintf(out, "  (%d of %d runs failed)", row->n_failed, row->n_failed + row->n_done);
+    fputc('\n', out);
+}
+
+void exports_table(FILE *out, const struct loaded *l, const struct comparisons *c)
+{
+    char text[512];
+
+    /* One group after the other; the rows of a group need not lie together. */
+    for (int base = 0; base < l->n_cells; base++) {
+        bool headed = false;
+
+        for (int i = 0; i < c->n; i++) {
+            if (c->rows[i].base != base)
+                continue;
+            if (!headed)
+                print_group(out, &l->cells[base]);
+            headed = true;
+            print_row(out, l, &c->rows[i]);
+        }
+    }
+    fprintf(out,
+            "\nAbove 1 is better than the baseline: + better, - worse, = no practical difference, ? inconclusive. "
+            "Value [95 %% interval]%s\n",
+            strcmp(l->design, "recorded") == 0 ? "." : ", paired by block.");
+    if (exports_energy_reason(c))
+        fprintf(out, "EnergyUp is unavailable: %s\n", log_safe(text, sizeof text, exports_energy_reason(c)));
+}
+
+/* ---- Markdown ---- */
+
+static void markdown_text(FILE *out, const char *text)
+{
+    for (; *text; text++) {
+        if (strchr("\\`*_{}[]<>#|&~", *text))
+            fputc('\\', out);
+        fputc((unsigned char)*text < 0x20 || *text == 0x7f ? ' ' : *text, out);
+    }
+}
+
+static void markdown_row(FILE *out, const struct loaded *l, const struct comparison *row)
+{
+    char text[128];
+
+    fputs("| ", out);
+    markdown_text(out, l->cells[row->cell].name);
+    for (int k = 0; k < COUNT_OF(shown); k++) {
+        const struct ratio *r = &row->ratios[shown[k]];
+
+        exports_ratio(r, text, sizeof text);
+        fprintf(out, " | %s", text);
+        if (r->source == RATIO_UNAVAILABLE)
+            continue;
+        stats_verdict(&r->e, text, sizeof text);
+        fprintf(out, ", %s", text);
+    }
+    exports_gap(row->loss_gap, text, sizeof text);
+    fprintf(out, " | %s%s | %d |\n", text, row->loss_flagged ? " (flagged)" : "", row->ratios[RATIO_SPEED].e.n);
+}
+
+void exports_markdown(FILE *out, const struct loaded *l, const struct comparisons *c)
+{
+    for (int i = 0; i < c->n; i++) {
+        const struct load_cell *base = &l->cells[c->rows[i].base];
+
+        if (new_group(l, c, i)) {
+            fprintf(out, "%s**%s, %" PRId64 " rank%s, over ", i ? "\n" : "", base->phase, base->ranks,
+                    base->ranks == 1 ? "" : "s");
+            markdown_text(out, base->name);
+            fputs("**\n\n| techniques | SpeedUp | MemoryUp | EnergyUp | loss differs by | n |\n"
+                  "| --- | --- | --- | --- | --- | --- |\n",
+                  out);
+        }
+        markdown_row(out, l, &c->rows[i]);
+    }
+    if (exports_energy_reason(c)) {
+        fputs("\nEnergyUp is unavailable: ", out);
+        markdown_text(out, exports_energy_reason(c));
+        fputc('\n', out);
+    }
+}
+
+/* ---- CSV (RFC 4180) ---- */
+
+/* Text that a spreadsheet would take for a formula gets an apostrophe in front. */
+static void csv_text(FILE *out, const char *text)
+{
+    fputc('"', out);
+    if (text[0] && strchr("=+-@\t\r", text[0]))
+        fputc('\'', out);
+    for (; *text; text++) {
+        if (*text == '"')
+            fputc('"', out);
+        if ((unsigned char)*text >= 0x20 && *text != 0x7f)
+            fputc(*text, out);
+        else
+            fputc(' ', out);
+    }
+    fputc('"', out);
+}
+
+static void csv_number(FILE *out, double x)
+{
+    if (isfinite(x))
+        fprintf(out, ",%.10g", x);
+    else
+        fputc(',', out);
+}
+
+static void csv_ratio(FILE *out, const struct loaded *l, const struct comparison *row, int kind)
+{
+    const struct load_cell *cell = &l->cells[row->cell], *base = &l->cells[row->base];
+    const struct ratio *r = &row->ratios[kind];
+
+    csv_text(out, cell->phase);
+    fputc(',', out);
+    csv_text(out, cell->name);
+    fprintf(out, ",%" PRId64 ",", cell->ranks);
+    csv_text(out, base->name);
+    fprintf(out, ",%s,%s", cell->exact ? "true" : "false", ratio_names[kind]);
+    csv_number(out, r->e.value);
+    csv_number(out, r->e.low);
+    csv_number(out, r->e.high);
+    fprintf(out, ",%d,%s", r->e.n, stats_verdict_word(r->e.verdict));
+    csv_number(out, r->e.p);
+    csv_number(out, r->e.p_holm);
+    fprintf(out, ",%s,", ratio_source_name(r->source));
+    csv_text(out, r->reason);
+    csv_number(out, row->loss_gap);
+    fputs("\r\n", out);
+}
+
+void exports_csv(FILE *out, const struct loaded *l, const struct comparisons *c)
+{
+    fputs("phase,cell,ranks,baseline,exact,ratio,value,low,high,n,verdict,p,p_holm,source,reason,loss_difference\r\n",
+          out);
+    for (int i = 0; i < c->n; i++)
+        for (int kind = 0; kind < RATIO_N; kind++)
+            csv_ratio(out, l, &c->rows[i], kind);
+}
+
+/* ---- JSON ---- */
+
+static json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static json_t *ratio_json(const struct ratio *r, enum ratio_kind kind)
+{
+    json_t *o = json_pack("{s:o, s:o, s:o, s:i, s:s, s:o, s:o}", "value", number(r->e.value), "low", number(r->e.low),
+                          "high", number(r->e.high), "n", r->e.n, "source", ratio_source_name(r->source), "p",
+                          number(r->e.p), "p_holm", number(r->e.p_holm));
+
+    if (kind == RATIO_POWER) /* more power is neither better nor worse */
+        json_object_set_new(o, "verdict", json_null());
+    else
+        json_object_set_new(o, "verdict", json_string(stats_verdict_word(r->e.verdict)));
+    if (r->source == RATIO_UNAVAILABLE)
+        json_object_set_new(o, "reason", json_string(r->reason));
+    if (r->e.blocks_needed)
+        json_object_set_new(o, "blocks_needed", json_integer(r->e.blocks_needed));
+    return o;
+}
+
+static json_t *row_json(const struct loaded *l, const struct comparison *row)
+{
+    const struct load_cell *cell = &l->cells[row->cell];
+    json_t *ratios = json_object();
+    json_t *techniques = json_loads(cell->techniques, 0, NULL);
+
+    for (int kind = 0; kind < RATIO_N; kind++)
+        json_object_set_new(ratios, kind == RATIO_WHOLE ? "SpeedUpWholeRun" : ratio_names[kind],
+                            ratio_json(&row->ratios[kind], (enum ratio_kind)kind));
+    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:b, s:o, s:i, s:i, s:{s:o, s:o, s:o, s:b}, s:s?}", "phase",
+                     cell->phase, "cell", cell->name, "ranks", (json_int_t)cell->ranks, "baseline",
+                     l->cells[row->base].name, "techniques", techniques ? techniques : json_null(), "exact",
+                     (int)cell->exact, "ratios", ratios, "runs", row->n_done, "failed", row->n_failed, "quality",
+                     "loss_difference", number(row->loss_gap), "final_loss", number(row->final_loss),
+                     "baseline_final_loss", number(row->base_final_loss), "flagged", (int)row->loss_flagged, "power",
+                     row->category);
+}
+
+json_t *exports_json(const struct loaded *l, const struct comparisons *c)
+{
+    json_t *rows = json_array();
+
+    for (int i = 0; i < c->n; i++)
+        json_array_append_new(rows, row_json(l, &c->rows[i]));
+    return json_pack("{s:i, s:{s:s, s:s, s:s, s:s, s:I, s:I}, s:f, s:f, s:o}", "schema_version", 1, "study", "name",
+                     l->name, "design", l->design, "created", l->created, "tuneup", l->version, "seed",
+                     (json_int_t)l->seed, "blocks", (json_int_t)l->blocks, "confidence", STATS_CONFIDENCE,
+                     "practical_difference", STATS_PRACTICAL, "comparisons", rows);
+}

@@ -1,0 +1,27 @@
+/* report/exports.h - the ratios as text for people and programs. Words from the study's file are made harmless for each
+ * form: control characters for terminals, formula characters for spreadsheets, markup for Markdown. */
+#ifndef TUNEUP_REPORT_EXPORTS_H
+#define TUNEUP_REPORT_EXPORTS_H
+
+#include <stdio.h>
+
+#include "base/json.h"
+#include "report/ratios.h"
+
+void exports_table(FILE *out, const struct loaded *l, const struct comparisons *c); /* for the terminal */
+void exports_markdown(FILE *out, const struct loaded *l, const struct comparisons *c);
+/* A row for each ratio of each cell. */
+void exports_csv(FILE *out, const struct loaded *l, const struct comparisons *c);
+/* {"schema_version", "study", "comparisons": [{"phase", "cell", "ranks", "baseline", "techniques", "exact", "quality",
+ * "ratios": {"SpeedUp": {"value", "low", "high", "n", "verdict", "source", ...}, ...}}]}. What is unknown is null. NULL
+ * when there is no memory. */
+json_t *exports_json(const struct loaded *l, const struct comparisons *c);
+
+/* "1.25 [1.22, 1.28]", "~1.25 [...]" for an estimate, "1.25" for one run, "unavailable". */
+void exports_ratio(const struct ratio *r, char *out, size_t size);
+/* "0", "0.12 %", "unknown": a loss_gap. */
+void exports_gap(double gap, char *out, size_t size);
+/* The one reason why EnergyUp is unavailable in all rows, or NULL. */
+const char *exports_energy_reason(const struct comparisons *c);
+
+#endif

@@ -1,0 +1,390 @@
+/* A figure is a gnuplot script written to a folder of its own, run, and read back. Rows of a figure are cells, from top to
+ * bottom in the study's order, grouped by rank count. */
+#include "report/figures.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "measure/job.h"
+
+#define SVG_MAX_BYTES (8 << 20)
+#define ROW_PIXELS 30
+#define GNUPLOT_TIMEOUT_S 60.0
+
+/* Okabe and Ito's colours, which colour-blind readers can tell apart. */
+static const char *const colours[LOAD_N_KINDS] = { "#0072B2", "#56B4E9", "#D55E00", "#E69F00",
+                                                   "#009E73", "#CC79A7", "#F0E442", "#999999" };
+
+/* In gnuplot's single quotes nothing is special but the quote itself. */
+static void quoted(FILE *out, const char *text)
+{
+    fputc('\'', out);
+    for (; *text; text++) {
+        if (*text == '\'')
+            fputc('\'', out);
+        fputc((unsigned char)*text < 0x20 || *text == 0x7f ? ' ' : *text, out);
+    }
+    fputc('\'', out);
+}
+
+static void label(FILE *out, const struct load_cell *c)
+{
+    char text[96];
+
+    snprintf(text, sizeof text, "%.60s (%" PRId64 ")", c->name, c->ranks);
+    quoted(out, text);
+}
+
+static void head(FILE *out, int n_rows, const char *x_label)
+{
+    fprintf(out,
+            "set terminal svg size 920,%d dynamic noenhanced font 'sans-serif,14'\n"
+            "set border 1 linecolor '#888888'\nset grid x linecolor '#dddddd' linetype 1\n"
+            "set tics nomirror textcolor '#222222'\nset ytics scale 0\nset lmargin 28\nset rmargin 3\n"
+            "set yrange [%g:-0.7]\nset xlabel '%s' textcolor '#222222'\n"
+            "set key outside top center horizontal textcolor '#222222'\n",
+            ROW_PIXELS * n_rows + 130, n_rows - 0.3, x_label);
+}
+
+/* ---- Ratios: dots with intervals on a logarithmic axis ---- */
+
+struct range {
+    double low, high;
+};
+
+static struct range ratio_range(const struct comparisons *c)
+{
+    struct range r = { 0.85, 1.18 };
+
+    for (int i = 0; i < c->n; i++)
+        for (int k = 0; k < 3; k++) {
+            const struct estimate *e = &c->rows[i].ratios[k].e;
+            const double low = isnan(e->low) ? e->value : e->low, high = isnan(e->high) ? e->value : e->high;
+
+            if (low > 0 && isfinite(low) && isfinite(high)) {
+                r.low = fmin(r.low, low);
+                r.high = fmax(r.high, high);
+            }
+        }
+    return (struct range){ fmax(r.low / 1.08, 1e-3), fmin(r.high * 1.08, 1e3) };
+}
+
+static bool any_ratio(const struct comparisons *c, int kind)
+{
+    for (int i = 0; i < c->n; i++)
+        if (c->rows[i].ratios[kind].source != RATIO_UNAVAILABLE)
+            return true;
+    return false;
+}
+
+static void ratio_data(FILE *out, const struct comparisons *c, int kind)
+{
+    fprintf(out, "$d%d << EOD\n", kind);
+    for (int i = 0; i < c->n; i++) {
+        const struct ratio *r = &c->rows[i].ratios[kind];
+
+        if (r->source == RATIO_UNAVAILABLE)
+            continue;
+        const bool alone = isnan(r->e.low);
+        fprintf(out, "%.9g %.3f %.9g %.9g\n", r->e.value, i + 0.22 * (kind - 1), alone ? r->e.value : r->e.low,
+                alone ? r->e.value : r->e.high);
+    }
+    fputs("EOD\n", out);
+}
+
+static bool draw_ratios(FILE *out, const struct loaded *l, const struct comparisons *c)
+{
+    static const int shapes[] = { 7, 5, 9 };
+    static const char *const inks[] = { "#0072B2", "#D55E00", "#009E73" };
+    static const double ticks[] = { 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1,  1.1,
+                                    1.2,  1.4,  1.6,  2,   2.5, 3,   4,   5,   7,   10,  20,  50, 100 };
+    const struct range r = ratio_range(c);
+    const double wide = r.high / r.low;
+    bool first = true, any = false;
+
+    for (int kind = 0; kind < 3; kind++)
+        any = any || any_ratio(c, kind);
+    if (!any)
+        return false;
+    head(out, c->n, "baseline / variant: right of 1 is better than the baseline (logarithmic)");
+    fprintf(out, "set logscale x\nset xrange [%.6g:%.6g]\nset xtics (", r.low, r.high);
+    for (int i = 0; i < COUNT_OF(ticks); i++)
+        if (ticks[i] >= r.low && ticks[i] <= r.high &&
+            (wide < 4 || (ticks[i] != 0.6 && ticks[i] != 0.9 && ticks[i] != 1.1 && ticks[i] != 1.4))) {
+            fprintf(out, "%s'%g' %g", first ? "" : ", ", ticks[i], ticks[i]);
+            first = false;
+        }
+    fputs(")\nset ytics (", out);
+    for (int i = 0; i < c->n; i++) {
+        fputs(i ? ", " : "", out);
+        label(out, &l->cells[c->rows[i].cell]);
+        fprintf(out, " %d", i);
+    }
+    fputs(")\nset arrow from 1, graph 0 to 1, graph 1 nohead linecolor '#444444' linewidth 1.5 back\n", out);
+    for (int i = 1; i < c->n; i++)
+        if (c->rows[i].base != c->rows[i - 1].base)
+            fprintf(out, "set arrow from graph 0, first %g to graph 1, first %g nohead linecolor '#bbbbbb' back\n",
+                    i - 0.5, i - 0.5);
+    for (int kind = 0; kind < 3; kind++)
+        if (any_ratio(c, kind))
+            ratio_data(out, c, kind);
+    fputs("plot ", out);
+    for (int kind = 0, n = 0; kind < 3; kind++)
+        if (any_ratio(c, kind))
+            fprintf(out,
+                    "%s$d%d using 1:2:3:4 with xerrorbars pointtype %d pointsize 0.7 linewidth 1.6 linecolor '%s' "
+                    "title '%s'",
+                    n++ ? ", " : "", kind, shapes[kind], inks[kind], ratio_names[kind]);
+    fputc('\n', out);
+    return true;
+}
+
+/* ---- Memory by kind: planned above, allocated below ---- */
+
+const struct load_run *figures_example(const struct loaded *l, int cell)
+{
+    for (int i = 0; i < l->n_runs; i++)
+        if (l->runs[i].cell == cell && l->runs[i].block >= 0 && l->runs[i].done)
+            return &l->runs[i];
+    return NULL;
+}
+
+static bool has_memory(const struct loaded *l, int cell)
+{
+    const struct load_run *r = figures_example(l, cell);
+
+    for (int k = 0; r && k < LOAD_N_KINDS; k++)
+        if (r->planned[k] >= 0)
+            return true;
+    return false;
+}
+
+static void y_labels(FILE *out, const struct loaded *l, bool (*has)(const struct loaded *, int))
+{
+    int row = 0;
+
+    fputs("set ytics (", out);
+    for (int i = 0; i < l->n_cells; i++)
+        if (has(l, i)) {
+            fputs(row ? ", " : "", out);
+            label(out, &l->cells[i]);
+            fprintf(out, " %d", row++);
+        }
+    fputs(")\n", out);
+}
+
+/* A rectangle for each cell: what this kind adds to those below it. */
+static void memory_data(FILE *out, const struct loaded *l, int kind, bool planned)
+{
+    int row = 0;
+
+    fprintf(out, "$m%d%d << EOD\n", kind, planned);
+    for (int i = 0; i < l->n_cells; i++) {
+        double from = 0;
+
+        if (!has_memory(l, i))
+            continue;
+        const struct load_run *r = figures_example(l, i);
+        const int64_t *bytes = planned ? r->planned : r->allocated;
+        for (int k = 0; k < kind; k++)
+            from += bytes[k] > 0 ? (double)bytes[k] : 0;
+        const double to = from + (bytes[kind] > 0 ? (double)bytes[kind] : 0);
+        const double y = row++ + (planned ? -0.18 : 0.18);
+        fprintf(out, "%.6f %.3f %.6f %.6f %.3f %.3f\n", to / 1048576, y, from / 1048576, to / 1048576, y - 0.16,
+                y + 0.16);
+    }
+    fputs("EOD\n", out);
+}
+
+static bool draw_memory(FILE *out, const struct loaded *l)
+{
+    int n = 0;
+
+    for (int i = 0; i < l->n_cells; i++)
+        n += has_memory(l, i);
+    if (n == 0)
+        return false;
+    head(out, n, "MiB of the heaviest rank: upper bar planned, lower bar allocated");
+    y_labels(out, l, has_memory);
+    fputs("set xrange [0:*]\nset style fill solid 1.0 noborder\n", out);
+    for (int k = 0; k < LOAD_N_KINDS; k++) {
+        memory_data(out, l, k, true);
+        memory_data(out, l, k, false);
+    }
+    fputs("plot ", out);
+    for (int k = 0; k < LOAD_N_KINDS; k++)
+        fprintf(out,
+                "%s$m%d1 using 1:2:3:4:5:6 with boxxyerror linecolor '%s' title '%s', "
+                "$m%d0 using 1:2:3:4:5:6 with boxxyerror fillstyle solid 0.55 linecolor '%s' notitle",
+                k ? ", " : "", k, colours[k], load_kinds[k], k, colours[k]);
+    fputc('\n', out);
+    return true;
+}
+
+/* ---- Seconds of a step: every run a dot, their mean a bar ---- */
+
+static double step_seconds(const struct load_run *r)
+{
+    const int64_t n = r->n_steps - (r->warmup_steps > 0 ? r->warmup_steps : 0);
+
+    return r->done && r->block >= 0 && n > 0 ? r->steady_s / (double)n : NAN;
+}
+
+static double mean_step_seconds(const struct loaded *l, int cell)
+{
+    double sum = 0;
+    int n = 0;
+
+    for (int i = 0; i < l->n_runs; i++)
+        if (l->runs[i].cell == cell && !isnan(step_seconds(&l->runs[i]))) {
+            sum += step_seconds(&l->runs[i]);
+            n++;
+        }
+    return n ? sum / n : NAN;
+}
+
+static bool has_steps(const struct loaded *l, int cell)
+{
+    return !isnan(mean_step_seconds(l, cell));
+}
+
+static bool draw_steps(FILE *out, const struct loaded *l)
+{
+    int n = 0, row = 0;
+
+    for (int i = 0; i < l->n_cells; i++)
+        n += has_steps(l, i);
+    if (n == 0)
+        return false;
+    head(out, n, "seconds of an optimizer step: each run a dot, their mean a bar");
+    y_labels(out, l, has_steps);
+    fputs("set xrange [0:*]\nset style fill solid 0.35 noborder\nunset key\n$bars << EOD\n", out);
+    for (int i = 0; i < l->n_cells; i++)
+        if (has_steps(l, i)) {
+            const double mean = mean_step_seconds(l, i);
+
+            fprintf(out, "%.6g %d 0 %.6g %.2f %.2f\n", mean, row, mean, row - 0.3, row + 0.3);
+            row++;
+        }
+    fputs("EOD\n$dots << EOD\n", out);
+    row = 0;
+    for (int i = 0; i < l->n_cells; i++) {
+        if (!has_steps(l, i))
+            continue;
+        for (int k = 0; k < l->n_runs; k++)
+            if (l->runs[k].cell == i && !isnan(step_seconds(&l->runs[k])))
+                fprintf(out, "%.6g %d\n", step_seconds(&l->runs[k]), row);
+        row++;
+    }
+    fputs("EOD\nplot $bars using 1:2:3:4:5:6 with boxxyerror linecolor '#0072B2', "
+          "$dots using 1:2 with points pointtype 6 pointsize 0.6 linecolor '#222222'\n",
+          out);
+    return true;
+}
+
+/* ---- Running gnuplot ---- */
+
+/* The copy of text from "<svg" on, with every id and reference to one prefixed by p; NULL without memory. */
+static char *prefix_ids(const char *text, const char *p, struct err *err)
+{
+    static const char *const places[] = { " id=\"", " id='", "href='#", "href=\"#", "url(#" };
+    const char *svg = strstr(text, "<svg");
+    size_t extra = 1, used = 0;
+
+    if (!svg) {
+        err_set(err, ERR_RUN, "gnuplot drew nothing");
+        return NULL;
+    }
+    for (const char *at = svg; *at; at++)
+        for (int i = 0; i < COUNT_OF(places); i++)
+            extra += strncmp(at, places[i], strlen(places[i])) == 0 ? strlen(p) : 0;
+    char *out = mem_array((int64_t)(strlen(svg) + extra), 1, 1, MEM_TEXT, err);
+    for (const char *at = svg; out && *at;) {
+        size_t n = 0;
+
+        for (int i = 0; i < COUNT_OF(places) && n == 0; i++)
+            n = strncmp(at, places[i], strlen(places[i])) == 0 ? strlen(places[i]) : 0;
+        memcpy(out + used, at, n ? n : 1);
+        used += n ? n : 1;
+        at += n ? n : 1;
+        if (n) {
+            memcpy(out + used, p, strlen(p));
+            used += strlen(p);
+        }
+    }
+    return out;
+}
+
+/* 0 = drawn, or nothing to draw (svg stays NULL); 1 = gnuplot failed, and err says how; -1 = error. */
+static int draw(const char *folder, enum figure_kind kind, const struct loaded *l, const struct comparisons *c,
+                char **svg, struct err *err)
+{
+    char script[FILE_PATH_MAX], drawing[FILE_PATH_MAX], errors[FILE_PATH_MAX], prefix[8];
+    struct job_record record;
+    size_t n = 0;
+
+    if (file_join(script, folder, "figure.gp", err) != 0 || file_join(drawing, folder, "figure.svg", err) != 0 ||
+        file_join(errors, folder, "errors.txt", err) != 0)
+        return -1;
+    FILE *f = fopen(script, "w");
+    if (!f)
+        return err_errno(err, "could not write \"%s\"", script);
+    const bool any = kind == FIGURE_RATIOS   ? draw_ratios(f, l, c)
+                     : kind == FIGURE_MEMORY ? draw_memory(f, l)
+                                             : draw_steps(f, l);
+    if (fclose(f) != 0)
+        return err_errno(err, "could not write \"%s\"", script);
+    if (!any)
+        return 0;
+    char *const argv[] = { (char *)"gnuplot", (char *)"-d", script, NULL };
+    const struct job_options options = {
+        .stdin_path = "/dev/null", .stdout_path = drawing, .stderr_path = errors, .timeout_s = GNUPLOT_TIMEOUT_S
+    };
+    if (job_measure(argv, &options, &record, err) != 0)
+        return 1;
+    if (record.exit_status != 0) {
+        err_set(err, ERR_RUN, "gnuplot ended with status %d", record.exit_status);
+        return 1;
+    }
+    char *text = file_read(drawing, SVG_MAX_BYTES, &n, err);
+    if (!text)
+        return 1;
+    snprintf(prefix, sizeof prefix, "f%d-", (int)kind);
+    *svg = prefix_ids(text, prefix, err);
+    mem_free(text);
+    return *svg ? 0 : 1;
+}
+
+int figures_build(struct figures *f, const struct loaded *l, const struct comparisons *c, struct err *err)
+{
+    char folder[] = "/tmp/tuneup_figures_XXXXXX";
+    struct err why;
+    int result = 0;
+
+    *f = (struct figures){ 0 };
+    if (!mkdtemp(folder))
+        return err_errno(err, "could not make a folder in /tmp");
+    for (int kind = 0; kind < FIGURE_N && result == 0; kind++) {
+        result = draw(folder, (enum figure_kind)kind, l, c, &f->svg[kind], err);
+        if (result == 1)
+            snprintf(f->reason, sizeof f->reason,
+                     "%.300s. Figures are drawn by gnuplot: install gnuplot-nox and run `tuneup report` again",
+                     err->what);
+    }
+    (void)file_remove_tree(folder, &why); /* a folder left in /tmp is no reason to refuse a report */
+    if (result < 0)
+        figures_free(f);
+    return result < 0 ? -1 : 0;
+}
+
+void figures_free(struct figures *f)
+{
+    for (int i = 0; i < FIGURE_N; i++) {
+        mem_free(f->svg[i]);
+        f->svg[i] = NULL;
+    }
+}

@@ -1,0 +1,21 @@
+/* report/figures.h - the report's figures, drawn by gnuplot as SVG whose words are text. gnuplot is a program of its own
+ * and may be missing: then the figures are absent and `reason` says why. Words from the study are quoted for gnuplot, and
+ * every id in the SVG gets a prefix, so that several can stand in one page. */
+#ifndef TUNEUP_REPORT_FIGURES_H
+#define TUNEUP_REPORT_FIGURES_H
+
+#include "report/ratios.h"
+
+enum figure_kind { FIGURE_RATIOS, FIGURE_MEMORY, FIGURE_STEPS, FIGURE_N };
+struct figures {
+    char *svg[FIGURE_N]; /* owned; NULL: nothing to draw, or reason */
+    char reason[512]; /* why there are none; "" */
+};
+
+int figures_build(struct figures *f, const struct loaded *l, const struct comparisons *c, struct err *err);
+void figures_free(struct figures *f);
+
+/* The first counted and completed run of a cell: what one run looked like. NULL if there is none. */
+const struct load_run *figures_example(const struct loaded *l, int cell);
+
+#endif

@@ -1,0 +1,183 @@
+#include "report/headlines.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "report/exports.h"
+#include "report/figures.h"
+
+static void say(struct headlines *h, bool bad, const char *format, ...) ERR_PRINTF(3, 4);
+
+static void say(struct headlines *h, bool bad, const char *format, ...)
+{
+    va_list args;
+
+    if (h->n == HEADLINES_MAX)
+        return;
+    va_start(args, format);
+    vsnprintf(h->line[h->n], sizeof h->line[0], format, args);
+    va_end(args);
+    h->bad[h->n++] = bad;
+}
+
+static int64_t sum(const int64_t *bytes)
+{
+    int64_t total = -1;
+
+    for (int k = 0; k < LOAD_N_KINDS; k++)
+        if (bytes[k] >= 0)
+            total = (total < 0 ? 0 : total) + bytes[k];
+    return total;
+}
+
+int64_t headlines_planned(const struct load_run *r)
+{
+    return sum(r->planned);
+}
+
+int64_t headlines_allocated(const struct load_run *r)
+{
+    return sum(r->allocated);
+}
+
+static const char *name_of(const struct loaded *l, const struct comparison *row)
+{
+    return l->cells[row->cell].name;
+}
+
+/* The row of a group with the largest ratio that is surely better; NULL if there is none. */
+static const struct comparison *best(const struct comparisons *c, int base, enum ratio_kind kind)
+{
+    const struct comparison *found = NULL;
+
+    for (int i = 0; i < c->n; i++) {
+        const struct comparison *row = &c->rows[i];
+
+        if (row->base == base && row->ratios[kind].e.verdict == VERDICT_BETTER && !row->loss_flagged &&
+            (!found || row->ratios[kind].e.value > found->ratios[kind].e.value))
+            found = row;
+    }
+    return found;
+}
+
+static void say_best(struct headlines *h, const struct loaded *l, const struct comparisons *c, int base,
+                     const char *where)
+{
+    static const char *const what[] = { "fastest", "leanest in memory", "most frugal in energy" };
+
+    for (int kind = 0; kind < 3; kind++) {
+        const struct comparison *row = best(c, base, (enum ratio_kind)kind);
+        char ratio[96];
+
+        if (!row)
+            continue;
+        exports_ratio(&row->ratios[kind], ratio, sizeof ratio);
+        say(h, false, "%s, \"%s\" is the %s: %s %s.", where, name_of(l, row), what[kind], ratio_names[kind], ratio);
+    }
+}
+
+static void say_winners(struct headlines *h, const struct loaded *l, const struct comparisons *c, int base,
+                        const char *where)
+{
+    char names[480] = "";
+    int n_judged = 0;
+
+    for (int i = 0; i < c->n; i++) {
+        const struct comparison *row = &c->rows[i];
+        const bool energy = row->ratios[RATIO_ENERGY].source != RATIO_UNAVAILABLE;
+        const size_t used = strlen(names);
+
+        if (row->base != base || row->ratios[RATIO_SPEED].e.verdict == VERDICT_NONE)
+            continue;
+        n_judged++;
+        if (row->ratios[RATIO_SPEED].e.verdict == VERDICT_BETTER &&
+            row->ratios[RATIO_MEMORY].e.verdict == VERDICT_BETTER &&
+            (!energy || row->ratios[RATIO_ENERGY].e.verdict == VERDICT_BETTER) && !row->loss_flagged)
+            snprintf(names + used, sizeof names - used, "%s%s%s", used ? ", " : "", name_of(l, row),
+                     l->cells[row->cell].exact ? "" : " (changes the numbers)");
+    }
+    if (names[0])
+        say(h, false, "%s, better in every dimension that could be measured: %s.", where, names);
+    else if (n_judged > 0)
+        say(h, false, "%s, nothing is better in every dimension that could be measured.", where);
+}
+
+static void say_exactness(struct headlines *h, const struct loaded *l, const struct comparisons *c)
+{
+    char names[400] = "", gap[32];
+    double worst = NAN;
+    int n = 0;
+
+    for (int i = 0; i < c->n; i++) {
+        const struct comparison *row = &c->rows[i];
+        const size_t used = strlen(names);
+
+        if (!l->cells[row->cell].exact || row->n_done == 0)
+            continue;
+        n++;
+        worst = fmax(worst, row->loss_gap);
+        if (row->loss_flagged)
+            snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", name_of(l, row));
+    }
+    exports_gap(worst, gap, sizeof gap);
+    if (names[0])
+        say(h, true, "These should compute the baseline's numbers and do not, or left no loss to check: %s.", names);
+    else if (n > 0 && worst == 0)
+        say(h, false, "The exact techniques left the loss of every step as it was, to the last bit.");
+    else if (n > 0)
+        say(h, false, "The exact techniques left the loss of every step as it was: it differs by %s at most.", gap);
+}
+
+static void say_prediction(struct headlines *h, const struct loaded *l)
+{
+    double worst = -1;
+    int n = 0;
+
+    for (int i = 0; i < l->n_cells; i++) {
+        const struct load_run *r = figures_example(l, i);
+
+        if (!r || headlines_planned(r) <= 0 || headlines_allocated(r) < 0)
+            continue;
+        n++;
+        worst = fmax(worst, fabs((double)headlines_allocated(r) / (double)headlines_planned(r) - 1));
+    }
+    if (n > 0)
+        say(h, worst > 0.05, "The planned memory was right within %.2g %% in all %d cells.", 100 * worst, n);
+}
+
+static void say_failures(struct headlines *h, const struct loaded *l)
+{
+    int failed = 0, counted = 0;
+
+    for (int i = 0; i < l->n_runs; i++) {
+        counted += l->runs[i].block >= 0;
+        failed += l->runs[i].block >= 0 && !l->runs[i].done;
+    }
+    if (failed)
+        say(h, true, "%d of %d runs failed; what they said is in the list of all runs.", failed, counted);
+    if (strcmp(l->design, "recorded") != 0 && counted < l->blocks * l->n_cells)
+        say(h, true, "The study is not complete: %d of %" PRId64 " runs are there.", counted, l->blocks * l->n_cells);
+}
+
+void headlines_build(struct headlines *h, const struct loaded *l, const struct comparisons *c)
+{
+    h->n = 0;
+    for (int i = 0; i < l->n_cells; i++) {
+        char where[64];
+
+        if (l->cells[i].baseline != i)
+            continue;
+        snprintf(where, sizeof where, "%.16s at %" PRId64 " rank%s", l->cells[i].phase, l->cells[i].ranks,
+                 l->cells[i].ranks == 1 ? "" : "s");
+        say_best(h, l, c, i, where);
+        say_winners(h, l, c, i, where);
+    }
+    say_exactness(h, l, c);
+    say_prediction(h, l);
+    if (exports_energy_reason(c))
+        say(h, false, "Energy could not be measured: %s.", exports_energy_reason(c));
+    say_failures(h, l);
+}

@@ -1,0 +1,174 @@
+/* What the page and the exports make of a study, hostile words included. */
+#include "study_fixture.h"
+
+#include "base/json.h"
+#include "base/mem.h"
+#include "report/exports.h"
+#include "report/html.h"
+
+static const char nasty[] = "<script>alert(1)</script>'\"&`date` $x \\ =1+1 | \x1b[31m";
+
+static char *printed(void (*print)(FILE *, const struct loaded *, const struct comparisons *), const struct loaded *l,
+                     const struct comparisons *c)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+
+    print(f, l, c);
+    fclose(f);
+    return text;
+}
+
+static void page(FILE *out, const struct loaded *l, const struct comparisons *c)
+{
+    struct figures f;
+    struct err err = { 0 };
+    void **test_state = NULL;
+
+    CHECK_OK(figures_build(&f, l, c, &err), &err);
+    html_print(out, l, c, &f, "study.db");
+    figures_free(&f);
+}
+
+static void load_fixture(struct loaded *l, struct comparisons *c, const struct fixture *f)
+{
+    char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
+    struct err err = { 0 };
+    void **test_state = NULL;
+
+    fixture_folder(folder);
+    snprintf(path, sizeof path, "%s/study.db", folder);
+    fixture_study(path, 2, f);
+    CHECK_OK(load_study(l, path, &err), &err);
+    CHECK_OK(ratios_build(c, l, &err), &err);
+    fixture_remove(folder);
+}
+
+static void rename_cell(struct loaded *l, int cell, const char *name)
+{
+    struct err err;
+
+    mem_free(l->cells[cell].name);
+    l->cells[cell].name = mem_strdup(name, MEM_RECORD, &err);
+}
+
+TEST(the_page_needs_nothing_else)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, &(struct fixture){ .fail_cell = 3, .energy = true });
+    char *html = printed(page, &l, &c);
+    CHECK(strstr(html, "<script") == NULL && strstr(html, "src=") == NULL && strstr(html, "<link") == NULL);
+    CHECK(strstr(html, "@import") == NULL);
+    for (const char *p = html; (p = strstr(p, "http")) != NULL; p += 4) /* names of namespaces are no addresses */
+        CHECK(strncmp(p, "http-equiv", 10) == 0 || strncmp(p, "http://www.w3.org/", 18) == 0);
+    CHECK(strstr(html, "out of &lt;memory&gt;") != NULL);
+    CHECK(strstr(html, "Test &amp; Co &lt;x86&gt;") != NULL);
+    CHECK(strstr(html, "2 of 2 runs failed") != NULL);
+    CHECK(strstr(html, "EnergyUp") != NULL);
+    free(html);
+    ratios_free(&c);
+    load_free(&l);
+}
+
+TEST(words_of_the_study_stay_words)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, &(struct fixture){ .fail_cell = -1 });
+    rename_cell(&l, 1, nasty);
+    rename_cell(&l, 2, "'; system('touch /tmp/tuneup_pwned'); '");
+    char *html = printed(page, &l, &c);
+    CHECK(strstr(html, "<script") == NULL);
+    CHECK(strstr(html, "&lt;script&gt;alert(1)&lt;/script&gt;&#39;&quot;&amp;`date`") != NULL);
+    CHECK(strchr(html, '\x1b') == NULL);
+    CHECK(strstr(html, "f0-") != NULL); /* gnuplot drew it all the same */
+    CHECK(!file_exists("/tmp/tuneup_pwned"));
+    free(html);
+    char *table = printed(exports_table, &l, &c);
+    CHECK(strchr(table, '\x1b') == NULL);
+    free(table);
+    char *markdown = printed(exports_markdown, &l, &c);
+    CHECK(strchr(markdown, '\x1b') == NULL && strstr(markdown, "\\<script\\>") != NULL && !strstr(markdown, "1 | \\["));
+    free(markdown);
+    rename_cell(&l, 1, "=HYPERLINK(\"x\")");
+    char *csv = printed(exports_csv, &l, &c);
+    CHECK(strstr(csv, "\"'=HYPERLINK(\"\"x\"\")\"") != NULL);
+    free(csv);
+    ratios_free(&c);
+    load_free(&l);
+}
+
+TEST(json_has_the_promised_keys)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, &(struct fixture){ .fail_cell = -1 });
+    json_t *all = exports_json(&l, &c);
+    const json_t *row = json_array_get(json_object_get(all, "comparisons"), 0);
+    CHECK_STR(json_string_value(json_object_get(row, "phase")), "sft");
+    CHECK_STR(json_string_value(json_object_get(row, "cell")), "bf16");
+    const json_t *speed = json_object_get(json_object_get(row, "ratios"), "SpeedUp");
+    CHECK_NEAR(json_real_value(json_object_get(speed, "value")), 1.25, 1e-9);
+    CHECK(json_is_real(json_object_get(speed, "low")) && json_is_real(json_object_get(speed, "high")));
+    CHECK_EQ(json_integer_value(json_object_get(speed, "n")), 2);
+    CHECK_STR(json_string_value(json_object_get(speed, "verdict")), "better");
+    CHECK_STR(json_string_value(json_object_get(speed, "source")), "measured");
+    const json_t *energy = json_object_get(json_object_get(row, "ratios"), "EnergyUp");
+    CHECK(json_is_null(json_object_get(energy, "value")));
+    CHECK_STR(json_string_value(json_object_get(energy, "source")), "unavailable");
+    CHECK(strstr(json_string_value(json_object_get(energy, "reason")), "RAPL") != NULL);
+    json_decref(all);
+    ratios_free(&c);
+    load_free(&l);
+}
+
+TEST(without_gnuplot_the_page_says_so)
+{
+    struct loaded l;
+    struct comparisons c;
+    char *path = strdup(getenv("PATH"));
+
+    load_fixture(&l, &c, &(struct fixture){ .fail_cell = -1 });
+    setenv("PATH", "/nowhere", 1);
+    char *html = printed(page, &l, &c);
+    setenv("PATH", path, 1);
+    free(path);
+    CHECK(strstr(html, "There are no figures: could not run &quot;gnuplot&quot;") != NULL);
+    CHECK(strstr(html, "<svg") == NULL && strstr(html, "SpeedUp") != NULL);
+    free(html);
+    ratios_free(&c);
+    load_free(&l);
+}
+
+TEST(reading_survives_every_failed_allocation)
+{
+    char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
+
+    fixture_folder(folder);
+    snprintf(path, sizeof path, "%s/study.db", folder);
+    fixture_study(path, 1, &(struct fixture){ .fail_cell = -1 });
+    for (int64_t n = 1;; n++) {
+        struct comparisons c = { 0 };
+        struct loaded l = { 0 };
+        struct err err = { 0 };
+
+        mem_fail_at(n);
+        const int result = load_study(&l, path, &err) == 0 ? ratios_build(&c, &l, &err) : -1;
+        mem_fail_at(0);
+        ratios_free(&c);
+        load_free(&l);
+        CHECK_EQ(mem_live_bytes(MEM_RECORD), 0);
+        if (result == 0)
+            break;
+        CHECK_EQ(err.code, ERR_MEMORY);
+    }
+    fixture_remove(folder);
+}
+
+TEST_MAIN(CASE(the_page_needs_nothing_else), CASE(words_of_the_study_stay_words), CASE(json_has_the_promised_keys),
+          CASE(without_gnuplot_the_page_says_so), CASE(reading_survives_every_failed_allocation))
