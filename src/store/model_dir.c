@@ -3,7 +3,6 @@
 #include "store/model_dir.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -437,19 +436,26 @@ bool model_dir_uses(const struct model_dir *m, const char *canonical)
            model_names(&m->config, m->is_reward, match, (void *)canonical, &err) != 0;
 }
 
-static bool all_finite(const void *data, enum dtype dtype, int64_t n)
+/* An exponent of ones is infinity or NaN; on bits, which compilers turn into vector code. */
+static bool all_finite(const char *data, enum dtype dtype, int64_t n)
 {
-    bool finite = true;
+    uint32_t bad = 0;
 
-    for (int64_t i = 0; i < n; i++) {
-        const float v = dtype == F32 ? ((const float *)data)[i] : bf16_to_f32(((const uint16_t *)data)[i]);
-        finite &= isfinite(v) != 0;
+    for (int64_t i = 0; i < n && dtype == F32; i++) {
+        uint32_t bits;
+        memcpy(&bits, data + 4 * i, 4);
+        bad |= (bits & 0x7f800000u) == 0x7f800000u;
     }
-    return finite;
+    for (int64_t i = 0; i < n && dtype == BF16; i++) {
+        uint16_t bits;
+        memcpy(&bits, data + 2 * i, 2);
+        bad |= (bits & 0x7f80u) == 0x7f80u;
+    }
+    return bad == 0;
 }
 
-/* Piece by piece through an aligned buffer: the file's data may lie at any address. */
-static bool convert(void *dst, enum dtype to, const struct stored_tensor *t, int64_t count)
+/* Where types differ, piece by piece through an aligned buffer: the file's data may lie at any address. */
+static bool convert(char *dst, enum dtype to, const struct stored_tensor *t, int64_t begin, int64_t count)
 {
     const size_t from_bytes = dtype_bytes(t->dtype), to_bytes = dtype_bytes(to);
     const int64_t n_chunks = (count + CHUNK - 1) / CHUNK;
@@ -459,37 +465,75 @@ static bool convert(void *dst, enum dtype to, const struct stored_tensor *t, int
     for (int64_t i = 0; i < n_chunks; i++) {
         _Alignas(64) unsigned char aligned[CHUNK * 8];
         const int64_t first = i * CHUNK, n = count - first < CHUNK ? count - first : CHUNK;
-        char *out = (char *)dst + (size_t)first * to_bytes;
+        const char *in = (const char *)t->data + (size_t)(begin + first) * from_bytes;
+        char *out = dst + (size_t)first * to_bytes;
 
-        memcpy(aligned, (const char *)t->data + (size_t)first * from_bytes, (size_t)n * from_bytes);
-        dtype_convert(out, to, aligned, t->dtype, n);
+        if (t->dtype == to) {
+            memcpy(out, in, (size_t)n * to_bytes);
+        } else {
+            memcpy(aligned, in, (size_t)n * from_bytes);
+            dtype_convert(out, to, aligned, t->dtype, n);
+        }
         finite = all_finite(out, to, n) && finite;
     }
     return finite;
 }
 
-int model_dir_read(const struct model_dir *m, const char *canonical, void *dst, enum dtype to, int64_t count,
-                   bool allow_nonfinite, struct err *err)
+static int wrong_count(const struct model_dir *m, const struct model_tensor *t, int64_t first, int64_t count,
+                       struct err *err)
+{
+    err_set(err, ERR_INPUT, "tensor \"%s\" has %" PRId64 " elements, the model needs %" PRId64 " from number %" PRId64,
+            t->canonical, shape_count(&t->stored->shape), count, first);
+    err_where(err, "file \"%s\"", m->files[t->file].path);
+    return err_hint(err, "Use the config.json that came with this checkpoint.");
+}
+
+static int read_values(const struct model_dir *m, const struct model_tensor *t, void *dst, enum dtype to, int64_t first,
+                       int64_t count, bool allow_nonfinite, struct err *err)
+{
+    if (convert(dst, to, t->stored, first, count) || allow_nonfinite)
+        return 0;
+    err_set(err, ERR_INPUT, "tensor \"%s\" holds a NaN or infinity", t->canonical);
+    err_where(err, "file \"%s\"", m->files[t->file].path);
+    return err_hint(err, "The training that wrote it diverged, or the file is damaged; use an earlier checkpoint.");
+}
+
+static const struct model_tensor *find_readable(const struct model_dir *m, const char *canonical, struct err *err)
 {
     const struct model_tensor *t = find(m, canonical);
 
-    MUST(to == F32 || to == BF16);
-    if (!t) {
-        err_set(err, ERR_INPUT, "tensor \"%s\" is missing", canonical);
-        return err_where(err, "file \"%s\"", m->files[0].path);
-    }
-    if (check_type(m, t, err) != 0)
+    if (t)
+        return check_type(m, t, err) == 0 ? t : NULL;
+    err_set(err, ERR_INPUT, "tensor \"%s\" is missing", canonical);
+    err_where(err, "file \"%s\"", m->files[0].path);
+    return NULL;
+}
+
+int model_dir_read_range(const struct model_dir *m, const char *canonical, void *dst, enum dtype to, int64_t first,
+                         int64_t count, bool allow_nonfinite, struct err *err)
+{
+    const struct model_tensor *t = find_readable(m, canonical, err);
+
+    MUST((to == F32 || to == BF16) && first >= 0 && count >= 0);
+    if (!t)
         return -1;
-    if (shape_count(&t->stored->shape) != count) {
-        err_set(err, ERR_INPUT, "tensor \"%s\" has %" PRId64 " elements, the model needs %" PRId64, canonical,
-                shape_count(&t->stored->shape), count);
-        return err_where(err, "file \"%s\"", m->files[t->file].path);
-    }
-    if (convert(dst, to, t->stored, count) || allow_nonfinite)
-        return 0;
-    err_set(err, ERR_INPUT, "tensor \"%s\" holds a NaN or infinity", canonical);
-    err_where(err, "file \"%s\"", m->files[t->file].path);
-    return err_hint(err, "The training that wrote it diverged, or the file is damaged; use an earlier checkpoint.");
+    const int64_t total = shape_count(&t->stored->shape);
+    if (first > total || count > total - first)
+        return wrong_count(m, t, first, count, err);
+    return read_values(m, t, dst, to, first, count, allow_nonfinite, err);
+}
+
+int model_dir_read(const struct model_dir *m, const char *canonical, void *dst, enum dtype to, int64_t count,
+                   bool allow_nonfinite, struct err *err)
+{
+    const struct model_tensor *t = find_readable(m, canonical, err);
+
+    MUST(to == F32 || to == BF16);
+    if (!t)
+        return -1;
+    if (count != shape_count(&t->stored->shape))
+        return wrong_count(m, t, 0, count, err);
+    return read_values(m, t, dst, to, 0, count, allow_nonfinite, err);
 }
 
 static const char *full_prefix(const char *canonical, bool reward)

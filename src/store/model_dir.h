@@ -46,6 +46,9 @@ bool model_dir_uses(const struct model_dir *m, const char *canonical);
  * conversion makes). */
 int model_dir_read(const struct model_dir *m, const char *canonical, void *dst, enum dtype to, int64_t count,
                    bool allow_nonfinite, struct err *err);
+/* The same for the count elements from element first on: a rank's share, without the rest. */
+int model_dir_read_range(const struct model_dir *m, const char *canonical, void *dst, enum dtype to, int64_t first,
+                         int64_t count, bool allow_nonfinite, struct err *err);
 
 /* Calls each for every tensor of the model, in the order in which PyTorch registers them (a reward model's v_head comes
  * first). Stops at the first result other than 0 and returns it. The name is valid during the call. */
