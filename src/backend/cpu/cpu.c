@@ -15,8 +15,6 @@ static const struct cpu_op *const ops[OP_N] = {
     [OP_LINEAR_DW] = &cpu_linear_dw,
     [OP_LINEAR_CE] = &cpu_linear_ce,
     [OP_LINEAR_CE_TRAIN] = &cpu_linear_ce_train,
-    [OP_ATTENTION] = &cpu_attention,
-    [OP_ATTENTION_GRAD] = &cpu_attention_grad,
     [OP_FLASH_ATTENTION] = &cpu_flash_attention,
     [OP_FLASH_ATTENTION_GRAD] = &cpu_flash_attention_grad,
 };

@@ -32,6 +32,6 @@ static inline struct cpu *cpu_of(const struct backend *b)
 int64_t cpu_thread(void);
 
 extern const struct cpu_op cpu_linear, cpu_linear_dx, cpu_linear_dw, cpu_linear_ce, cpu_linear_ce_train;
-extern const struct cpu_op cpu_attention, cpu_attention_grad, cpu_flash_attention, cpu_flash_attention_grad;
+extern const struct cpu_op cpu_flash_attention, cpu_flash_attention_grad;
 
 #endif
