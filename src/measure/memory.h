@@ -2,7 +2,7 @@
  * The resident set counts a shared page once per process and getrusage the largest single descendant only, so what is
  * summed over a tree is the proportional share (PSS) of smaps_rollup, which Linux has since 5.0. MemoryUp uses
  * anon_bytes: how many pages of a mapped model file are resident is the page cache's luck, not the run's need.
- * Cost: smaps_rollup walks the page tables, about a millisecond per GB; statm is a few microseconds. Sampling therefore
+ * Cost: smaps_rollup walks the page tables, some milliseconds per GB; statm takes a few microseconds. Sampling therefore
  * watches statm and reads smaps_rollup when that makes a new high, within 1 % of one CPU. */
 #ifndef TUNEUP_MEASURE_MEMORY_H
 #define TUNEUP_MEASURE_MEMORY_H

@@ -77,8 +77,10 @@ TEST(time_and_cpu_are_metered)
 
 TEST(memory_of_parallel_children_adds_up)
 {
-    const struct job_record r =
-        run_shell("for i in 1 2 3; do dd if=/dev/zero of=/dev/null bs=24M count=40 2>/dev/null & done; wait", NULL);
+    const struct job_record r = run_shell(
+        "for i in 1 2 3; do (head -c 24M /dev/zero; sleep 0.5) | " /* holds a full buffer, and waits for more */
+        "dd of=/dev/null bs=24M iflag=fullblock 2>/dev/null & done; wait",
+        NULL);
 
     CHECK_EQ(r.exit_status, 0);
     CHECK(r.n_samples >= 2);

@@ -135,8 +135,17 @@ TEST(incomplete_rollup_is_refused)
         "Rss: 1 kB\nPss: 99999999999999999999 kB\nPss_Anon: 2 kB\nPss_Shmem: 3 kB\nSwapPss: 0 kB\n", &r));
 }
 
+/* Its shadow memory is several times what the program takes. */
+static void not_with_thread_sanitizer(void)
+{
+#ifdef __SANITIZE_THREAD__
+    skip();
+#endif
+}
+
 TEST(own_memory_moves_by_what_is_taken)
 {
+    not_with_thread_sanitizer();
     struct memory_reading before, after;
     struct err err = { 0 };
     size_t bytes = 24 * MIB;
@@ -166,12 +175,14 @@ static void check_tree(void (*work)(void *), int64_t wanted_anon, int64_t least_
 TEST(tree_is_summed)
 {
     (void)test_state;
+    not_with_thread_sanitizer();
     check_tree(two_takers, 2 * 16 * MIB, 2 * 16 * MIB);
 }
 
 TEST(shared_pages_count_once)
 {
     (void)test_state;
+    not_with_thread_sanitizer();
     check_tree(two_sharers, 16 * MIB, 2 * 16 * MIB);
 }
 
@@ -272,6 +283,7 @@ TEST(allocation_failures_are_reported)
 
 TEST(sampler_sees_a_peak_that_has_passed)
 {
+    not_with_thread_sanitizer();
     struct memory_sampler *s;
     struct err err = { 0 };
     struct memory_reading now;
