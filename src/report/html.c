@@ -188,6 +188,42 @@ static void ratio_row(FILE *out, const struct loaded *l, const struct comparison
     fprintf(out, "<td class=num>%d</td></tr>\n", row->ratios[RATIO_SPEED].e.n);
 }
 
+static void p_cell(FILE *out, const struct ratio *r)
+{
+    if (r->source == RATIO_UNAVAILABLE || isnan(r->e.p))
+        fputs("<td class=num><span class=none>none</span></td>", out);
+    else
+        fprintf(out, "<td class=num>%.2g <span class=ci>(%.2g)</span></td>", r->e.p, r->e.p_holm);
+}
+
+static void print_more_ratios(FILE *out, const struct loaded *l, const struct comparisons *c)
+{
+    char ratio[96];
+
+    fputs("<details><summary>Whole runs, power and p-values</summary><p class=note>SpeedUp of the whole run has start, "
+          "loading and saving in it. Powerup is SpeedUp / EnergyUp: above 1 the machine drew more power than with the "
+          "baseline. p is for \"the ratio is 1\"; in parentheses after Holm&#39;s correction over this table.</p>"
+          "<div class=scroll><table><thead><tr><th>cell</th><th class=num>ranks</th><th>SpeedUp (whole run)</th><th>"
+          "Powerup</th><th class=num>p SpeedUp</th><th class=num>p MemoryUp</th><th class=num>p EnergyUp</th></tr>"
+          "</thead><tbody>\n",
+          out);
+    for (int i = 0; i < c->n; i++) {
+        const struct comparison *row = &c->rows[i];
+
+        fputs("<tr><td>", out);
+        text(out, l->cells[row->cell].name);
+        fprintf(out, "</td><td class=num>%" PRId64 "</td>", l->cells[row->cell].ranks);
+        exports_ratio(&row->ratios[RATIO_WHOLE], ratio, sizeof ratio);
+        fprintf(out, "<td>%s</td>", ratio);
+        exports_ratio(&row->ratios[RATIO_POWER], ratio, sizeof ratio);
+        fprintf(out, "<td>%s</td>", ratio);
+        for (int kind = 0; kind < 3; kind++)
+            p_cell(out, &row->ratios[kind]);
+        fputs("</tr>\n", out);
+    }
+    fputs("</tbody></table></div></details>\n", out);
+}
+
 static void print_ratios(FILE *out, const struct loaded *l, const struct comparisons *c)
 {
     fputs(
@@ -216,6 +252,7 @@ static void print_ratios(FILE *out, const struct loaded *l, const struct compari
     fputs("<p class=note>† the verdict does not stand Holm&#39;s correction for having asked this many questions at "
           "once. \"exact\" marks techniques that compute the same numbers as the baseline.</p>\n",
           out);
+    print_more_ratios(out, l, c);
 }
 
 static void print_figure(FILE *out, const struct figures *f, enum figure_kind kind, const char *title,
@@ -281,28 +318,39 @@ static void print_prediction(FILE *out, const struct loaded *l)
         fputs("</tbody></table></div>\n", out);
 }
 
-static void print_unavailable(FILE *out, const struct comparisons *c)
+static void print_unavailable(FILE *out, const struct loaded *l, const struct comparisons *c)
 {
-    const char *last = "";
+    const char *energy = exports_energy_reason(c);
+    int n = 0;
 
-    fputs("<h2>What was not available</h2>\n", out);
+    fputs("<h2>What was not available</h2>\n<ul>\n", out);
+    if (energy) {
+        fputs("<li><strong>EnergyUp</strong> of all cells: ", out);
+        text(out, energy);
+        fputs(".</li>\n", out);
+        n++;
+    }
     for (int i = 0; i < c->n; i++)
         for (int kind = 0; kind < 3; kind++) {
             const struct ratio *r = &c->rows[i].ratios[kind];
+            const struct load_cell *cell = &l->cells[c->rows[i].cell];
 
-            if (r->source != RATIO_UNAVAILABLE || strcmp(r->reason, last) == 0)
+            if (r->source != RATIO_UNAVAILABLE || (kind == RATIO_ENERGY && energy))
                 continue;
-            fprintf(out, "<p><strong>%s</strong>: ", ratio_names[kind]);
+            fprintf(out, "<li><strong>%s</strong> of ", ratio_names[kind]);
+            text(out, cell->name);
+            fprintf(out, " at %" PRId64 " rank%s: ", cell->ranks, plural(cell->ranks));
             text(out, r->reason);
-            fputs(".</p>\n", out);
-            last = r->reason;
+            fputs(".</li>\n", out);
+            n++;
         }
-    if (!last[0])
-        fputs("<p>Everything that was asked for could be measured.</p>\n", out);
+    if (n == 0)
+        fputs("<li>Everything that was asked for could be measured.</li>\n</ul>\n", out);
     else
         fputs(
-            "<p class=note>A number that nothing measured is left out of this report; it is never 0 and never a guess. "
-            "<code>tuneup doctor</code> says which meters this machine has and how to mend what is missing.</p>\n",
+            "</ul>\n<p class=note>A number that nothing measured is left out of this report; it is never 0 and never a "
+            "guess. <code>tuneup doctor</code> says which meters this machine has and how to mend what is "
+            "missing.</p>\n",
             out);
 }
 
@@ -452,7 +500,7 @@ void html_print(FILE *out, const struct loaded *l, const struct comparisons *c, 
                  "For each cell the upper bar is planned, the lower one allocated.");
     print_figure(out, f, FIGURE_STEPS, "Time of a step",
                  "Every run is shown; how far the dots of one row lie apart is the noise of this machine.");
-    print_unavailable(out, c);
+    print_unavailable(out, l, c);
     print_method(out, l);
     print_machine(out, l);
     print_runs(out, l);
