@@ -1,0 +1,47 @@
+/* run/spec.h - what was asked of a phase, in DeepSpeed-Chat's words: the one table of its options. */
+#ifndef TUNEUP_RUN_SPEC_H
+#define TUNEUP_RUN_SPEC_H
+
+#include "base/option.h"
+#include "techniques/technique.h"
+
+enum spec_convention { SPEC_TUNEUP, SPEC_DEEPSPEED_CHAT, SPEC_PAPER };
+
+struct spec {
+    /* model and data */
+    const char *model, *data, *output, *data_split;
+    int64_t max_seq_len;
+    int convention; /* enum spec_convention */
+    bool skip_bad_records, jsonfile_spaces, allow_nonfinite;
+    double dropout; /* negative: the model's own */
+    /* training */
+    int64_t train_batch, eval_batch, accumulation, epochs, max_steps, warmup;
+    double learning_rate, weight_decay, beta1, beta2, epsilon, clip;
+    int schedule;
+    int64_t seed;
+    int64_t eval_batches; /* negative: all; 0: no evaluation */
+    /* the run */
+    int64_t ranks, threads;
+    int backend;
+    const char *memory_limit;
+    int64_t save_interval, keep;
+    bool resume, save_model, tensorboard, profile, json;
+    int64_t measure_warmup;
+    /* accepted so that scripts of DeepSpeed-Chat run unchanged: they switch what is always on here, or nothing */
+    bool ignored_deepspeed, ignored_print_loss, ignored_fp32_loss;
+    int64_t ignored_local_rank;
+    const char *ignored_data_output_path;
+    struct technique_values techniques;
+};
+
+#define SPEC_BACKENDS "cpu|ref"
+const char *spec_backend_name(const struct spec *s);
+
+/* The option sets of a phase that trains; returns how many. */
+int spec_sets(struct spec *s, struct option_set *sets);
+/* What must be given, and what must not be together. ERR_USAGE. */
+int spec_check_train(const struct spec *s, struct err *err);
+/* "8GiB", "500M", "1073741824" -> bytes. ERR_USAGE. */
+int spec_bytes(const char *text, int64_t *bytes, struct err *err);
+
+#endif

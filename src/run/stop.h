@@ -1,0 +1,12 @@
+/* run/stop.h - signals as wishes: the first SIGINT or SIGTERM (SIGUSR2 from a launcher, for all ranks) asks the loop to save
+ * and leave after the step; a second one ends the process at once. SIGUSR1 asks for a line of status. */
+#ifndef TUNEUP_RUN_STOP_H
+#define TUNEUP_RUN_STOP_H
+
+#include <stdbool.h>
+
+void stop_watch(void); /* installs the handlers */
+int stop_wanted(void); /* 0, or the signal that asked first */
+bool stop_status_wanted(void); /* true once after each SIGUSR1 */
+
+#endif
