@@ -16,26 +16,32 @@ extern const struct command cmd_compare;
 extern const struct command cmd_data_check;
 extern const struct command cmd_data_new;
 extern const struct command cmd_doctor;
+extern const struct command cmd_eval;
 extern const struct command cmd_help;
 extern const struct command cmd_measure;
 extern const struct command cmd_model_info;
 extern const struct command cmd_model_new;
+extern const struct command cmd_plan;
 extern const struct command cmd_report;
+extern const struct command cmd_sft;
 extern const struct command cmd_study;
 extern const struct command cmd_tokenize;
 extern const struct command cmd_tokenizer;
 
 const struct command *const commands[] = {
-    &cmd_tokenize,
     &cmd_study,
+    &cmd_sft,
+    &cmd_eval,
+    &cmd_plan,
     &cmd_compare,
     &cmd_report,
     &cmd_measure,
     &cmd_doctor,
-    &cmd_data_check,
-    &cmd_data_new,
-    &cmd_model_info,
     &cmd_model_new,
+    &cmd_model_info,
+    &cmd_data_new,
+    &cmd_data_check,
+    &cmd_tokenize,
     &cmd_tokenizer,
     &cmd_help,
     NULL,

@@ -12,6 +12,7 @@ struct comm {
     const char *name; /* "alone" or "mpi" */
     int rank, ranks;
     int local_ranks; /* ranks on this machine: threads are cores / local_ranks */
+    void *own; /* the implementation's */
     /* x[n] becomes the sum over the ranks, in place. F32, F64, BF16. */
     int (*all_reduce)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);
     /* x[ranks*n]: own part x[rank*n ..] becomes the sum of that part; the other parts are undefined after. */

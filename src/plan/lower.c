@@ -21,18 +21,42 @@ static int group_of(const char *name)
     return GROUP_DECAY;
 }
 
-static int lower_value(struct plan *p, int program, const struct value *v, struct err *err)
+/* Inputs of one name share their memory, which is as large as the program with the largest extents wants it; each program
+ * sees it through a view of its own shape. */
+static int input_memory(struct plan *p, const struct value *v, struct err *err)
 {
-    const bool shared = v->input || v->kind == KIND_PARAM || v->kind == KIND_GRAD;
-    const int there = shared ? plan_find(p, v->name) : -1;
+    const char *name = plan_name(p, err, "input/%s", v->name);
+    const int there = name ? plan_find(p, name) : -1;
+    const int64_t count = shape_count(&v->shape);
 
     if (there >= 0) {
-        if (v->input && shape_count(&v->shape) > shape_count(&p->buffers[there].shape))
-            p->buffers[there].shape = v->shape; /* programs of different extents share an input: the largest rules */
+        if (count > p->buffers[there].shape.dim[0])
+            p->buffers[there].shape.dim[0] = count;
         return there;
     }
+    const struct buffer b = { .name = name,
+                              .kind = v->kind,
+                              .dtype = v->dtype,
+                              .shape = shape_of(1, count),
+                              .shards = 1,
+                              .parent = -1,
+                              .group = -1,
+                              .persistent = true,
+                              .program = -1,
+                              .by = "model" };
+    return name ? plan_add_buffer(p, &b, err) : -1;
+}
+
+static int lower_value(struct plan *p, int program, const struct value *v, struct err *err)
+{
+    const bool of_model = v->kind == KIND_PARAM || v->kind == KIND_GRAD;
+    const int there = of_model ? plan_find(p, v->name) : -1;
+
+    if (there >= 0)
+        return there;
+    const int parent = v->input ? input_memory(p, v, err) : -1;
     const char *name = plan_name(p, err, "%s", v->name);
-    if (!name)
+    if (!name || (v->input && parent < 0))
         return -1;
     const struct buffer b = {
         .name = name,
@@ -41,11 +65,11 @@ static int lower_value(struct plan *p, int program, const struct value *v, struc
         .shape = v->shape,
         .shards = 1,
         .tier = TIER_DEVICE,
-        .parent = -1,
-        .group = v->kind == KIND_PARAM || v->kind == KIND_GRAD ? group_of(v->name) : -1,
-        .persistent = shared,
+        .parent = parent,
+        .group = of_model ? group_of(v->name) : -1,
+        .persistent = of_model || v->input,
         .input = v->input,
-        .program = shared ? -1 : program,
+        .program = of_model || v->input ? -1 : program,
         .by = "model",
     };
     return plan_add_buffer(p, &b, err);

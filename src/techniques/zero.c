@@ -3,6 +3,8 @@
  * parameters are all-gathered: together the volume of one all-reduce. */
 #include "techniques/technique.h"
 
+#define BUCKET_ELEMENTS ((int64_t)4 << 20)    /* of all ranks together: the staging buffer, whatever the model */
+
 struct zero_options {
     int64_t stage;
 };
@@ -70,9 +72,8 @@ static int shard_reduction(struct plan *p, struct op_step *s, struct err *err)
 {
     s->op = OP_REDUCE_SCATTER;
     s->by = "zero";
-    const int64_t own = s->attrs.count / p->ranks;
-    if (s->attrs.bucket > own)
-        s->attrs.bucket = own;
+    const int64_t own = s->attrs.count / p->ranks, share = BUCKET_ELEMENTS / p->ranks;
+    s->attrs.bucket = share < own ? share : own;
     s->out[1] = comm_buffer(p, s, err);
     return s->out[1] < 0 ? -1 : 0;
 }

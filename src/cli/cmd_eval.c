@@ -1,0 +1,60 @@
+/* tuneup eval: loss and perplexity of a data file, taken whole. */
+#include <inttypes.h>
+#include <math.h>
+
+#include "cli/command.h"
+#include "run/run.h"
+
+static struct spec spec;
+static struct eval_options {
+    int phase;
+} eval;
+
+static const struct option eval_options[] = {
+    { .name = "phase",
+      .type = OPTION_CHOICE,
+      .offset = offsetof(struct eval_options, phase),
+      .fallback = "sft",
+      .choices = "sft",
+      .help = "what to evaluate: the language model's loss" },
+    { 0 },
+};
+
+static int sets(struct option_set *out)
+{
+    out[0] = (struct option_set){ "Evaluation", eval_options, &eval };
+    return 1 + spec_sets(&spec, &out[1]);
+}
+
+static int run(struct command_line *line, struct err *err)
+{
+    const struct run_request request = { &spec, line->sets, line->n_sets, line->given, line->n_given };
+    struct run_evaluation e;
+
+    if (!spec.model || !spec.data || line->n_words > 0) {
+        err_set(err, ERR_USAGE, "--model and --data are needed, and no other words");
+        return err_hint(err, "For example: tuneup eval --model DIR --data FILE");
+    }
+    if (run_evaluate(&request, &e, err) != 0)
+        return -1;
+    if (spec.json)
+        printf("{\"loss\": %.17g, \"perplexity\": %.17g, \"records\": %" PRId64 ", \"tokens\": %" PRId64 "}\n", e.loss,
+               exp(e.loss), e.records, e.tokens);
+    else
+        printf("loss %.6f  perplexity %.6g  records %" PRId64 "  tokens %" PRId64 "\n", e.loss, exp(e.loss), e.records,
+               e.tokens);
+    return 0;
+}
+
+const struct command cmd_eval = {
+    .name = "eval",
+    .summary = "loss and perplexity of a data file",
+    .usage = "tuneup eval --model DIR --data FILE [options]",
+    .examples = "  tuneup eval --model out --data eval.jsonl\n"
+                "  tuneup eval --phase sft --model out --data eval.jsonl --max_seq_len 256 --json\n",
+    .details =
+        "Every record of the file is evaluated: no share is split off. The loss is the mean of batch losses, as in\n"
+        "DeepSpeed-Chat, so it depends a little on --per_device_eval_batch_size.",
+    .sets = sets,
+    .run = run,
+};

@@ -1,0 +1,147 @@
+/* tuneup plan: the plan of a run as asked, for any size of model and any number of ranks; no tensor is allocated. */
+#include <string.h>
+
+#include "base/file.h"
+#include "cli/command.h"
+#include "measure/machine.h"
+#include "plan/print.h"
+#include "run/run.h"
+
+static struct spec spec;
+static struct plan_options {
+    bool steps;
+    int64_t rank;
+} options;
+
+static const struct option plan_table[] = {
+    { .name = "steps",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct plan_options, steps),
+      .help = "print every step of every program" },
+    { .name = "rank",
+      .type = OPTION_INT,
+      .offset = offsetof(struct plan_options, rank),
+      .fallback = "0",
+      .min = 0,
+      .max = 4095,
+      .value = "N",
+      .help = "whose plan; all ranks need the same memory" },
+    { 0 },
+};
+
+static int sets(struct option_set *out)
+{
+    out[0] = (struct option_set){ "Plan", plan_table, &options };
+    return 1 + spec_sets(&spec, &out[1]);
+}
+
+/* The same run with every technique off. */
+static int plain_spec(struct spec *plain, struct err *err)
+{
+    struct option_set technique_options[TECHNIQUES_MAX];
+
+    *plain = spec;
+    const int n = technique_sets(technique_options, &plain->techniques);
+    option_defaults(technique_options, n);
+    for (int i = 0; i < n; i++)
+        for (const struct option *o = technique_options[i].options; o->name; o++)
+            if (o->type == OPTION_FLAG && option_set_text(o, technique_options[i].values, "false", err) != 0)
+                return -1;
+    return 0;
+}
+
+static int make_plan(const struct spec *s, const struct hf_config *c, int ranks, struct plan *p, struct err *err)
+{
+    struct backend backend;
+    struct exec exec = { 0 };
+    struct comm comm;
+
+    comm_alone(&comm);
+    if (setup_plan(s, c, true, (int)options.rank, ranks, p, err) != 0)
+        return -1;
+    if (backend_open(&backend, spec_backend_name(s), s->threads > 0 ? (int)s->threads : 1, err) != 0)
+        return -1;
+    const int result = exec_prepare(&exec, p, &backend, &comm, err);
+    exec_free(&exec);
+    backend.close(&backend);
+    return result;
+}
+
+static int load_config(struct hf_config *c, struct err *err)
+{
+    return file_is_dir(spec.model) ? hf_config_load(c, spec.model, err) : hf_config_named(c, spec.model, err);
+}
+
+static int check_limit(const struct hf_config *c, const struct plan *p, int ranks, struct err *err)
+{
+    int64_t limit;
+
+    if (!spec.memory_limit)
+        return 0;
+    if (spec_bytes(spec.memory_limit, &limit, err) != 0)
+        return -1;
+    (void)ranks;
+    return setup_fits(&spec, c, true, p, 1, limit, err);
+}
+
+static int print_all(const struct plan *p, const struct plan *plain)
+{
+    if (spec.json) {
+        json_t *json = print_plan_json(p);
+        json_dumpf(json, stdout, JSON_INDENT(2));
+        putchar('\n');
+        json_decref(json);
+        return 0;
+    }
+    print_plan(stdout, p, plain);
+    for (int i = 0; options.steps && i < p->n_programs; i++)
+        print_program(stdout, p, i);
+    return 0;
+}
+
+static int run(struct command_line *line, struct err *err)
+{
+    const int ranks = spec.ranks > 0 ? (int)spec.ranks : 1;
+    struct hf_config config = { 0 };
+    struct plan p = { 0 }, plain = { 0 };
+    struct spec off;
+
+    if (!spec.model || line->n_words > 1) {
+        err_set(err, ERR_USAGE, "--model is needed, and at most the phase as a word");
+        return err_hint(err, "For example: tuneup plan sft --model opt-13b --ranks 64 --zero_stage 1");
+    }
+    if (line->n_words == 1 && strcmp(line->words[0], "sft") != 0) {
+        err_set(err, ERR_USAGE, "there is no phase \"%.40s\"", line->words[0]);
+        return err_hint(err, "The phase that can be planned is sft.");
+    }
+    if (options.rank >= ranks)
+        return err_set(err, ERR_USAGE, "--rank %d is not among %d ranks", (int)options.rank, ranks);
+    int result = load_config(&config, err);
+    if (result == 0)
+        result = make_plan(&spec, &config, ranks, &p, err);
+    if (result == 0 && !spec.json)
+        result = plain_spec(&off, err) != 0 ? -1 : make_plan(&off, &config, ranks, &plain, err);
+    if (result == 0)
+        result = print_all(&p, spec.json ? NULL : &plain);
+    if (result == 0)
+        result = check_limit(&config, &p, ranks, err);
+    plan_free(&p);
+    plan_free(&plain);
+    hf_config_free(&config);
+    return result;
+}
+
+const struct command cmd_plan = {
+    .name = "plan",
+    .summary = "memory, work and communication of a run, before anything is allocated",
+    .usage = "tuneup plan [sft] --model DIR|SIZE [the phase's options] [--ranks N] [--memory_limit BYTES]",
+    .examples = "  tuneup plan --model opt-13b --ranks 64 --zero_stage 1\n"
+                "  tuneup plan sft --model opt-350m --dtype bf16 --gradient_checkpointing --memory_limit 8GiB\n"
+                "  tuneup plan --model DIR --ranks 2 --zero_stage 1 --json\n",
+    .details = "SIZE is opt-125m, opt-350m, opt-1.3b ... opt-66b. \"without\" is the same run with every technique "
+               "off. What is\n"
+               "planned is what a run allocates, byte for byte. With --memory_limit the exit status is 3 when it does "
+               "not fit.",
+    .sets = sets,
+    .run = run,
+};

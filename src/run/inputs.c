@@ -1,0 +1,132 @@
+/* A single file serves both sides: 9 of 10 records to train on and 1 to evaluate with, as DeepSpeed-Chat cuts sets that have
+ * no evaluation part. */
+#include "run/inputs.h"
+
+#include <inttypes.h>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "data/source.h"
+#include "data/split.h"
+#include "data/tokenize.h"
+
+enum convention inputs_convention(const struct spec *s)
+{
+    return s->convention == SPEC_PAPER ? CONVENTION_PAPER : CONVENTION_NOW;
+}
+
+static void tell_skipped(const struct source *source)
+{
+    if (source->n_skipped == 0)
+        return;
+    log_warning("%s: %" PRId64 " faulty records were left out:", source->name, source->n_skipped);
+    for (int64_t i = 0; i < source->n_skipped && i < SOURCE_MAX_PROBLEMS; i++)
+        log_warning("  line %" PRId64 ": %s", source->problems[i].line, source->problems[i].what);
+}
+
+/* All records in file order: evaluation of a file as it is. */
+static int every_row(int64_t n, int64_t **rows, int64_t *n_rows, struct err *err)
+{
+    *rows = mem_array(n, 1, sizeof **rows, MEM_DATA, err);
+    *n_rows = n;
+    for (int64_t i = 0; *rows && i < n; i++)
+        (*rows)[i] = i;
+    return *rows ? 0 : -1;
+}
+
+static int add_side(struct inputs *in, struct samples *out, const struct spec *s, struct source *source,
+                    enum split_side side, bool whole, struct err *err)
+{
+    const struct tokenize_options o = { inputs_convention(s), s->jsonfile_spaces };
+    struct split split;
+    int64_t *rows = NULL, n_rows = 0;
+
+    if (split_parse(&split, s->data_split, err) != 0)
+        return -1;
+    int result = whole ? every_row(source->n_records, &rows, &n_rows, err)
+                       : split_rows(&split, source->n_records, side, (uint32_t)s->seed, 1, &rows, &n_rows, err);
+    if (result == 0)
+        result = samples_init(out, SAMPLE_TEXT, s->max_seq_len, bpe_eos(in->tokenizer), err);
+    if (result == 0)
+        result = tokenize_records(out, source, rows, n_rows, in->tokenizer, &o, err);
+    mem_free(rows);
+    return result;
+}
+
+static int load_samples(struct inputs *in, const struct spec *s, bool eval_only, struct err *err)
+{
+    char train[FILE_PATH_MAX], eval[FILE_PATH_MAX];
+    struct source source = { 0 };
+    const int n_files = source_find(s->data, train, eval, err);
+
+    if (n_files < 0)
+        return -1;
+    const bool folder = n_files == 1;
+    if (source_load(&source, eval_only && folder ? eval : train, s->skip_bad_records, err) != 0)
+        return -1;
+    in->n_records = source.n_records;
+    int result = 0;
+    if (eval_only)
+        result = add_side(in, &in->eval, s, &source, SPLIT_GIVEN, true, err);
+    else
+        result = add_side(in, &in->train, s, &source, folder ? SPLIT_GIVEN : SPLIT_TRAIN_OF_ONE, false, err);
+    if (result == 0 && !eval_only && !folder)
+        result = add_side(in, &in->eval, s, &source, SPLIT_EVAL_OF_ONE, false, err);
+    tell_skipped(&source);
+    in->n_skipped = source.n_skipped;
+    source_free(&source);
+    if (result != 0 || eval_only || !folder)
+        return result;
+    if (source_load(&source, eval, s->skip_bad_records, err) != 0)
+        return -1;
+    result = add_side(in, &in->eval, s, &source, SPLIT_GIVEN, false, err);
+    tell_skipped(&source);
+    source_free(&source);
+    return result;
+}
+
+int inputs_open(struct inputs *in, const struct spec *s, const struct hf_config *c, bool eval_only, struct err *err)
+{
+    *in = (struct inputs){ 0 };
+    if (bpe_open(&in->tokenizer, s->model, err) != 0)
+        return -1;
+    int result = 0;
+    if (bpe_vocab_size(in->tokenizer) > c->vocab_size) {
+        result = err_set(err, ERR_INPUT, "the tokenizer has ids up to %d, the model has embeddings for %" PRId64,
+                         bpe_vocab_size(in->tokenizer) - 1, c->vocab_size);
+        err_where(err, "folder \"%s\"", s->model);
+        err_hint(err, "Use the tokenizer files that came with the model.");
+    }
+    if (result == 0)
+        result = load_samples(in, s, eval_only, err);
+    if (result == 0 && (eval_only ? in->eval.n : in->train.n) == 0) {
+        result = err_set(err, ERR_INPUT, "no record of \"%s\" falls to phase 1", s->data);
+        err_hint(err, "There are %" PRId64 " records and --data_split is %s; \"1,0,0\" gives all to phase 1.",
+                 in->n_records, s->data_split);
+    }
+    if (result != 0)
+        inputs_close(in);
+    return result;
+}
+
+void inputs_close(struct inputs *in)
+{
+    bpe_close(in->tokenizer);
+    samples_free(&in->train);
+    samples_free(&in->eval);
+    *in = (struct inputs){ 0 };
+}
+
+static uint64_t samples_hash(const struct samples *s)
+{
+    const uint64_t ids = hash_bytes(s->ids, (size_t)s->n_ids * sizeof *s->ids);
+    const size_t n_rows = (size_t)(s->n * samples_rows_each(s));
+
+    return ids ^ hash_bytes(s->rows, n_rows * sizeof *s->rows);
+}
+
+uint64_t inputs_hash(const struct inputs *in)
+{
+    return samples_hash(&in->train) * 31 + samples_hash(&in->eval);
+}

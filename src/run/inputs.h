@@ -1,0 +1,24 @@
+/* run/inputs.h - from the words of a spec to tokenized samples: tokenizer, records, the phase's share of them. */
+#ifndef TUNEUP_RUN_INPUTS_H
+#define TUNEUP_RUN_INPUTS_H
+
+#include "data/batcher.h"
+#include "run/spec.h"
+#include "store/hf_config.h"
+#include "text/bpe.h"
+
+struct inputs {
+    struct bpe *tokenizer;
+    struct samples train, eval;
+    int64_t n_records, n_skipped;
+};
+
+/* Phase 1's samples. eval_only: a data file is taken whole as evaluation records, without any split. ERR_INPUT when nothing is
+ * left, or when the tokenizer has ids that the model has no embedding for. On error *in is empty. */
+int inputs_open(struct inputs *in, const struct spec *s, const struct hf_config *c, bool eval_only, struct err *err);
+void inputs_close(struct inputs *in);
+/* A number that tells two sets of samples apart: ranks compare it. */
+uint64_t inputs_hash(const struct inputs *in);
+enum convention inputs_convention(const struct spec *s);
+
+#endif

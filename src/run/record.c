@@ -1,0 +1,229 @@
+/* metrics.jsonl grows by a line an update; run.json is written at the start, so that a run that dies leaves its words, and
+ * again at the end. */
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "measure/machine.h"
+#include "plan/print.h"
+#include "run/run.h"
+
+static json_t *number(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+static json_t *energy_json(const struct run *r)
+{
+    struct energy_result e = { .state = METER_UNAVAILABLE, .joules = NAN };
+
+    if (r->energy)
+        energy_read(r->energy, &e);
+    json_t *domains = json_array();
+    for (int i = 0; i < e.n_domains; i++)
+        json_array_append_new(domains, json_pack("{s:s, s:o, s:b}", "name", e.domains[i].name, "joules",
+                                                 number(e.domains[i].joules), "counted", e.domains[i].counted));
+    return json_pack("{s:o, s:s, s:s, s:s, s:o}", "joules", number(e.joules), "state", meter_state_name(e.state),
+                     "reason", e.reason, "hint", e.hint, "domains", domains);
+}
+
+/* Lines of updates that a resumed run will make again are dropped. */
+static int keep_lines_until(const char *path, int64_t last_step, struct err *err)
+{
+    struct file_out out;
+    size_t n = 0;
+    char *text = file_read(path, SIZE_MAX / 2, &n, err);
+
+    if (!text)
+        return -1;
+    int result = file_out_open(&out, path, err);
+    for (char *line = text, *end; result == 0 && line < text + n; line = end + 1) {
+        struct err ignored;
+        int64_t step = INT64_MAX;
+        end = strchr(line, '\n');
+        if (!end)
+            break; /* torn by a crash */
+        json_t *object = json_parse(line, (size_t)(end - line), path, 1, &ignored);
+        if (object && json_get_int(object, path, "step", 0, INT64_MAX - 1, &step, &ignored) == 1 && step <= last_step)
+            fwrite(line, 1, (size_t)(end - line) + 1, out.stream);
+        json_decref(object);
+    }
+    mem_free(text);
+    return result == 0 ? file_out_commit(&out, err) : -1;
+}
+
+static int write_run_json(struct run *r, const char *state, struct err *err)
+{
+    char path[FILE_PATH_MAX];
+    json_t *json = record_result(r);
+
+    json_object_set_new(json, "state", json_string(state));
+    int result = file_join(path, r->spec->output, "run.json", err);
+    if (result == 0)
+        result = json_write(path, json, JSON_INDENT(2), err);
+    json_decref(json);
+    return result;
+}
+
+int record_open(struct run *r, struct err *err)
+{
+    char path[FILE_PATH_MAX];
+
+    if (file_join(path, r->spec->output, "metrics.jsonl", err) != 0)
+        return -1;
+    if (r->at.n_updates > 0 && file_exists(path) && keep_lines_until(path, r->at.n_updates, err) != 0)
+        return -1;
+    r->metrics = fopen(path, r->at.n_updates > 0 ? "ab" : "wb");
+    if (!r->metrics)
+        return err_errno(err, "could not write \"%s\"", path);
+    if (r->spec->tensorboard && tensorboard_open(&r->tensorboard, r->spec->output, err) != 0)
+        return -1;
+    return write_run_json(r, "running", err);
+}
+
+static int write_line(struct run *r, json_t *object, struct err *err)
+{
+    const int failed =
+        json_dumpf(object, r->metrics, JSON_COMPACT) != 0 || fputc('\n', r->metrics) == EOF || fflush(r->metrics) != 0;
+
+    json_decref(object);
+    if (!failed)
+        return 0;
+    err_errno(err, "could not write \"%s/metrics.jsonl\"", r->spec->output);
+    return err_hint(err, "Free space there; --resume goes on from the last checkpoint.");
+}
+
+static int chart(struct run *r, const char *tag, double value, struct err *err)
+{
+    return r->tensorboard.file ? tensorboard_scalar(&r->tensorboard, r->at.n_updates, tag, value, err) : 0;
+}
+
+int record_update(struct run *r, const struct record_update *u, struct err *err)
+{
+    struct energy_result e = { .joules = NAN };
+
+    if (!r->metrics)
+        return 0;
+    if (r->energy)
+        energy_read(r->energy, &e);
+    json_t *line =
+        json_pack("{s:I, s:s, s:o, s:f, s:f, s:I, s:f, s:o, s:I}", "step", (json_int_t)r->at.n_updates, "phase", "sft",
+                  "loss", number(u->loss), "lr", u->rate, "grad_norm", u->grad_norm, "tokens", (json_int_t)u->tokens,
+                  "seconds", u->seconds, "joules", number(e.joules), "peak_bytes", (json_int_t)r->peak_bytes);
+    if (write_line(r, line, err) != 0 || chart(r, "train/loss", u->loss, err) != 0 ||
+        chart(r, "train/lr", u->rate, err) != 0 || chart(r, "train/grad_norm", u->grad_norm, err) != 0)
+        return -1;
+    return chart(r, "train/tokens_per_second", (double)u->tokens / u->seconds, err);
+}
+
+int record_eval(struct run *r, double loss, struct err *err)
+{
+    if (!r->metrics)
+        return 0;
+    json_t *line = json_pack("{s:I, s:s, s:f, s:f}", "step", (json_int_t)r->at.n_updates, "phase", "sft", "eval_loss",
+                             loss, "perplexity", exp(loss));
+    if (write_line(r, line, err) != 0)
+        return -1;
+    return chart(r, "eval/loss", loss, err);
+}
+
+static json_t *measured_json(const struct run *r)
+{
+    json_t *peaks = json_array(), *allocated = json_object();
+
+    for (int i = 0; r->rank_peaks && i < r->comm.ranks; i++)
+        json_array_append_new(peaks, json_integer((json_int_t)r->rank_peaks[i]));
+    for (int k = 0; k < KIND_N; k++)
+        json_object_set_new(allocated, kind_name((enum buffer_kind)k), json_integer((json_int_t)r->plan.kind_bytes[k]));
+    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:o, s:I, s:o, s:o, s:I, s:o, s:o, s:o, s:o}", "steps",
+                     (json_int_t)r->at.n_updates, "warmup_steps", (json_int_t)r->spec->measure_warmup, "steady_seconds",
+                     r->steady_seconds, "seconds", r->at.seconds, "wall_seconds", loop_now() - r->started_s,
+                     "steady_steps", (json_int_t)r->n_steady, "tokens", (json_int_t)r->at.n_tokens, "tokens_per_second",
+                     r->steady_seconds > 0 ? json_real((double)r->steady_tokens / r->steady_seconds) : json_null(),
+                     "peak_bytes", (json_int_t)r->peak_bytes, "peak_bytes_per_rank", peaks, "allocated", allocated,
+                     "allocated_bytes", (json_int_t)r->exec.block_bytes, "energy", energy_json(r), "final_loss",
+                     r->at.n_updates ? number(r->at.last_loss) : json_null(), "eval_loss", number(r->eval_loss),
+                     "perplexity", number(exp(r->eval_loss)));
+}
+
+static json_t *techniques_json(const struct run *r)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; techniques[i]; i++)
+        if (technique_is_on(&r->spec->techniques, i))
+            json_array_append_new(list, json_string(techniques[i]->name));
+    return list;
+}
+
+json_t *record_result(const struct run *r)
+{
+    struct machine machine;
+
+    machine_read(&machine);
+    return json_pack("{s:i, s:s, s:o, s:{s:s, s:s}, s:o, s:I, s:o, s:i, s:i, s:o, s:o}", "schema_version", 1, "phase",
+                     "sft", "options",
+                     option_json(r->request.sets, r->request.n_sets, r->request.given, r->request.n_given), "versions",
+                     "tuneup", TUNEUP_VERSION, "backend", r->backend.describe, "machine", machine_json(&machine),
+                     "seed", (json_int_t)r->spec->seed, "techniques", techniques_json(r), "ranks", r->comm.ranks,
+                     "threads", r->backend.threads, "planned", print_plan_json(&r->plan), "measured", measured_json(r));
+}
+
+int record_finish(struct run *r, const char *state, struct err *err)
+{
+    if (r->metrics && (fflush(r->metrics) != 0 || fsync(fileno(r->metrics)) != 0))
+        return err_errno(err, "could not write \"%s/metrics.jsonl\"", r->spec->output);
+    return write_run_json(r, state, err);
+}
+
+void record_close(struct run *r)
+{
+    if (r->metrics)
+        fclose(r->metrics);
+    r->metrics = NULL;
+    tensorboard_close(&r->tensorboard);
+}
+
+static void profile_summary(const struct run *r)
+{
+    double all = 0, matmul = 0;
+
+    for (int i = 0; i < OP_N; i++) {
+        all += r->op_seconds[i];
+        matmul += op_rule((enum op)i)->matmul ? r->op_seconds[i] : 0;
+    }
+    for (int i = 0; i < OP_N; i++)
+        if (r->op_seconds[i] > 0)
+            log_note("  %-22s %9.3f s %5.1f %%", op_rule((enum op)i)->name, r->op_seconds[i],
+                     100 * r->op_seconds[i] / all);
+    log_note("  products with weights take %.1f %% of the %.3f s in steps", 100 * matmul / all, all);
+}
+
+void record_summary(const struct run *r)
+{
+    const double wall = loop_now() - r->started_s;
+    char memory[PRINT_BYTES_MAX], planned[PRINT_BYTES_MAX];
+    struct energy_result e = { .state = METER_UNAVAILABLE, .reason = "no meter" };
+
+    if (r->energy)
+        energy_read(r->energy, &e);
+    log_note("%" PRId64 " updates, %" PRId64
+             " tokens in %.1f s (%.1f s with loading, evaluation and saving), %.0f tokens/s",
+             r->at.n_updates, r->at.n_tokens, r->at.seconds, wall, (double)r->at.n_tokens / r->at.seconds);
+    log_note("peak memory %s measured over all ranks, %s planned for tensors",
+             print_bytes((double)r->peak_bytes, memory),
+             print_bytes((double)r->exec.block_bytes * r->comm.ranks, planned));
+    if (e.state == METER_UNAVAILABLE)
+        log_note("energy unavailable: %s", e.reason);
+    else
+        log_note("energy %.1f J (%s)", e.joules, meter_state_name(e.state));
+    if (isfinite(r->at.first_eval_loss) && isfinite(r->eval_loss) && r->at.first_eval_loss > 0)
+        log_note("evaluation loss %.4f at the start, %.4f at the end (perplexity %.4g)", r->at.first_eval_loss,
+                 r->eval_loss, exp(r->eval_loss));
+    if (r->spec->profile)
+        profile_summary(r);
+}

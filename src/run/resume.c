@@ -1,0 +1,235 @@
+/* What a checkpoint holds: the parameters, and the optimizer's state with the master weights. What every rank has alike is
+ * written by rank 0 ("shared"); shards are written by their owners ("rank-N"). Random numbers, order of data and schedule are
+ * functions of the position, so the position is all the rest there is. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "run/run.h"
+#include "store/checkpoint.h"
+
+static bool is_state(const struct plan *p, int i, bool sharded)
+{
+    const struct buffer *b = &p->buffers[i];
+    const bool kept = b->kind == KIND_PARAM || b->kind == KIND_MASTER || b->kind == KIND_OPTIMIZER;
+
+    return kept && b->persistent && b->parent < 0 && (b->shards > 1) == sharded;
+}
+
+int64_t resume_bytes(const struct plan *p)
+{
+    int64_t bytes = 0;
+
+    for (int i = 0; i < p->n_buffers; i++)
+        if (is_state(p, i, false) || is_state(p, i, true))
+            bytes += (int64_t)p->buffers[i].bytes * p->buffers[i].shards;
+    return bytes;
+}
+
+/* The pieces of one part, in the plan's order. Returns how many. */
+static int pieces_of(const struct run *r, bool sharded, struct checkpoint_piece_out *out)
+{
+    int n = 0;
+
+    for (int i = 0; i < r->plan.n_buffers; i++)
+        if (is_state(&r->plan, i, sharded))
+            out[n++] = (struct checkpoint_piece_out){ exec_address(&r->exec, i), r->plan.buffers[i].bytes };
+    return n;
+}
+
+static json_t *options_of(const struct run *r)
+{
+    return option_json(r->request.sets, r->request.n_sets, r->request.given, r->request.n_given);
+}
+
+static json_t *state_of(const struct run *r)
+{
+    const struct run_position *at = &r->at;
+
+    return json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "phase", "sft", "ranks", r->comm.ranks,
+                     "epoch", (json_int_t)at->epoch, "batch", (json_int_t)at->batch, "micro", (json_int_t)at->n_micro,
+                     "updates", (json_int_t)at->n_updates, "tokens", (json_int_t)at->n_tokens, "last_loss",
+                     at->last_loss, "first_eval_loss",
+                     at->first_eval_loss == at->first_eval_loss ? at->first_eval_loss : 0.0, "seconds", at->seconds,
+                     "options", options_of(r));
+}
+
+static int write_part(struct run *r, const char *tmp, bool sharded, struct checkpoint_part *part, struct err *err)
+{
+    struct checkpoint_piece_out *found = mem_array(r->plan.n_buffers, 1, sizeof *found, MEM_STORE, err);
+    struct checkpoint_piece *pieces = mem_array(r->plan.n_buffers, 1, sizeof *pieces, MEM_STORE, err);
+    char name[CHECKPOINT_NAME_MAX] = "shared";
+    int result = -1;
+
+    if (found && pieces) {
+        const int n = pieces_of(r, sharded, found);
+        for (int i = 0; i < n; i++)
+            pieces[i] = (struct checkpoint_piece){ found[i].data, found[i].bytes };
+        if (sharded)
+            snprintf(name, sizeof name, "rank-%d", r->comm.rank);
+        result = n == 0 ? 0 : checkpoint_write_part(tmp, name, pieces, n, part, err);
+    }
+    mem_free(found);
+    mem_free(pieces);
+    return result;
+}
+
+static int commit(struct run *r, const char *tmp, const struct checkpoint_part *all, int n_all, struct err *err)
+{
+    struct checkpoint_part *parts = mem_array(n_all, 1, sizeof *parts, MEM_STORE, err);
+    json_t *state = state_of(r);
+    int n = 0, result = -1;
+
+    for (int i = 0; parts && i < n_all; i++)
+        if (all[i].name[0] != '\0')
+            parts[n++] = all[i];
+    if (parts && state)
+        result = checkpoint_commit(r->spec->output, r->at.n_updates, tmp, state, parts, n, err);
+    if (result == 0)
+        result = checkpoint_prune(r->spec->output, (int)r->spec->keep, err);
+    json_decref(state);
+    mem_free(parts);
+    return result;
+}
+
+int resume_save(struct run *r, struct err *err)
+{
+    struct checkpoint_part own[2] = { 0 };
+    char tmp[FILE_PATH_MAX] = "";
+    int result = 0;
+
+    if (r->comm.rank == 0)
+        result = checkpoint_begin(r->spec->output, r->at.n_updates, tmp, err);
+    if (comm_agree(&r->comm, result, err) != 0 || r->comm.broadcast(&r->comm, tmp, sizeof tmp, err) != 0)
+        return -1;
+    if (r->comm.rank == 0)
+        result = write_part(r, tmp, false, &own[0], err);
+    if (result == 0)
+        result = write_part(r, tmp, true, &own[1], err);
+    if (comm_agree(&r->comm, result, err) != 0)
+        return -1;
+    struct checkpoint_part *all = mem_array(r->comm.ranks, 2, sizeof *all, MEM_STORE, err);
+    result = comm_agree(&r->comm, all ? 0 : -1, err);
+    if (result == 0)
+        result = r->comm.gather_bytes(&r->comm, own, all, (int64_t)sizeof own, err);
+    if (result == 0 && r->comm.rank == 0)
+        result = commit(r, tmp, all, 2 * r->comm.ranks, err);
+    mem_free(all);
+    if (comm_agree(&r->comm, result, err) != 0)
+        return -1;
+    log_detail("checkpoint at step %" PRId64, r->at.n_updates);
+    return 0;
+}
+
+/* Options that may differ between a run and its continuation without changing a single number. */
+static bool may_differ(const char *name)
+{
+    static const char *const free_ones[] = {
+        "resume",       "output_dir",     "save_interval", "keep",
+        "memory_limit", "profile",        "json",          "enable_tensorboard",
+        "save_model",   "measure_warmup", "eval_batches",  "per_device_eval_batch_size",
+        "ranks",        "threads",        "help",          "version",
+        "quiet",        "verbose",        "no_color"
+    };
+
+    for (int i = 0; i < COUNT_OF(free_ones); i++)
+        if (strcmp(name, free_ones[i]) == 0)
+            return true;
+    return false;
+}
+
+static int check_options(const struct run *r, const json_t *state, const char *path, struct err *err)
+{
+    json_t *now = options_of(r), *then = json_object_get(state, "options"), *option;
+    char list[512] = "";
+    const char *name;
+
+    json_object_foreach(now, name, option)
+    {
+        const json_t *a = json_object_get(option, "value"), *b = json_object_get(json_object_get(then, name), "value");
+        const size_t n = strlen(list);
+        if (may_differ(name) || (b && json_equal(a, b)))
+            continue;
+        char *was = b ? json_dumps(b, JSON_ENCODE_ANY) : NULL, *is = json_dumps(a, JSON_ENCODE_ANY);
+        snprintf(list + n, sizeof list - n, "%s--%s was %s and is %s", n ? "; " : "", name, was ? was : "absent",
+                 is ? is : "?");
+        free(was);
+        free(is);
+    }
+    json_decref(now);
+    if (list[0] == '\0')
+        return 0;
+    err_set(err, ERR_USAGE, "cannot resume with other options: %s", list);
+    err_where(err, "checkpoint \"%s\"", path);
+    return err_hint(err, "Give the options of the first run, or another --output without --resume.");
+}
+
+static int read_state(struct run *r, const json_t *state, const char *path, struct err *err)
+{
+    struct run_position *at = &r->at;
+    int64_t ranks = 0;
+    const int64_t most = (int64_t)1 << 53;
+
+    if (json_get_int(state, path, "ranks", 1, RUN_MAX_RANKS, &ranks, err) < 0 ||
+        json_get_int(state, path, "epoch", 0, most, &at->epoch, err) < 0 ||
+        json_get_int(state, path, "batch", 0, most, &at->batch, err) < 0 ||
+        json_get_int(state, path, "micro", 0, most, &at->n_micro, err) < 0 ||
+        json_get_int(state, path, "updates", 0, most, &at->n_updates, err) < 0 ||
+        json_get_int(state, path, "tokens", 0, most, &at->n_tokens, err) < 0 ||
+        json_get_real(state, path, "last_loss", -1e300, 1e300, &at->last_loss, err) < 0 ||
+        json_get_real(state, path, "first_eval_loss", -1e300, 1e300, &at->first_eval_loss, err) < 0 ||
+        json_get_real(state, path, "seconds", 0, 1e300, &at->seconds, err) < 0)
+        return -1;
+    if (ranks != r->comm.ranks) {
+        err_set(err, ERR_USAGE, "the checkpoint is of %" PRId64 " ranks, this run has %d", ranks, r->comm.ranks);
+        return err_hint(err, "Resume with --ranks %" PRId64 ".", ranks);
+    }
+    r->trainer.n_updates = at->n_updates;
+    return check_options(r, state, path, err);
+}
+
+static int read_part(struct run *r, const char *path, bool sharded, struct err *err)
+{
+    struct checkpoint_piece_out *pieces = mem_array(r->plan.n_buffers, 1, sizeof *pieces, MEM_STORE, err);
+    char name[CHECKPOINT_NAME_MAX] = "shared";
+    int result = -1;
+
+    if (pieces) {
+        const int n = pieces_of(r, sharded, pieces);
+        if (sharded)
+            snprintf(name, sizeof name, "rank-%d", r->comm.rank);
+        result = n == 0 ? 0 : checkpoint_read_part(path, name, pieces, n, err);
+    }
+    mem_free(pieces);
+    return result;
+}
+
+int resume_load(struct run *r, struct err *err)
+{
+    char path[FILE_PATH_MAX], damaged[512];
+    json_t *state = NULL;
+    int64_t step = 0;
+    const int found = checkpoint_newest(r->spec->output, path, &step, &state, damaged, sizeof damaged, err);
+    int result = found < 0 ? -1 : 0;
+
+    if (found > 0) {
+        result = read_state(r, state, path, err);
+        if (result == 0)
+            result = read_part(r, path, false, err);
+        if (result == 0)
+            result = read_part(r, path, true, err);
+    }
+    json_decref(state);
+    if (comm_agree(&r->comm, result, err) != 0 ||
+        comm_same(&r->comm, (uint64_t)step, "the newest checkpoint", err) != 0)
+        return -1;
+    if (damaged[0])
+        log_warning("newer checkpoints are damaged and were left aside: %s", damaged);
+    if (found > 0)
+        log_note("going on from step %" PRId64 " (%s)", step, path);
+    else
+        log_note("there is no checkpoint in %s yet: starting from the beginning", r->spec->output);
+    return found;
+}

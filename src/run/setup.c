@@ -1,0 +1,277 @@
+/* Everything that can be refused is refused here, in the order of its cost: words, model description, plan and limits, data,
+ * and only then memory and weights. */
+#include <inttypes.h>
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "measure/machine.h"
+#include "plan/print.h"
+#include "run/run.h"
+#include "run/weights.h"
+
+#define PROCESS_BYTES ((int64_t)256 << 20) /* beside the plan: libraries, generated kernels, data, MPI */
+
+static int check_length(const struct spec *s, const struct hf_config *c, struct err *err)
+{
+    if (s->max_seq_len <= c->max_positions)
+        return 0;
+    err_set(err, ERR_USAGE, "--max_seq_len is %" PRId64 ", the model has %" PRId64 " positions", s->max_seq_len,
+            c->max_positions);
+    return err_hint(err, "Use --max_seq_len %" PRId64 " or less.", c->max_positions);
+}
+
+int setup_plan(const struct spec *s, const struct hf_config *c, bool trains, int rank, int ranks, struct plan *p,
+               struct err *err)
+{
+    struct build b = { .phase = &phase_sft,
+                       .train_B = trains ? s->train_batch : 0,
+                       .eval_B = s->eval_batch,
+                       .T = s->max_seq_len,
+                       .micro_steps = s->accumulation,
+                       .rank = rank,
+                       .ranks = ranks,
+                       .techniques = &s->techniques };
+
+    if (trains && s->eval_batches == 0)
+        b.eval_B = 0;
+    if (check_length(s, c, err) != 0 || build_shape(c, s->dropout, &b.shape, err) != 0)
+        return -1;
+    return build_plan(&b, p, err);
+}
+
+static int64_t needed(const struct plan *p, int ranks_here)
+{
+    return ((int64_t)p->tier_bytes[TIER_DEVICE] + PROCESS_BYTES) * ranks_here;
+}
+
+/* Bytes of the plan that the spec would give; -1 when it cannot be made. */
+static int64_t bytes_with(const struct spec *s, const struct hf_config *c, bool trains, const struct plan *like,
+                          int ranks_here)
+{
+    struct plan p = { 0 };
+    struct backend backend;
+    struct exec exec = { 0 };
+    struct comm comm;
+    struct err err;
+    int64_t bytes = -1;
+
+    comm_alone(&comm);
+    if (backend_open(&backend, spec_backend_name(s), 1, &err) != 0)
+        return -1;
+    if (setup_plan(s, c, trains, like->rank, like->ranks, &p, &err) == 0 &&
+        exec_prepare(&exec, &p, &backend, &comm, &err) == 0)
+        bytes = needed(&p, ranks_here);
+    exec_free(&exec);
+    plan_free(&p);
+    backend.close(&backend);
+    return bytes;
+}
+
+static void suggest(const struct spec *s, const struct hf_config *c, bool trains, const struct plan *p, int ranks_here,
+                    int64_t limit, char *out, size_t size)
+{
+    static const struct {
+        const char *technique, *option, *value, *words;
+    } switches[] = {
+        { "gradient_checkpointing", "gradient_checkpointing", "true", "--gradient_checkpointing" },
+        { "bf16", "dtype", "bf16", "--dtype bf16" },
+    };
+    struct spec with = *s;
+    char words[160] = "", text[PRINT_BYTES_MAX];
+    struct err err;
+
+    for (int i = 0; i <= COUNT_OF(switches); i++) {
+        const size_t n = strlen(words);
+        if (i < COUNT_OF(switches)) {
+            const int t = technique_find(switches[i].technique);
+            for (const struct option *o = techniques[t]->options; o->name; o++)
+                if (strcmp(o->name, switches[i].option) == 0)
+                    MUST(option_set_text(o, with.techniques.slot[t], switches[i].value, &err) == 0);
+            snprintf(words + n, sizeof words - n, "%s%s", n ? " " : "", switches[i].words);
+        } else {
+            with.train_batch = with.eval_batch = 1;
+            snprintf(words + n, sizeof words - n, " --per_device_train_batch_size 1 --per_device_eval_batch_size 1");
+        }
+        const int64_t bytes = bytes_with(&with, c, trains, p, ranks_here);
+        if (bytes >= 0 && bytes <= limit) {
+            snprintf(out, size, "%s would fit, with %s.", words, print_bytes((double)bytes, text));
+            return;
+        }
+    }
+    snprintf(out, size, "No switch makes it fit here: use a smaller model, shorter rows or more machines.");
+}
+
+int setup_fits(const struct spec *s, const struct hf_config *c, bool trains, const struct plan *p, int ranks_here,
+               int64_t limit, struct err *err)
+{
+    char have[PRINT_BYTES_MAX], want[PRINT_BYTES_MAX], kinds[256], advice[320];
+
+    if (needed(p, ranks_here) <= limit)
+        return 0;
+    print_kinds(p, kinds, sizeof kinds);
+    suggest(s, c, trains, p, ranks_here, limit, advice, sizeof advice);
+    err_set(err, ERR_INFEASIBLE, "the run needs %s and the limit is %s",
+            print_bytes((double)needed(p, ranks_here), want), print_bytes((double)limit, have));
+    err_where(err, "%d rank%s on this machine; each: %s", ranks_here, ranks_here == 1 ? "" : "s", kinds);
+    return err_hint(err, "%s", advice);
+}
+
+static int check_memory(const struct run *r, bool trains, struct err *err)
+{
+    int64_t limit = machine_memory_limit();
+
+    if (r->spec->memory_limit && spec_bytes(r->spec->memory_limit, &limit, err) != 0)
+        return -1;
+    return setup_fits(r->spec, &r->config, trains, &r->plan, r->comm.local_ranks, limit, err);
+}
+
+/* Checkpoints that are kept, one being written, and the model. */
+static int check_disk(const struct run *r, struct err *err)
+{
+    const int64_t free_bytes = file_free_bytes(r->spec->output, err);
+    const int64_t model = hf_config_parameters(&r->config) * 4 * (r->spec->save_model ? 1 : 0);
+    const int64_t kept = r->spec->save_interval > 0 ? r->spec->keep + 1 : 1;
+    const int64_t wanted = model + kept * resume_bytes(&r->plan);
+    char have[PRINT_BYTES_MAX], want[PRINT_BYTES_MAX];
+
+    if (free_bytes < 0 || wanted <= free_bytes)
+        return free_bytes < 0 ? -1 : 0;
+    err_set(err, ERR_INFEASIBLE, "the run will write up to %s, \"%s\" has %s free", print_bytes((double)wanted, want),
+            r->spec->output, print_bytes((double)free_bytes, have));
+    return err_hint(err, "Free space there, choose another --output, or lower --keep.");
+}
+
+static int open_batchers(struct run *r, bool trains, struct err *err)
+{
+    const struct spec *s = r->spec;
+    struct batcher_options o = { .B = s->train_batch,
+                                 .T = s->max_seq_len,
+                                 .rank = r->comm.rank,
+                                 .ranks = r->comm.ranks,
+                                 .seed = (uint64_t)s->seed,
+                                 .convention = inputs_convention(s),
+                                 .trim = s->convention != SPEC_PAPER,
+                                 .reference_order = s->convention != SPEC_TUNEUP };
+
+    if (trains && batcher_init(&r->train, &r->inputs.train, &o, err) != 0)
+        return -1;
+    o.B = s->eval_batch;
+    if (r->inputs.eval.n == 0 || (trains && s->eval_batches == 0))
+        return 0;
+    return batcher_init(&r->eval, &r->inputs.eval, &o, err);
+}
+
+static int open_backend(struct run *r, struct err *err)
+{
+    int threads = (int)r->spec->threads;
+
+    if (threads == 0)
+        threads = omp_get_num_procs() / r->comm.local_ranks;
+    return backend_open(&r->backend, spec_backend_name(r->spec), threads < 1 ? 1 : threads, err);
+}
+
+static int load_model(struct run *r, struct err *err)
+{
+    struct model_dir m = { 0 };
+    int result = model_dir_open(&m, r->spec->model, err);
+
+    if (result == 0)
+        result = model_dir_check(&m, err);
+    if (result == 0)
+        result = weights_load(&r->exec, &m, r->spec->allow_nonfinite, err);
+    model_dir_close(&m);
+    return result;
+}
+
+static int open_here(struct run *r, bool trains, struct err *err)
+{
+    const struct spec *s = r->spec;
+
+    if (s->ranks > 0 && s->ranks != r->comm.ranks)
+        return err_set(err, ERR_USAGE, "--ranks is %" PRId64 ", but %d were started", s->ranks, r->comm.ranks);
+    if (hf_config_load(&r->config, s->model, err) != 0 || open_backend(r, err) != 0 ||
+        setup_plan(s, &r->config, trains, r->comm.rank, r->comm.ranks, &r->plan, err) != 0 ||
+        exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 || check_memory(r, trains, err) != 0 ||
+        (trains && check_disk(r, err) != 0) || inputs_open(&r->inputs, s, &r->config, !trains, err) != 0 ||
+        open_batchers(r, trains, err) != 0 || (trains && file_make_dir(s->output, err) != 0))
+        return -1;
+    return 0;
+}
+
+static void start_trainer(struct run *r)
+{
+    const struct spec *s = r->spec;
+    const int64_t batches = batcher_steps(&r->train);
+    const int64_t updates = s->epochs * ((batches + s->accumulation - 1) / s->accumulation);
+    const struct trainer_options o = {
+        .learning_rate = s->learning_rate,
+        .weight_decay = s->weight_decay,
+        .beta1 = s->beta1,
+        .beta2 = s->beta2,
+        .epsilon = s->epsilon,
+        .clip = s->clip,
+        .schedule = (enum schedule)s->schedule,
+        .warmup = s->warmup,
+        .total = s->max_steps > 0 ? s->max_steps : updates,
+    };
+
+    trainer_init(&r->trainer, &r->exec, &o);
+}
+
+static int start_meters(struct run *r, struct err *err)
+{
+    struct err unavailable;
+
+    if (memory_sampler_start(&r->memory, &unavailable) != 0)
+        log_warning("memory is not measured: %s", unavailable.what);
+    if (r->comm.rank == 0 && energy_start(&r->energy, err) != 0)
+        return -1;
+    r->rank_peaks = mem_array(r->comm.ranks, 1, sizeof *r->rank_peaks, MEM_RECORD, err);
+    return r->rank_peaks ? 0 : -1;
+}
+
+int setup_open(struct run *r, const struct run_request *q, bool trains, struct err *err)
+{
+    *r = (struct run){ .request = *q, .spec = q->spec, .eval_loss = NAN };
+    if (comm_open(&r->comm, err) != 0)
+        return -1;
+    r->comm_is_open = true;
+    log_set(log_level(), r->comm.rank == 0);
+    r->started_s = loop_now();
+    if (comm_agree(&r->comm, start_meters(r, err), err) != 0 ||
+        comm_agree(&r->comm, open_here(r, trains, err), err) != 0)
+        return -1;
+    int result = exec_allocate(&r->exec, err);
+    if (result == 0)
+        result = load_model(r, err);
+    if (comm_agree(&r->comm, result, err) != 0 || comm_same(&r->comm, inputs_hash(&r->inputs), "the data", err) != 0 ||
+        comm_same(&r->comm, (uint64_t)hf_config_parameters(&r->config), "the model", err) != 0)
+        return -1;
+    sft_init(&r->sft, &r->exec);
+    if (trains)
+        start_trainer(r);
+    return 0;
+}
+
+void setup_close(struct run *r)
+{
+    record_close(r);
+    memory_sampler_stop(r->memory);
+    energy_stop(r->energy);
+    batcher_free(&r->train);
+    batcher_free(&r->eval);
+    inputs_close(&r->inputs);
+    exec_free(&r->exec);
+    plan_free(&r->plan);
+    if (r->backend.close)
+        r->backend.close(&r->backend);
+    hf_config_free(&r->config);
+    mem_free(r->rank_peaks);
+    if (r->comm_is_open)
+        r->comm.close(&r->comm);
+    *r = (struct run){ 0 };
+}

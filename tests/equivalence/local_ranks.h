@@ -1,0 +1,88 @@
+/* tests/equivalence/local_ranks.h - ranks as threads of one process, for tests: collectives over shared memory, summed in the
+ * order of ranks. */
+#ifndef TUNEUP_TESTS_LOCAL_RANKS_H
+#define TUNEUP_TESTS_LOCAL_RANKS_H
+
+#include <pthread.h>
+#include <string.h>
+
+#include "comm/comm.h"
+
+#define LOCAL_MAX_RANKS 4
+
+struct local_world {
+    int ranks;
+    pthread_barrier_t barrier;
+    void *slot[LOCAL_MAX_RANKS];
+};
+
+static inline void local_add(void *sum, const void *x, int64_t n, enum dtype t)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (t == F32)
+            ((float *)sum)[i] += ((const float *)x)[i];
+        else if (t == F64)
+            ((double *)sum)[i] += ((const double *)x)[i];
+        else
+            ((uint16_t *)sum)[i] =
+                bf16_from_f32(bf16_to_f32(((uint16_t *)sum)[i]) + bf16_to_f32(((const uint16_t *)x)[i]));
+}
+
+static inline int local_reduce(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err)
+{
+    struct local_world *w = c->own;
+    char *sum = malloc((size_t)n * dtype_bytes(t));
+
+    (void)err;
+    w->slot[c->rank] = x;
+    pthread_barrier_wait(&w->barrier);
+    memcpy(sum, w->slot[0], (size_t)n * dtype_bytes(t));
+    for (int r = 1; r < w->ranks; r++)
+        local_add(sum, w->slot[r], n, t);
+    pthread_barrier_wait(&w->barrier);
+    memcpy(x, sum, (size_t)n * dtype_bytes(t));
+    free(sum);
+    return 0;
+}
+
+static inline int local_scatter(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err)
+{
+    const size_t bytes = (size_t)(c->rank * n) * dtype_bytes(t), all = (size_t)(c->ranks * n) * dtype_bytes(t);
+    char *own = malloc((size_t)n * dtype_bytes(t));
+
+    if (local_reduce(c, x, n * c->ranks, t, err) != 0)
+        return -1;
+    memcpy(own, (char *)x + bytes, (size_t)n * dtype_bytes(t));
+    memset(x, 0xff, all); /* the other parts are undefined after: nobody may read them */
+    memcpy((char *)x + bytes, own, (size_t)n * dtype_bytes(t));
+    free(own);
+    return 0;
+}
+
+static inline int local_gather(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err)
+{
+    struct local_world *w = c->own;
+    const size_t part = (size_t)n * dtype_bytes(t);
+
+    (void)err;
+    w->slot[c->rank] = x;
+    pthread_barrier_wait(&w->barrier);
+    for (int r = 0; r < w->ranks; r++)
+        if (r != c->rank)
+            memcpy((char *)x + (size_t)r * part, (char *)w->slot[r] + (size_t)r * part, part);
+    pthread_barrier_wait(&w->barrier);
+    return 0;
+}
+
+static inline void local_comm(struct comm *c, struct local_world *w, int rank)
+{
+    comm_alone(c);
+    c->rank = rank;
+    c->ranks = w->ranks;
+    c->own = w;
+    c->all_reduce = local_reduce;
+    c->reduce_scatter = local_scatter;
+    c->all_gather = local_gather;
+}
+
+#endif

@@ -1,0 +1,255 @@
+/* Every technique of the table, alone and in pairs with each other one, on one rank and on two: exact ones give the losses of
+ * the plain plan, the others stay near them. A technique that is added to the table is asked for here by name. */
+#include <math.h>
+
+#include "engine.h"
+#include "local_ranks.h"
+
+#define N_UPDATES 4
+#define ROWS 4
+#define IDS 24
+#define VOCABULARY 96
+
+/* The words that switch a technique on, and all of them off. */
+static const struct {
+    const char *name, *on;
+    int ranks; /* it needs at least these */
+} switches[] = {
+    { "flash_attention", "--flash_attention", 1 },
+    { "chunked_loss", "--chunked_loss --chunked_loss_rows 10", 1 },
+    { "fused_kernels", "--fused_kernels", 1 },
+    { "bf16", "--dtype bf16", 1 },
+    { "gradient_checkpointing", "--gradient_checkpointing", 1 },
+    { "zero", "--zero_stage 1", 2 },
+};
+#define ALL_OFF "--no-flash_attention --no-chunked_loss --no-fused_kernels "
+
+static const struct opt_shape shapes[] = {
+    { .C = 32, .L = 3, .H = 4, .F = 48, .E = 16, .V = VOCABULARY, .position_rows = IDS + 2, .dropout = 0.1 },
+    { .C = 32,
+      .L = 2,
+      .H = 2,
+      .F = 64,
+      .E = 32,
+      .V = VOCABULARY,
+      .position_rows = IDS + 2,
+      .norm_before = true,
+      .final_norm = true,
+      .dropout = 0.1 },
+};
+
+static void random_weights(struct engine *e)
+{
+    struct rng rng = { .seed = 7, .purpose = RNG_INIT };
+
+    for (int i = 0; i < e->plan.n_buffers; i++) {
+        const struct buffer *b = &e->plan.buffers[i];
+        const bool norm = strstr(b->name, "norm.weight") != NULL;
+        if (b->kind != KIND_PARAM || strncmp(b->name, "flat/", 5) == 0)
+            continue;
+        rng.stream = (uint32_t)strlen(b->name);
+        rng.counter = (uint64_t)b->name[0] << 32;
+        for (int64_t k = 0; k < b->count; k++) {
+            const float v = (norm ? 1.0f : 0.0f) + 0.05f * (float)rng_normal(&rng);
+            if (b->dtype == BF16)
+                ((uint16_t *)exec_address(&e->exec, i))[k] = bf16_from_f32(v);
+            else
+                ((float *)exec_address(&e->exec, i))[k] = v;
+        }
+    }
+}
+
+/* Master weights begin as the weights. */
+static void fill_masters(struct engine *e)
+{
+    const int update = plan_find_program(&e->plan, "update");
+
+    for (int i = 0; i < e->plan.programs[update].n_steps; i++) {
+        const struct op_step *s = &e->plan.programs[update].steps[i];
+        if (s->op != OP_ADAMW || s->out[3] < 0)
+            continue;
+        const uint16_t *p = exec_address(&e->exec, s->out[0]);
+        float *master = exec_address(&e->exec, s->out[3]);
+        for (int64_t k = 0; k < s->attrs.count; k++)
+            master[k] = bf16_to_f32(p[s->attrs.begin + k]);
+    }
+}
+
+/* Row i of all rows: its ids, right-padded. */
+static int64_t row_of(int64_t i, int32_t *ids)
+{
+    struct rng rng = { .seed = 3, .purpose = RNG_TASK, .stream = (uint32_t)i };
+    const int64_t n = IDS / 2 + 1 + 2 * (int64_t)rng_below(&rng, IDS / 4);    /* odd: two ranks can share the targets */
+
+    for (int64_t t = 0; t < IDS; t++)
+        ids[t] = t < n ? (int32_t)rng_below(&rng, VOCABULARY) : 2;
+    return n;
+}
+
+struct job {
+    const char *words;
+    const struct opt_shape *shape;
+    struct local_world *world;
+    int rank, ranks;
+    double losses[N_UPDATES];
+    struct err err;
+    int result;
+};
+
+static int train(struct job *job, struct engine *e)
+{
+    int32_t ids[ROWS * IDS], positions[ROWS * IDS], targets[ROWS * IDS], spans[2 * ROWS];
+    const int64_t B = ROWS / job->ranks;
+
+    for (int u = 0; u < N_UPDATES; u++)
+        for (int micro = 0; micro < 2; micro++) {
+            const int64_t first = (2 * u + micro) * ROWS + job->rank;
+            struct batch b = {
+                .B = B, .T = IDS, .ids = ids, .positions = positions, .targets = targets, .spans = spans
+            };
+            struct run_context c = {
+                .first_row = first, .row_step = job->ranks, .seed = 11, .first_micro = micro == 0
+            };
+            double loss, norm, rate;
+            int64_t all_targets = 0;
+            for (int64_t r = 0; r < ROWS; r++) { /* rows of other ranks too: every mean is over one number of targets */
+                int32_t other[IDS];
+                all_targets += row_of((2 * u + micro) * ROWS + r, other) - 1;
+            }
+            for (int64_t r = 0; r < B; r++) {
+                const int64_t n = row_of(first + r * job->ranks, &ids[r * IDS]);
+                spans[2 * r] = 0;
+                spans[2 * r + 1] = (int32_t)n;
+                for (int64_t t = 0; t < IDS; t++) {
+                    positions[r * IDS + t] = t < n ? (int32_t)t + 2 : 1;
+                    targets[r * IDS + t] = t + 1 < n ? ids[r * IDS + t + 1] : -100;
+                }
+            }
+            b.n_targets = all_targets / job->ranks;
+            if (sft_micro_step(&e->sft, &b, &c, &loss, &job->err) != 0)
+                return -1;
+            job->losses[u] += loss / 2 / job->ranks;
+            if (micro == 1 && trainer_step(&e->trainer, &c, &norm, &rate, &job->err) != 0)
+                return -1;
+        }
+    return 0;
+}
+
+static void *run_job(void *argument)
+{
+    const struct trainer_options o = { .learning_rate = 3e-3,
+                                       .weight_decay = 0.1,
+                                       .beta1 = 0.9,
+                                       .beta2 = 0.95,
+                                       .epsilon = 1e-8,
+                                       .clip = 1,
+                                       .schedule = SCHEDULE_CONSTANT };
+    struct job *job = argument;
+    struct engine e = { .shape = *job->shape };
+
+    if (job->world)
+        local_comm(&e.comm, job->world, job->rank);
+    else
+        comm_alone(&e.comm);
+    job->result = engine_open(&e, "ref", job->words, ROWS / job->ranks, IDS, 2, &o, &job->err);
+    if (job->result == 0) {
+        random_weights(&e);
+        fill_masters(&e);
+        job->result = train(job, &e);
+    }
+    engine_close(&e);
+    return NULL;
+}
+
+static void losses_of(void **test_state, const struct opt_shape *shape, int ranks, const char *words, double *losses)
+{
+    struct local_world world = { .ranks = ranks };
+    struct job jobs[LOCAL_MAX_RANKS] = { 0 };
+    pthread_t threads[LOCAL_MAX_RANKS];
+
+    pthread_barrier_init(&world.barrier, NULL, (unsigned)ranks);
+    for (int r = 0; r < ranks; r++) {
+        jobs[r] = (struct job){
+            .words = words, .shape = shape, .world = ranks > 1 ? &world : NULL, .rank = r, .ranks = ranks
+        };
+        if (pthread_create(&threads[r], NULL, run_job, &jobs[r]) != 0)
+            fail_msg("no thread");
+    }
+    for (int u = 0; u < N_UPDATES; u++)
+        losses[u] = 0;
+    for (int r = 0; r < ranks; r++) {
+        pthread_join(threads[r], NULL);
+        CHECK_OK(jobs[r].result, &jobs[r].err);
+        for (int u = 0; u < N_UPDATES; u++)
+            losses[u] += jobs[r].losses[u];
+    }
+    pthread_barrier_destroy(&world.barrier);
+}
+
+static bool is_exact(const char *name)
+{
+    return techniques[technique_find(name)]->exact;
+}
+
+static void compare(const char *words, int ranks, bool exact, const double *got, const double *want)
+{
+    for (int u = 0; u < N_UPDATES; u++)
+        if (!(fabs(got[u] - want[u]) <= (exact ? 1e-6 : 0.01) * want[u]))
+            fail_msg("%s, %d ranks, update %d: loss %.9g, expected %.9g", words, ranks, u, got[u], want[u]);
+}
+
+static void check_all(void **test_state, const struct opt_shape *shape, int ranks)
+{
+    double plain[N_UPDATES], got[N_UPDATES];
+    char words[512];
+
+    losses_of(test_state, shape, 1, ALL_OFF, plain);
+    CHECK(plain[N_UPDATES - 1] < plain[0]);
+    for (int i = 0; i < COUNT_OF(switches); i++)
+        for (int k = i; k < COUNT_OF(switches); k++) {
+            if (switches[i].ranks > ranks || switches[k].ranks > ranks)
+                continue;
+            snprintf(words, sizeof words, ALL_OFF "%s %s", switches[i].on, k == i ? "" : switches[k].on);
+            losses_of(test_state, shape, ranks, words, got);
+            compare(words, ranks, is_exact(switches[i].name) && is_exact(switches[k].name), got, plain);
+        }
+}
+
+TEST(every_technique_is_asked_for)
+{
+    CHECK_EQ(technique_find("no such technique"), -1);
+    for (int i = 0; techniques[i]; i++) {
+        bool found = false;
+        for (int k = 0; k < COUNT_OF(switches); k++)
+            found = found || strcmp(switches[k].name, techniques[i]->name) == 0;
+        if (!found)
+            fail_msg("add %s to the switches of this test", techniques[i]->name);
+    }
+}
+
+TEST(pairs_on_one_rank)
+{
+    for (int s = 0; s < COUNT_OF(shapes); s++)
+        check_all(test_state, &shapes[s], 1);
+}
+
+TEST(pairs_on_two_ranks)
+{
+    for (int s = 0; s < COUNT_OF(shapes); s++)
+        check_all(test_state, &shapes[s], 2);
+}
+
+/* The clones of a layer's forward steps are the same kernels on the same numbers. */
+TEST(recomputation_gives_the_same_bits)
+{
+    for (int s = 0; s < COUNT_OF(shapes); s++) {
+        double plain[N_UPDATES], again[N_UPDATES];
+        losses_of(test_state, &shapes[s], 1, "", plain);
+        losses_of(test_state, &shapes[s], 1, "--gradient_checkpointing", again);
+        for (int u = 0; u < N_UPDATES; u++)
+            CHECK(plain[u] == again[u]);
+    }
+}
+
+TEST_MAIN(CASE(every_technique_is_asked_for), CASE(pairs_on_one_rank), CASE(pairs_on_two_ranks),
+          CASE(recomputation_gives_the_same_bits))
