@@ -1,4 +1,4 @@
-/* Any bytes as a data file: read with and without skipping, then looked at as a prompt by the judge of the task data. */
+/* Any bytes as a data file, read with and without skipping; and as a prompt before the judge of the task data. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -9,10 +9,16 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void judge(const struct record_text *r)
+static void judge(const uint8_t *data, size_t size)
 {
-    if (r->prompt && r->chosen)
-        task_right(r->prompt, r->chosen);
+    char *prompt = malloc(size + 1);
+
+    if (!prompt)
+        return;
+    memcpy(prompt, data, size);
+    prompt[size] = '\0';
+    task_right(prompt, prompt);
+    free(prompt);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -20,10 +26,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int skip_bad = 0; skip_bad < 2; skip_bad++) {
         struct source s;
         struct err err = { 0 };
-        if (source_parse(&s, (const char *)data, size, "fuzz", skip_bad, &err) == 0)
-            for (int64_t i = 0; i < s.n_records; i++)
-                judge(&s.records[i]);
+        source_parse(&s, (const char *)data, size, "fuzz", skip_bad, &err);
         source_free(&s);
     }
+    judge(data, size);
     return 0;
 }

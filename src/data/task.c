@@ -349,15 +349,15 @@ static void draw_record(struct record *out, struct rng *r, bool eval)
 {
     const int turns = one_in(r, 16) ? (int)task_between(r, 2, MAX_TURNS) : 1;
     struct task_values v;
-    const struct task_kind *k = NULL;
 
     do {
         out->prompt.n = out->chosen.n = out->rejected.n = 0;
-        for (int turn = 0; turn < turns; turn++) {
-            if (turn > 0)
-                add_right_answer(&out->prompt, r, k, &v);
+        const struct task_kind *k = draw_question(r, eval, &v, &out->question);
+        add_human(&out->prompt, r, out->question.s, true);
+        for (int turn = 1; turn < turns; turn++) {
+            add_right_answer(&out->prompt, r, k, &v);
             k = draw_question(r, eval, &v, &out->question);
-            add_human(&out->prompt, r, out->question.s, turn == 0);
+            add_human(&out->prompt, r, out->question.s, false);
         }
         add_right_answer(&out->chosen, r, k, &v);
         add_wrong_answer(&out->rejected, r, k, &v, out->question.s);

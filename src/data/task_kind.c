@@ -79,7 +79,7 @@ static bool spoiled(int slip, int step, bool last)
 
 static bool work_out(const char *formula, struct task_values *v, int slip, int64_t *answer)
 {
-    int64_t stack[8];
+    int64_t stack[8] = { 0 };
     int depth = 0, step = 0;
 
     for (const char *p = formula; *p; p++) {

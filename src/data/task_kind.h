@@ -65,7 +65,9 @@ void task_draw(const struct task_kind *k, struct rng *r, struct task_values *v);
 
 void task_text_add(struct task_text *t, const char *format, ...) ERR_PRINTF(2, 3);
 void task_text_fill(struct task_text *t, const char *template, const struct task_values *v);
+/* Append to v->work and v->key. */
 void task_work_add(struct task_values *v, const char *format, ...) ERR_PRINTF(2, 3);
+void task_key_add(struct task_values *v, const char *text);
 /* Whether the template stands anywhere in text, and with which values (v is initialized before). */
 bool task_text_find(const char *text, const char *template, struct task_values *v);
 

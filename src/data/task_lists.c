@@ -113,8 +113,8 @@ static bool sort_by(struct task_values *v, int slip, int (*order)(const void *, 
     if (slip)
         spoil_list(sorted.list, &sorted.n_list, slip);
     for (int i = 0; i < sorted.n_list; i++) {
-        strcat(v->key, i ? ", " : "");
-        strcat(v->key, sorted.list[i]);
+        task_key_add(v, i ? ", " : "");
+        task_key_add(v, sorted.list[i]);
     }
     return true;
 }
@@ -243,7 +243,7 @@ static bool longest_word(struct task_values *v, int slip, int64_t *answer)
         const size_t more = said != best && i == said ? strlen(v->list[best]) - strlen(v->list[i]) + 1 : 0;
         task_work_add(v, "%s%s %zu", i ? ", " : "", v->list[i], strlen(v->list[i]) + more);
     }
-    strcpy(v->key, v->list[said]);
+    task_key_add(v, v->list[said]);
     return n_best == 1;
 }
 

@@ -35,6 +35,14 @@ void task_work_add(struct task_values *v, const char *format, ...)
     MUST(n >= 0 && at + (size_t)n < sizeof v->work);
 }
 
+void task_key_add(struct task_values *v, const char *text)
+{
+    const size_t at = strlen(v->key);
+    const int n = snprintf(v->key + at, sizeof v->key - at, "%s", text);
+
+    MUST(n >= 0 && at + (size_t)n < sizeof v->key);
+}
+
 static void add_list(struct task_text *t, const struct task_values *v)
 {
     for (int i = 0; i < v->n_list; i++)

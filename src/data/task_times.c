@@ -53,7 +53,7 @@ static bool weekday(struct task_values *v, int slip, int64_t *answer)
         return false;
     v->result[0] = v->number[0] / 7;
     v->result[1] = v->number[0] % 7;
-    strcpy(v->key, weekdays[(today + v->result[1] + slip) % 7]);
+    task_key_add(v, weekdays[(today + v->result[1] + slip) % 7]);
     return true;
 }
 
@@ -66,7 +66,7 @@ static bool weekday_before(struct task_values *v, int slip, int64_t *answer)
         return false;
     v->result[0] = v->number[0] / 7;
     v->result[1] = v->number[0] % 7;
-    strcpy(v->key, weekdays[(today + 7 - v->result[1] + slip) % 7]);
+    task_key_add(v, weekdays[(today + 7 - v->result[1] + slip) % 7]);
     return true;
 }
 

@@ -15,7 +15,8 @@ static void spoil_word(char *word, size_t n, int slip)
     const char c = word[at];
 
     if (n < 2) {
-        strcat(word, "e");
+        word[n] = 'e';
+        word[n + 1] = '\0';
     } else if (slip <= 2) {
         word[at] = word[at + 1];
         word[at + 1] = c;
@@ -138,7 +139,7 @@ static bool name_of(struct task_values *v, int slip, bool smallest)
     for (int i = 1; i < 3; i++)
         if (smallest ? v->number[i] < v->number[best] : v->number[i] > v->number[best])
             best = i;
-    strcpy(v->key, v->word[word_of[(best + (slip ? 1 + slip % 2 : 0)) % 3]]);
+    task_key_add(v, v->word[word_of[(best + (slip ? 1 + slip % 2 : 0)) % 3]]);
     return v->number[0] != v->number[1] && v->number[1] != v->number[2] && v->number[0] != v->number[2];
 }
 
@@ -160,7 +161,7 @@ static bool cheaper(struct task_values *v, int slip, int64_t *answer)
     const int64_t first = v->number[1] * v->number[2], second = v->number[3] * v->number[0];
 
     (void)answer;
-    strcpy(v->key, v->word[(first < second) != (slip > 0) ? 0 : 2]);
+    task_key_add(v, v->word[(first < second) != (slip > 0) ? 0 : 2]);
     v->result[0] = first;
     v->result[1] = second;
     v->result[2] = v->number[0] * v->number[2];
