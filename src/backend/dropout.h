@@ -13,13 +13,25 @@ static inline uint32_t dropout_threshold(float p)
     return (uint32_t)(p * 65536.0f + 0.5f);
 }
 
-/* The eight 16-bit draws for channels 8*c8 .. 8*c8+7 of token t of local row b: draw[i] < threshold drops channel i. */
+/* Philox's key, and the words of its counter before the last one, for token t of local row b. */
+struct dropout_stream {
+    uint32_t key[2], counter[3];
+};
+
+static inline struct dropout_stream dropout_stream(const struct run_context *c, int32_t site, int64_t b, int64_t t)
+{
+    const uint64_t row = (uint64_t)(c->first_row + b * c->row_step);
+
+    return (struct dropout_stream){ { (uint32_t)c->seed ^ RNG_DROPOUT, (uint32_t)(c->seed >> 32) },
+                                    { (uint32_t)row, (uint32_t)(row >> 32) ^ (uint32_t)site << 16, (uint32_t)t } };
+}
+
+/* The eight 16-bit draws for channels 8*c8 .. 8*c8+7: draw[i] < threshold drops channel i. */
 static inline void dropout_draws(const struct run_context *c, int32_t site, int64_t b, int64_t t, int64_t c8,
                                  uint16_t draw[8])
 {
-    const uint64_t row = (uint64_t)(c->first_row + b * c->row_step);
-    const struct rng_block r = rng_philox((uint32_t)c->seed ^ RNG_DROPOUT, (uint32_t)(c->seed >> 32), (uint32_t)row,
-                                          (uint32_t)(row >> 32) ^ (uint32_t)site << 16, (uint32_t)t, (uint32_t)c8);
+    const struct dropout_stream s = dropout_stream(c, site, b, t);
+    const struct rng_block r = rng_philox(s.key[0], s.key[1], s.counter[0], s.counter[1], s.counter[2], (uint32_t)c8);
 
     for (int i = 0; i < 4; i++) {
         draw[2 * i] = (uint16_t)r.v[i];

@@ -10,13 +10,28 @@
 
 /* An op without a row here is refused by prepare. */
 static const struct cpu_op *const ops[OP_N] = {
+    [OP_EMBED] = &cpu_embed,
+    [OP_EMBED_GRAD] = &cpu_embed_grad,
+    [OP_ADD] = &cpu_add,
     [OP_LINEAR] = &cpu_linear,
     [OP_LINEAR_DX] = &cpu_linear_dx,
     [OP_LINEAR_DW] = &cpu_linear_dw,
-    [OP_LINEAR_CE] = &cpu_linear_ce,
-    [OP_LINEAR_CE_TRAIN] = &cpu_linear_ce_train,
+    [OP_RELU] = &cpu_relu,
+    [OP_RELU_GRAD] = &cpu_relu_grad,
+    [OP_DROPOUT] = &cpu_dropout,
+    [OP_LAYERNORM] = &cpu_layernorm,
+    [OP_LAYERNORM_GRAD] = &cpu_layernorm_grad,
+    [OP_ADD_NORM] = &cpu_add_norm,
+    [OP_ADD_NORM_GRAD] = &cpu_add_norm_grad,
     [OP_FLASH_ATTENTION] = &cpu_flash_attention,
     [OP_FLASH_ATTENTION_GRAD] = &cpu_flash_attention_grad,
+    [OP_CROSS_ENTROPY] = &cpu_cross_entropy,
+    [OP_CROSS_ENTROPY_GRAD] = &cpu_cross_entropy_grad,
+    [OP_LINEAR_CE] = &cpu_linear_ce,
+    [OP_LINEAR_CE_TRAIN] = &cpu_linear_ce_train,
+    [OP_SUMSQ] = &cpu_sumsq,
+    [OP_GRAD_SCALE] = &cpu_grad_scale,
+    [OP_ADAMW] = &cpu_adamw,
 };
 
 int64_t cpu_thread(void)

@@ -44,6 +44,8 @@ static inline float simd_exp(float x)
 
 void simd_from_bf16(float *restrict y, const uint16_t *restrict x, int64_t n);
 void simd_to_bf16(uint16_t *restrict y, const float *restrict x, int64_t n);
+void simd_add(float *restrict y, const float *restrict x, int64_t n); /* y += x */
+void simd_multiply(float *restrict y, const float *restrict x, const float *restrict factor, int64_t n);
 
 /* n elements from `begin` on of a tensor of either type, as fp32: in place, or in buffer[n]. */
 static inline const float *simd_load(const void *x, enum dtype type, int64_t begin, int64_t n, float *buffer)

@@ -1,0 +1,190 @@
+/* The norm of the gradient, clipping by it, and AdamW in one pass over gradient, parameter, moments and master copy. The
+ * formulas are in graph/optimizer.h; the ranges begin anywhere in the flat tensors. */
+#include "backend/cpu/call.h"
+
+#include <math.h>
+
+#include "graph/optimizer.h"
+
+SIMD_CLONES static double tile_squares(const float *restrict x, int64_t n)
+{
+    const int64_t q = n / 4;
+    double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+    for (int64_t i = 0; i < q; i++) {
+        s0 += (double)x[i] * (double)x[i];
+        s1 += (double)x[q + i] * (double)x[q + i];
+        s2 += (double)x[2 * q + i] * (double)x[2 * q + i];
+        s3 += (double)x[3 * q + i] * (double)x[3 * q + i];
+    }
+    for (int64_t i = 4 * q; i < n; i++)
+        s0 += (double)x[i] * (double)x[i];
+    return (s0 + s1) + (s2 + s3);
+}
+
+/* Elements whose squares are one number in scratch, so that the sum does not depend on the number of threads. */
+#define SUMSQ_BLOCK (64 * SIMD_TILE)
+
+static int64_t blocks_of(const struct op_attrs *a)
+{
+    return (a->count + SUMSQ_BLOCK - 1) / SUMSQ_BLOCK;
+}
+
+static double block_squares(const struct cpu_call *a, int64_t block)
+{
+    const int64_t begin = block * SUMSQ_BLOCK, end = begin + SUMSQ_BLOCK;
+    const enum dtype type = kernel_in(a->kernel, 0)->dtype;
+    const int64_t stop = end < a->attrs->count ? end : a->attrs->count;
+    float buffer[SIMD_TILE];
+    double sum = 0;
+
+    for (int64_t i = begin; i < stop; i += SIMD_TILE) {
+        const int64_t n = stop - i < SIMD_TILE ? stop - i : SIMD_TILE;
+
+        sum += tile_squares(simd_load(a->in[0], type, a->attrs->begin + i, n, buffer), n);
+    }
+    return sum;
+}
+
+static void sumsq_part(const struct cpu_call *a, int part)
+{
+    const struct simd_part p = simd_part(blocks_of(a->attrs), 1, part, a->parts);
+
+    for (int64_t i = p.begin; i < p.end; i++)
+        ((double *)a->scratch)[i] = block_squares(a, i);
+}
+
+static int sumsq_prepare(struct backend *b, struct kernel *k, struct err *err)
+{
+    (void)b;
+    (void)err;
+    k->scratch_bytes = (size_t)blocks_of(&k->step->attrs) * sizeof(double);
+    return 0;
+}
+
+static int sumsq_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                     const struct run_context *c, struct err *err)
+{
+    const struct cpu_call a = cpu_call(b, k, in, out, scratch, c, 0, 0);
+    double sum = 0;
+
+    (void)err;
+    cpu_parts(&a, sumsq_part);
+    for (int64_t i = 0; i < blocks_of(a.attrs); i++)
+        sum += ((const double *)scratch)[i];
+    *(double *)out[0] = a.adds ? *(const double *)out[0] + sum : sum;
+    return 0;
+}
+
+SIMD_CLONES static void scale_tile(float *x, float factor, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        x[i] *= factor;
+}
+
+static float clip_factor(const double *sum, const double *hyper)
+{
+    return sum ? (float)optimizer_clip_factor(*sum, hyper) : 1.0f;
+}
+
+static void scale_part(const struct cpu_call *a, int part)
+{
+    const struct simd_part p = simd_part(a->attrs->count, 64, part, a->parts);
+    const float factor = clip_factor(a->in[0], a->in[1]);
+    float buffer[SIMD_TILE];
+
+    for (int64_t i = p.begin; i < p.end; i += SIMD_TILE) {
+        const int64_t n = p.end - i < SIMD_TILE ? p.end - i : SIMD_TILE, at = a->attrs->begin + i;
+
+        if (a->type == F32) {
+            scale_tile((float *)a->out[0] + at, factor, n);
+            continue;
+        }
+        simd_from_bf16(buffer, (const uint16_t *)a->out[0] + at, n);
+        scale_tile(buffer, factor, n);
+        simd_store(a->out[0], a->type, at, n, buffer);
+    }
+}
+
+static int scale_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                     const struct run_context *c, struct err *err)
+{
+    const struct cpu_call a = cpu_call(b, k, in, out, scratch, c, 0, 0);
+
+    (void)err;
+    if (clip_factor(in[0], in[1]) != 1.0f)
+        cpu_parts(&a, scale_part);
+    return 0;
+}
+
+struct adamw {
+    float clip, beta1, rest1, beta2, rest2, inverse1, inverse2, epsilon, lr, decay;
+};
+
+static struct adamw adamw_of(const struct cpu_call *a)
+{
+    const double *h = a->in[1];
+    const int group = a->attrs->group;
+
+    return (struct adamw){ .clip = clip_factor(a->in[2], h),
+                           .beta1 = (float)h[HYPER_BETA1],
+                           .rest1 = (float)(1 - h[HYPER_BETA1]),
+                           .beta2 = (float)h[HYPER_BETA2],
+                           .rest2 = (float)(1 - h[HYPER_BETA2]),
+                           .inverse1 = (float)(1 / h[HYPER_CORRECTION1]),
+                           .inverse2 = (float)(1 / h[HYPER_CORRECTION2]),
+                           .epsilon = (float)h[HYPER_EPSILON],
+                           .lr = (float)h[HYPER_LR + group],
+                           .decay = (float)h[HYPER_DECAY + group] };
+}
+
+SIMD_CLONES static void adamw_tile(const struct adamw *a, const float *restrict g, float *restrict p, float *restrict m,
+                                   float *restrict v, int64_t n)
+{
+    const struct adamw h = *a;
+
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const float grad = g[i] * h.clip;
+
+        m[i] = h.beta1 * m[i] + h.rest1 * grad;
+        v[i] = h.beta2 * v[i] + h.rest2 * grad * grad;
+        p[i] -= h.lr * (m[i] * h.inverse1 / (sqrtf(v[i] * h.inverse2) + h.epsilon) + h.decay * p[i]);
+    }
+}
+
+static void adamw_part(const struct cpu_call *a, int part)
+{
+    const struct simd_part range = simd_part(a->attrs->count, 64, part, a->parts);
+    const enum dtype g_type = kernel_in(a->kernel, 0)->dtype;
+    const struct adamw h = adamw_of(a);
+    float g_buffer[SIMD_TILE], p_buffer[SIMD_TILE], *m = a->out[1], *v = a->out[2], *master = a->out[3];
+
+    for (int64_t i = range.begin; i < range.end; i += SIMD_TILE) {
+        const int64_t n = range.end - i < SIMD_TILE ? range.end - i : SIMD_TILE, at = a->attrs->begin + i;
+        const float *g = simd_load(a->in[0], g_type, at, n, g_buffer);
+        float *p = master ? master + i : simd_room(a->out[0], a->type, at, p_buffer);
+
+        if (!master && a->type == BF16)
+            simd_from_bf16(p, (const uint16_t *)a->out[0] + at, n);
+        adamw_tile(&h, g, p, m + i, v + i, n);
+        if (master && a->type == F32)
+            memcpy((float *)a->out[0] + at, p, (size_t)n * sizeof *p);
+        simd_store(a->out[0], a->type, at, n, p);
+    }
+}
+
+static int adamw_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                     const struct run_context *c, struct err *err)
+{
+    const struct cpu_call a = cpu_call(b, k, in, out, scratch, c, 0, 0);
+
+    (void)err;
+    cpu_parts(&a, adamw_part);
+    return 0;
+}
+
+const struct cpu_op cpu_sumsq = { sumsq_prepare, sumsq_run }, cpu_grad_scale = { cpu_no_scratch, scale_run },
+                    cpu_adamw = { cpu_no_scratch, adamw_run };
