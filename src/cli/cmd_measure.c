@@ -290,14 +290,12 @@ const struct command cmd_measure = {
                 "  tuneup measure --label zero1 -o runs.jsonl -- deepspeed main.py --zero_stage 1\n"
                 "  tuneup measure --json -- mpirun -n 2 ./solver | tail -n 1\n",
     .details =
-        "The command runs unchanged: streams, terminal, signals, environment (but for TUNEUP_RUN) and exit status are "
-        "its own.\n"
-        "Peak memory is the highest sum, over all its processes, of anonymous, shared and swapped memory, shared pages "
-        "split among\ntheir users. Energy is the whole machine's while the command runs. What cannot be measured is "
-        "null in the record, with the reason.\n"
-        "Exit status: the command's; 128 + n if signal n ended it; 127 not found, 126 not executable, 125 for a "
-        "failure "
-        "of the meter's own.",
+        "The command runs unchanged: streams, terminal, signals, exit status and environment (but for TUNEUP_RUN) are\n"
+        "its own. Peak memory is the highest sum, over all its processes, of anonymous, shared and swapped memory;\n"
+        "shared pages are split among their users. Energy is the whole machine's while the command runs. What cannot\n"
+        "be measured is null in the record, with the reason beside it.\n"
+        "Exit status: the command's; 128 + n if signal n ended it; 127 not found, 126 not executable, 125 for a\n"
+        "failure of the meter's own.",
     .sets = sets,
     .run = run,
 };

@@ -71,9 +71,9 @@ enum energy_step energy_delta(int64_t last_uj, int64_t now_uj, int64_t range_uj,
         if (range_uj <= 0 || last_uj > range_uj)
             return ENERGY_STEP_LOST;
         delta_j += 1e-6 * ((double)range_uj + 1);
-        if (delta_j > most_j)
-            return ENERGY_STEP_RESET;
     }
+    if (delta_j > most_j)
+        return ENERGY_STEP_JUMP;
     *joules = delta_j;
     return ENERGY_STEP_GOOD;
 }
@@ -251,6 +251,7 @@ static void poll_zones(struct energy_meter *m)
 {
     for (int i = 0; i < m->n_zones; i++) {
         struct zone *z = &m->zones[i];
+        const double before_s = clock_seconds(); /* this thread may be held up before and after it has read */
         double joules;
         int64_t now_uj;
 
@@ -259,14 +260,13 @@ static void poll_zones(struct energy_meter *m)
         z->last_error = read_zone(z, &now_uj);
         if (z->last_error != 0)
             continue;
-        const double now_s = clock_seconds();
         const enum energy_step step =
-            energy_delta(z->last_uj, now_uj, z->range_uj, z->limit_w, now_s - z->last_s, &joules);
+            energy_delta(z->last_uj, now_uj, z->range_uj, z->limit_w, clock_seconds() - z->last_s, &joules);
         z->joules += joules;
         if (step != ENERGY_STEP_GOOD)
             z->worst = step;
         z->last_uj = now_uj;
-        z->last_s = now_s;
+        z->last_s = before_s;
     }
 }
 
@@ -367,8 +367,8 @@ static void judge_zone(const struct zone *z, struct energy_domain *d)
     else if (z->last_error != 0)
         snprintf(d->reason, sizeof d->reason, "became unreadable: %s; %.3g J until then", strerror(z->last_error),
                  z->joules);
-    else if (z->worst == ENERGY_STEP_RESET)
-        snprintf(d->reason, sizeof d->reason, "the counter was reset; at least %.3g J", z->joules);
+    else if (z->worst == ENERGY_STEP_JUMP)
+        snprintf(d->reason, sizeof d->reason, "the counter jumped, as by a reset; at least %.3g J", z->joules);
     else if (z->worst == ENERGY_STEP_LOST)
         snprintf(d->reason, sizeof d->reason, "the counter %s; at least %.3g J",
                  z->range_uj > 0 ? "may have wrapped unseen" : "fell and its range is unknown", z->joules);

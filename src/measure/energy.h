@@ -44,10 +44,10 @@ int energy_check(struct energy_result *out, struct err *err);
 /* The rules, as pure functions. */
 enum energy_step {
     ENERGY_STEP_GOOD,
-    ENERGY_STEP_RESET, /* the counter fell further than it can have wrapped */
+    ENERGY_STEP_JUMP, /* it moved further than the part can have drawn: a reset, a reload, another machine */
     ENERGY_STEP_LOST, /* it fell and its range is unknown, or it may have wrapped more than once */
 };
-/* From reading `last_uj` to `now_uj`, elapsed_s apart, of a counter whose highest value is range_uj (0 = unknown) on a
+/* From reading `last_uj` to `now_uj`, at most elapsed_s apart, of a counter whose highest value is range_uj (0 = unknown) on a
  * part that cannot draw more than limit_w. *joules is >= 0, and 0 unless the step is good. */
 enum energy_step energy_delta(int64_t last_uj, int64_t now_uj, int64_t range_uj, double limit_w, double elapsed_s,
                               double *joules);
