@@ -76,6 +76,10 @@ TEST(quantiles)
     CHECK_EQ(stats.n_cut, 100);
     CHECK_EQ(stats.total_cut, 5050);
     CHECK_NEAR(stats.padding, 4950.0 / 20000, 1e-12);
+    sample_stats_of((int64_t[]){ 30, 10, 20 }, 3, 100, &stats);
+    CHECK_EQ(stats.p10, 10);
+    CHECK_EQ(stats.p50, 20);
+    CHECK_EQ(stats.p90, 30);
     sample_stats_of(lengths, 1, 100, &stats);
     CHECK_EQ(stats.p10, stats.p99);
     sample_stats_of(lengths, 0, 100, &stats);
