@@ -155,7 +155,7 @@ static const char *const variants[] = {
     "--gradient_checkpointing",
 };
 static const char *const models[] = { "post", "pre" };
-static const char *const backends[] = { "ref" };
+static const char *const backends[] = { "ref", "cpu" };
 
 static void check_gradients(void **test_state, const char *model, const char *backend, const char *words)
 {

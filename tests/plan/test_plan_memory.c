@@ -1,0 +1,102 @@
+/* What techniques promise about memory, as the plan tells it for opt-350m: who shrinks what, and by how much. */
+#include "engine.h"
+#include "plan/print.h"
+#include "store/hf_config.h"
+
+static void plan_of(void **test_state, struct plan *p, const char *words, int ranks, const char *size)
+{
+    struct technique_values techniques;
+    struct hf_config config;
+    struct build b = { .phase = &phase_sft,
+                       .train_B = 4,
+                       .eval_B = 0,
+                       .T = 512,
+                       .micro_steps = 1,
+                       .ranks = ranks,
+                       .techniques = &techniques };
+    struct err err = { 0 };
+    struct backend backend;
+    struct exec exec;
+    struct comm comm;
+
+    comm_alone(&comm);
+    CHECK_OK(hf_config_named(&config, size, &err), &err);
+    CHECK_OK(build_shape(&config, 0, &b.shape, &err), &err);
+    CHECK_OK(engine_techniques(&techniques, words, &err), &err);
+    CHECK_OK(build_plan(&b, p, &err), &err);
+    CHECK_OK(backend_open(&backend, "cpu", 1, &err), &err);
+    CHECK_OK(exec_prepare(&exec, p, &backend, &comm, &err), &err);
+    exec_free(&exec);
+    backend.close(&backend);
+    hf_config_free(&config);
+}
+
+#define PARAMETERS 331196416.0
+
+TEST(state_is_counted_to_the_parameter)
+{
+    struct plan p;
+
+    plan_of(test_state, &p, "", 1, "opt-350m");
+    CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 4 * PARAMETERS, 256);
+    CHECK_NEAR((double)p.kind_bytes[KIND_GRAD], 4 * PARAMETERS, 256);
+    CHECK_NEAR((double)p.kind_bytes[KIND_OPTIMIZER], 8 * PARAMETERS, 512);
+    CHECK_EQ(p.kind_bytes[KIND_MASTER], 0);
+    plan_free(&p);
+    plan_of(test_state, &p, "--dtype bf16", 1, "opt-350m");
+    CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 2 * PARAMETERS, 256);
+    CHECK_NEAR((double)p.kind_bytes[KIND_GRAD], 2 * PARAMETERS, 256);
+    CHECK_NEAR((double)p.kind_bytes[KIND_MASTER], 4 * PARAMETERS, 256);
+    plan_free(&p);
+}
+
+TEST(zero_shards_state)
+{
+    struct plan p;
+
+    plan_of(test_state, &p, "--zero_stage 1 --dtype bf16", 4, "opt-350m");
+    CHECK_NEAR((double)p.kind_bytes[KIND_OPTIMIZER], 8 * PARAMETERS / 4, 512);
+    CHECK_NEAR((double)p.kind_bytes[KIND_MASTER], 4 * PARAMETERS / 4, 512);
+    CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 2 * PARAMETERS, 256);
+    CHECK(p.kind_bytes[KIND_COMM] > 0 && p.kind_bytes[KIND_COMM] < (size_t)64 << 20);
+    const struct op_cost c = cost_update(&p);
+    CHECK_NEAR(c.comm_bytes, 2 * 2 * PARAMETERS * 3 / 4, 1e4); /* as much as one all-reduce */
+    plan_free(&p);
+}
+
+/* Each technique alone lowers what it is for, against the plain plan. */
+TEST(each_technique_lowers_what_it_is_for)
+{
+    static const char *const plain_words = "--no-flash_attention --no-chunked_loss --no-fused_kernels ";
+    static const char *const on[] = { "--flash_attention", "--chunked_loss", "--fused_kernels",
+                                      "--gradient_checkpointing", "--dtype bf16" };
+    struct plan plain, p;
+    char words[256];
+
+    plan_of(test_state, &plain, plain_words, 1, "opt-350m");
+    for (int i = 0; i < COUNT_OF(on); i++) {
+        snprintf(words, sizeof words, "%s%s", plain_words, on[i]);
+        plan_of(test_state, &p, words, 1, "opt-350m");
+        if (p.kind_bytes[KIND_ACTIVATION] >= plain.kind_bytes[KIND_ACTIVATION])
+            fail_msg("%s does not lower activations: %zu, without %zu", on[i], p.kind_bytes[KIND_ACTIVATION],
+                     plain.kind_bytes[KIND_ACTIVATION]);
+        plan_free(&p);
+    }
+    plan_of(test_state, &p, "--gradient_checkpointing", 1, "opt-350m");
+    CHECK(p.kind_bytes[KIND_ACTIVATION] < (size_t)700 << 20);
+    plan_free(&p);
+    plan_free(&plain);
+}
+
+TEST(work_is_the_models)
+{
+    struct plan p;
+
+    /* 657,555,456 flops a token forward and three times that with the backward pass, attention's own beside it. */
+    plan_of(test_state, &p, "", 1, "opt-350m");
+    CHECK_NEAR(cost_update(&p).flops / (3 * 657555456.0 * 2048), 1.04, 0.03);
+    plan_free(&p);
+}
+
+TEST_MAIN(CASE(state_is_counted_to_the_parameter), CASE(zero_shards_state), CASE(each_technique_lowers_what_it_is_for),
+          CASE(work_is_the_models))
