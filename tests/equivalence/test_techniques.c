@@ -151,7 +151,7 @@ static void *run_job(void *argument)
         local_comm(&e.comm, job->world, job->rank);
     else
         comm_alone(&e.comm);
-    job->result = engine_open(&e, "ref", job->words, ROWS / job->ranks, IDS, 2, &o, &job->err);
+    job->result = engine_open(&e, "cpu", job->words, ROWS / job->ranks, IDS, 2, &o, &job->err);
     if (job->result == 0) {
         random_weights(&e);
         fill_masters(&e);

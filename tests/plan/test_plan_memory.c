@@ -5,7 +5,7 @@
 
 static void plan_of(void **test_state, struct plan *p, const char *words, int ranks, const char *size)
 {
-    struct technique_values techniques;
+    struct technique_values values;
     struct hf_config config;
     struct build b = { .phase = &phase_sft,
                        .train_B = 4,
@@ -13,7 +13,7 @@ static void plan_of(void **test_state, struct plan *p, const char *words, int ra
                        .T = 512,
                        .micro_steps = 1,
                        .ranks = ranks,
-                       .techniques = &techniques };
+                       .techniques = &values };
     struct err err = { 0 };
     struct backend backend;
     struct exec exec;
@@ -22,7 +22,7 @@ static void plan_of(void **test_state, struct plan *p, const char *words, int ra
     comm_alone(&comm);
     CHECK_OK(hf_config_named(&config, size, &err), &err);
     CHECK_OK(build_shape(&config, 0, &b.shape, &err), &err);
-    CHECK_OK(engine_techniques(&techniques, words, &err), &err);
+    CHECK_OK(engine_techniques(&values, words, &err), &err);
     CHECK_OK(build_plan(&b, p, &err), &err);
     CHECK_OK(backend_open(&backend, "cpu", 1, &err), &err);
     CHECK_OK(exec_prepare(&exec, p, &backend, &comm, &err), &err);
