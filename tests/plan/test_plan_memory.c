@@ -68,8 +68,8 @@ TEST(zero_shards_state)
 TEST(each_technique_lowers_what_it_is_for)
 {
     static const char *const plain_words = "--no-flash_attention --no-chunked_loss --no-fused_kernels ";
-    static const char *const on[] = { "--flash_attention", "--chunked_loss", "--fused_kernels",
-                                      "--gradient_checkpointing", "--dtype bf16" };
+    static const char *const on[] = { "--flash_attention", "--chunked_loss", "--gradient_checkpointing",
+                                      "--dtype bf16" };
     struct plan plain, p;
     char words[256];
 
