@@ -39,9 +39,9 @@ test: ## set up, build, run every test
 check: ## formatting, layers, clang-tidy
 	@tools/setup build test check
 	@cmake --preset release -B $(BUILD) -DTUNEUP_TESTS=ON >/dev/null
-	@status=0; set -x; \
-	clang-format --dry-run -Werror $(sources) || status=1; \
-	tools/check_layers || status=1; \
+	@status=0; \
+	clang-format --dry-run -Werror $(sources) && echo "clang-format: nothing to change" || status=1; \
+	tools/check_layers && echo "tools/check_layers: kept" || status=1; \
 	JOBS=$(JOBS) tools/tidy $(BUILD) || status=1; \
 	exit $$status
 
