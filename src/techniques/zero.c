@@ -3,7 +3,7 @@
  * parameters are all-gathered: together the volume of one all-reduce. */
 #include "techniques/technique.h"
 
-#define BUCKET_ELEMENTS ((int64_t)4 << 20)    /* of all ranks together: the staging buffer, whatever the model */
+#define BUCKET_ELEMENTS ((int64_t)4 << 20) /* of all ranks together: the staging buffer, whatever the model */
 
 struct zero_options {
     int64_t stage;

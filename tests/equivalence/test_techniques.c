@@ -79,7 +79,7 @@ static void fill_masters(struct engine *e)
 static int64_t row_of(int64_t i, int32_t *ids)
 {
     struct rng rng = { .seed = 3, .purpose = RNG_TASK, .stream = (uint32_t)i };
-    const int64_t n = IDS / 2 + 1 + 2 * (int64_t)rng_below(&rng, IDS / 4);    /* odd: two ranks can share the targets */
+    const int64_t n = IDS / 2 + 1 + 2 * (int64_t)rng_below(&rng, IDS / 4); /* odd: two ranks can share the targets */
 
     for (int64_t t = 0; t < IDS; t++)
         ids[t] = t < n ? (int32_t)rng_below(&rng, VOCABULARY) : 2;
