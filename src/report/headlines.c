@@ -144,7 +144,9 @@ static void say_prediction(struct headlines *h, const struct loaded *l)
         n++;
         worst = fmax(worst, fabs((double)headlines_allocated(r) / (double)headlines_planned(r) - 1));
     }
-    if (n > 0)
+    if (n > 0 && worst == 0)
+        say(h, false, "The planned memory was right to the byte in all %d cells.", n);
+    else if (n > 0)
         say(h, worst > 0.05, "The planned memory was right within %.2g %% in all %d cells.", 100 * worst, n);
 }
 

@@ -403,8 +403,8 @@ static void print_method(FILE *out, const struct loaded *l)
         "run). MemoryUp compares the highest sum over all ranks of anonymous, shared and swapped memory. EnergyUp "
         "compares joules over the same window as the time.</li>\n"
         "<li>A ratio is exp(mean of ln baseline &minus; ln variant); its interval is Student&#39;s t around that mean, "
-        "95 %. Verdicts: the interval excludes 1: better or worse; it lies within &plusmn;2 %: no practical "
-        "difference; else inconclusive. One run gives no interval and no verdict.</li>\n"
+        "95 %. Verdicts: the interval lies within &plusmn;2 %: no practical difference; else it excludes 1: "
+        "better or worse; else inconclusive. One run gives no interval and no verdict.</li>\n"
         "<li>No run was dropped. The load of the machine before each run is in the list below.</li>\n</ul>\n",
         out);
 }

@@ -111,12 +111,12 @@ static void judge(struct estimate *e, double deviation)
 {
     const double near = 1 + STATS_PRACTICAL;
 
-    if (e->low > 1)
+    if (e->low >= 1 / near && e->high <= near)
+        e->verdict = VERDICT_SAME;
+    else if (e->low > 1)
         e->verdict = VERDICT_BETTER;
     else if (e->high < 1)
         e->verdict = VERDICT_WORSE;
-    else if (e->low >= 1 / near && e->high <= near)
-        e->verdict = VERDICT_SAME;
     else
         e->verdict = VERDICT_UNDECIDED;
     if (e->verdict == VERDICT_UNDECIDED)
@@ -217,7 +217,6 @@ const char *stats_verdict_word(enum verdict v)
 
 void stats_verdict(const struct estimate *e, char *out, size_t size)
 {
-    const bool small = e->low >= 1 / (1 + STATS_PRACTICAL) && e->high <= 1 + STATS_PRACTICAL;
     const char *word = stats_verdict_word(e->verdict);
 
     if (e->verdict == VERDICT_NONE)
@@ -226,8 +225,6 @@ void stats_verdict(const struct estimate *e, char *out, size_t size)
         snprintf(out, size, "%s (n=%d; about %d blocks needed for ±2 %%)", word, e->n, e->blocks_needed);
     else if (e->verdict == VERDICT_UNDECIDED)
         snprintf(out, size, "%s (n=%d)", word, e->n);
-    else if (small && e->verdict != VERDICT_SAME)
-        snprintf(out, size, "%s, by less than 2 %%", word);
     else
         snprintf(out, size, "%s", word);
 }

@@ -15,9 +15,9 @@
 
 enum verdict {
     VERDICT_NONE, /* one run, or none */
-    VERDICT_BETTER,
+    VERDICT_BETTER, /* the interval lies above 1, and beyond what VERDICT_SAME takes in */
     VERDICT_WORSE,
-    VERDICT_SAME, /* no practical difference: the interval lies within +-2 % */
+    VERDICT_SAME, /* no practical difference: the interval lies within +-2 %, on whichever side of 1 */
     VERDICT_UNDECIDED,
 };
 
@@ -42,7 +42,7 @@ struct estimate stats_unpaired(const double *base, int n_base, const double *var
 /* Holm's step-down correction over the family estimates[n]: sets p_holm. Those without a p are left out. */
 void stats_holm(struct estimate *const *estimates, int n);
 
-/* "better", "worse, by less than 2 %", "inconclusive (n=5; about 12 blocks needed for +-2 %)", ... */
+/* "better", "inconclusive (n=5; about 12 blocks needed for +-2 %)", ... */
 void stats_verdict(const struct estimate *e, char *out, size_t size);
 const char *stats_verdict_word(enum verdict v); /* "better", "worse", "no practical difference", ... */
 

@@ -3,7 +3,7 @@
 #ifndef TUNEUP_STUDY_BUILTIN_H
 #define TUNEUP_STUDY_BUILTIN_H
 
-#define BUILTIN_RECORDS 400 /* made by `tuneup data new` */
+#define BUILTIN_RECORDS 2000 /* made by `tuneup data new` */
 #define BUILTIN_VOCABULARY 4096
 #define BUILTIN_HIDDEN 256
 #define BUILTIN_LAYERS 4
@@ -11,6 +11,7 @@
 #define BUILTIN_FFN (4 * BUILTIN_HIDDEN)
 #define BUILTIN_BATCH 4
 #define BUILTIN_TOKENS 256
+#define BUILTIN_EVAL_BATCHES 4 /* the whole run is timed too */
 #define BUILTIN_STEPS 6 /* optimizer steps a run, the warm-up among them */
 #define BUILTIN_BLOCKS 5
 #define BUILTIN_WARMUP                                                                                                 \

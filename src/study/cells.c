@@ -155,7 +155,10 @@ int cells_builtin(struct cells *s, struct err *err)
     s->builtin = true;
     if (words_add(&s->options, err, "--max_steps=%d", BUILTIN_STEPS) != 0 ||
         words_add(&s->options, err, "--per_device_train_batch_size=%d", BUILTIN_BATCH) != 0 ||
-        words_add(&s->options, err, "--max_seq_len=%d", BUILTIN_TOKENS) != 0)
+        words_add(&s->options, err, "--max_seq_len=%d", BUILTIN_TOKENS) != 0 ||
+        words_add(&s->options, err, "--eval_batches=%d", BUILTIN_EVAL_BATCHES) != 0 ||
+        words_add(&s->options, err, "--no-save_model") != 0 ||
+        words_add(&s->options, err, "--no-enable_tensorboard") != 0)
         goto failed;
     for (int i = 0; i < COUNT_OF(builtin_cells); i++) {
         struct cell *c = cells_add(s, builtin_cells[i].name, "sft", "baseline", err);

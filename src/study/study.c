@@ -21,7 +21,7 @@
 #include "measure/job.h"
 #include "measure/machine.h"
 #include "study/builtin.h"
-#include "study/inputs.h"
+#include "study/supply.h"
 #include "study/study_store.h"
 
 static volatile sig_atomic_t caught_signal;
@@ -32,7 +32,7 @@ struct session {
     char program[FILE_PATH_MAX], run_folder[FILE_PATH_MAX], lock_path[FILE_PATH_MAX];
     int lock;
     struct study_store store;
-    struct inputs inputs;
+    struct supply supply;
     int64_t n_all, n_there, n_run, n_failed; /* runs: of the study; recorded before; of this call */
     double start_s;
     struct sigaction old_int, old_term;
@@ -63,7 +63,7 @@ static void release_signals(const struct session *session)
 static int build_argv(const struct session *session, const struct cell *c, const char *folder, struct words *out,
                       struct err *err)
 {
-    const struct inputs *in = &session->inputs;
+    const struct supply *in = &session->supply;
 
     if (!c->is_command &&
         (words_add(out, err, "%s", session->program) != 0 || words_add(out, err, "%s", c->phase) != 0 ||
@@ -134,7 +134,7 @@ static int record(struct session *session, int cell, int64_t block, int position
             snprintf(reason, sizeof reason, "its record cannot be read: %.500s", why.what);
     }
     if (!done && file_join(path, folder, "stderr.txt", err) == 0)
-        inputs_tail(path, tail, sizeof tail);
+        supply_tail(path, tail, sizeof tail);
     domain_names(&m->energy, domains, sizeof domains);
     snprintf(energy_reason, sizeof energy_reason, "%s%s%s", m->energy.reason, m->energy.hint[0] ? ". " : "",
              m->energy.hint);
@@ -167,6 +167,11 @@ static int record(struct session *session, int cell, int64_t block, int position
     }
     return result;
 }
+
+/* What Open MPI asks of root, and of more ranks than cores: our own phases may, whoever runs a study. Other MPIs do not read
+ * these. */
+static const char *const mpi_env[] = { "OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+                                       "OMPI_MCA_rmaps_base_oversubscribe=1", NULL };
 
 /* A command that cannot even be started is a failed run like any other. */
 static void note_unstarted(const char *folder, const struct err *why)
@@ -202,7 +207,8 @@ static int run_cell(struct session *session, int cell, int64_t block, int positi
                                          .stdout_path = out,
                                          .stderr_path = errors,
                                          .timeout_s = session->s->timeout_s,
-                                         .own_group = true };
+                                         .own_group = true,
+                                         .extra_env = c->is_command ? NULL : mpi_env };
     if (job_measure(argv.v, &options, &measured, &why) != 0)
         note_unstarted(folder, &why);
     result = measured.passed_signal == SIGINT || measured.passed_signal == SIGTERM ? measured.passed_signal
@@ -306,7 +312,7 @@ static int lock_folder(struct session *session, struct err *err)
 static int check_disk(const struct session *session, struct err *err)
 {
     /* A run may write the model with its optimizer's state in full precision, and a checkpoint of it. */
-    const int64_t need = BUILTIN_RUN_BYTES + 8 * session->inputs.model_bytes;
+    const int64_t need = BUILTIN_RUN_BYTES + 8 * session->supply.model_bytes;
     const int64_t have = file_free_bytes(session->o->output, err);
 
     if (have < 0)
@@ -381,7 +387,7 @@ static int work(struct session *session, struct err *err)
         return 0;
     if (session->n_there > 0)
         log_note("going on: %" PRId64 " of %" PRId64 " runs are recorded already", session->n_there, session->n_all);
-    if (inputs_prepare(&session->inputs, session->s, session->o->output, session->program, err) != 0)
+    if (supply_prepare(&session->supply, session->s, session->o->output, session->program, err) != 0)
         return -1;
     if (check_disk(session, err) != 0)
         return -1;

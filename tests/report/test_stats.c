@@ -92,7 +92,7 @@ TEST(verdicts)
     CHECK_NEAR(e.p, 1, 0);
     e = stats_paired(one, close, 4);
     stats_verdict(&e, text, sizeof text);
-    CHECK_STR(text, "better, by less than 2 %");
+    CHECK_STR(text, "no practical difference");
     e = stats_paired(one, less, 1);
     CHECK(e.verdict == VERDICT_NONE && isnan(e.low) && isnan(e.p) && e.value == 2);
     e = stats_paired(one, bad, 4);

@@ -1,4 +1,4 @@
-#include "study/inputs.h"
+#include "study/supply.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -44,7 +44,7 @@ static void make_plain(char *text)
     }
 }
 
-void inputs_tail(const char *path, char *out, size_t size)
+void supply_tail(const char *path, char *out, size_t size)
 {
     FILE *f = fopen(path, "rb");
     int lines = 0;
@@ -90,7 +90,7 @@ static int make(const char *folder, struct words *argv, struct err *err)
     }
     if (record.exit_status == 0)
         return 0;
-    inputs_tail(log, tail, sizeof tail);
+    supply_tail(log, tail, sizeof tail);
     err_set(err, ERR_RUN, "could not make the study's inputs: \"%s %s\" ended with status %d", argv->v[1], argv->v[2],
             record.exit_status);
     return err_where(err, "%s", tail);
@@ -179,11 +179,11 @@ static int make_all(const struct cells *s, const char *final, const char *progra
     return 0;
 }
 
-int inputs_prepare(struct inputs *in, const struct cells *s, const char *folder, const char *program, struct err *err)
+int supply_prepare(struct supply *in, const struct cells *s, const char *folder, const char *program, struct err *err)
 {
     char made[FILE_PATH_MAX];
 
-    *in = (struct inputs){ 0 };
+    *in = (struct supply){ 0 };
     if (!needs_model(s))
         return 0;
     if (file_join(made, folder, "inputs", err) != 0)
