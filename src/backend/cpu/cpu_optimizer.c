@@ -167,7 +167,7 @@ static void adamw_part(const struct cpu_call *a, int part)
         const float *g = simd_load(a->in[0], g_type, at, n, g_buffer);
         float *p = master ? master + i : simd_room(a->out[0], a->type, at, p_buffer);
 
-        if (!master && a->type == BF16)
+        if (!master && a->type != F32)
             simd_from_bf16(p, (const uint16_t *)a->out[0] + at, n);
         adamw_tile(&h, g, p, m + i, v + i, n);
         if (master && a->type == F32)

@@ -230,6 +230,7 @@ static int run(struct backend *b, const struct kernel *k, void *const *in, void 
     struct work w = work_of(b, k, train);
     const size_t used = lay_out(&w, w.N, scratch);
 
+    MUST(w.room.row);
     w.room.matmul_bytes = k->scratch_bytes - used;
     w.N = c->B * c->T;
     w.h = in[0];
