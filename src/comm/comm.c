@@ -111,7 +111,7 @@ int comm_agree(struct comm *c, int result, struct err *err)
         return -1;
     }
     int status = c->gather_bytes(c, &own, all, (int64_t)sizeof own, &failure);
-    if (c->rank == 0)
+    if (all)
         for (int r = 0; r < c->ranks; r++)
             if (all[r].code != ERR_NONE) {
                 own = all[r];
