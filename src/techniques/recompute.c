@@ -85,40 +85,52 @@ static void rename_reads(struct program *g, int layer, int from, int old, int fr
                 g->steps[i].in[k] = fresh;
 }
 
+/* Inserts a copy of step `from` at position `at`, with outputs of its own. */
 static int clone_step(struct plan *p, int program, int from, int at, struct err *err)
 {
     struct op_step s = p->programs[program].steps[from];
 
     s.by = "recompute";
     s.pass = PASS_BACKWARD;
-    if (plan_insert(p, program, at, &s, err) != 0)
-        return -1;
     for (int k = 0; k < OP_MAX_OUT; k++) {
         if (s.out[k] < 0)
             continue;
         struct buffer b = p->buffers[s.out[k]];
         b.name = plan_name(p, err, "again/%s", b.name);
         b.by = "recompute";
-        const int fresh = b.name ? plan_add_buffer(p, &b, err) : -1;
-        if (fresh < 0)
+        s.out[k] = b.name ? plan_add_buffer(p, &b, err) : -1;
+        if (s.out[k] < 0)
             return -1;
-        p->programs[program].steps[at].out[k] = fresh;
-        if (!crosses(&p->programs[program], s.layer, s.out[k]))
-            rename_reads(&p->programs[program], s.layer, at + 1, s.out[k], fresh);
     }
-    return 0;
+    return plan_insert(p, program, at, &s, err);
+}
+
+/* Clones and backward steps read what the clones made, but for boundaries, whose originals are still there. */
+static void connect(struct program *g, int layer, int begin, int original, int clone)
+{
+    for (int k = 0; k < OP_MAX_OUT; k++) {
+        const int old = g->steps[original].out[k];
+        if (old >= 0 && !crosses(g, layer, old))
+            rename_reads(g, layer, begin, old, g->steps[clone].out[k]);
+    }
 }
 
 static int recompute_layer(struct plan *p, int program, int layer, struct err *err)
 {
-    const int n = p->programs[program].n_steps;
+    struct program *g = &p->programs[program];
+    const int n = g->n_steps, begin = first_backward(g, layer);
     bool *cloned = mem_array(n, 1, sizeof *cloned, MEM_PLAN, err);
-    int failed = !cloned, at = first_backward(&p->programs[program], layer);
+    int failed = !cloned, at = begin;
 
-    if (!failed && at >= 0 && mark_clones(p, &p->programs[program], layer, cloned) > 0)
-        for (int i = 0; i < n && !failed; i++) /* forward steps lie before `at`: cloning does not move them */
+    if (!failed && begin >= 0 && mark_clones(p, g, layer, cloned) > 0) {
+        for (int i = 0; i < begin && !failed; i++) /* forward steps lie before: cloning does not move them */
             if (cloned[i])
                 failed = clone_step(p, program, i, at++, err);
+        at = begin;
+        for (int i = 0; i < begin && !failed; i++)
+            if (cloned[i])
+                connect(g, layer, begin, i, at++);
+    }
     mem_free(cloned);
     return failed;
 }
