@@ -78,10 +78,12 @@ static int run(struct command_line *line, struct err *err)
 const struct command cmd_compare = {
     .name = "compare",
     .summary = "SpeedUp, MemoryUp and EnergyUp of a study, with intervals and verdicts",
-    .usage = "tuneup compare STUDY.db [--json | --csv | --markdown]",
+    .usage = "tuneup compare STUDY.db|RUNS.jsonl [--json | --csv | --markdown]",
     .examples = "  tuneup compare tuneup-study/study.db\n"
-                "  tuneup compare tuneup-study/study.db --csv > ratios.csv\n",
-    .details = "Each ratio is baseline over variant, so above 1 is better. A study that is still running can be read.",
+                "  tuneup compare tuneup-study/study.db --csv > ratios.csv\n"
+                "  tuneup compare runs.jsonl       what `tuneup measure --label L -o runs.jsonl` wrote\n",
+    .details = "Each ratio is baseline over variant, so above 1 is better. A study that is still running can be read.\n"
+               "In RUNS.jsonl the first label is the baseline of the others, and runs are compared unpaired.",
     .sets = sets,
     .run = run,
 };

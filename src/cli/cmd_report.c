@@ -50,7 +50,7 @@ static int run(struct command_line *line, struct err *err)
 const struct command cmd_report = {
     .name = "report",
     .summary = "write a study's report: one HTML file with tables and figures",
-    .usage = "tuneup report STUDY.db [--output FILE.html]",
+    .usage = "tuneup report STUDY.db|RUNS.jsonl [--output FILE.html]",
     .examples = "  tuneup report tuneup-study/study.db\n"
                 "  tuneup report tuneup-study/study.db --output /var/www/html/opt.html\n",
     .details =

@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "base/db.h"
+#include "base/file.h"
 #include "base/mem.h"
+#include "report/recorded.h"
 
 const char *const load_kinds[LOAD_N_KINDS] = { "param",      "master", "grad", "optimizer",
                                                "activation", "kv",     "comm", "workspace" };
@@ -76,6 +78,31 @@ static int check_cells(struct loaded *l, const char *path, struct err *err)
     return 0;
 }
 
+void load_run_init(struct load_run *r)
+{
+    *r = (struct load_run){ .position = -1,
+                            .seconds = NAN,
+                            .cpu_seconds = NAN,
+                            .load_before = NAN,
+                            .peak_bytes = -1,
+                            .peak_pss_bytes = -1,
+                            .own_peak_bytes = -1,
+                            .joules = NAN,
+                            .steady_s = NAN,
+                            .steady_j = NAN,
+                            .tokens_per_s = NAN,
+                            .final_loss = NAN,
+                            .eval_loss = NAN,
+                            .warmup_steps = -1,
+                            .tokens = -1,
+                            .planned_peak_bytes = -1,
+                            .planned_flops = NAN,
+                            .planned_bytes_moved = NAN,
+                            .planned_comm_bytes = NAN };
+    for (int i = 0; i < LOAD_N_KINDS; i++)
+        r->planned[i] = r->allocated[i] = -1;
+}
+
 static const char runs_sql[] =
     "SELECT cell, block, position, exit_status, finished, argv, state, reason, stderr_tail, seconds, cpu_seconds,"
     " load_before, peak_bytes, peak_pss_bytes, own_peak_bytes, energy_state, energy_reason, energy_domains, joules,"
@@ -92,7 +119,8 @@ static int take_run(void *user, struct db_row *r)
         return -1;
     l->runs = grown;
     struct load_run *n = &l->runs[l->n_runs++];
-    *n = (struct load_run){ .cell = cell_index(l, db_take_int(r)) };
+    load_run_init(n);
+    n->cell = cell_index(l, db_take_int(r));
     n->block = db_take_int(r);
     n->position = db_take_int(r);
     n->exit_status = db_take_int(r);
@@ -126,8 +154,6 @@ static int take_run(void *user, struct db_row *r)
     n->planned_comm_bytes = db_take_real(r);
     n->run_json = db_take_text(r);
     n->done = n->state && strcmp(n->state, "done") == 0;
-    for (int i = 0; i < LOAD_N_KINDS; i++)
-        n->planned[i] = n->allocated[i] = -1;
     return n->cell < 0 ? err_set(r->err, ERR_INPUT, "a run belongs to a cell that is not in the study") : 0;
 }
 
@@ -238,11 +264,26 @@ static int load_all(struct loaded *l, struct db *d, struct err *err)
                    take_step, l, err);
 }
 
+/* Whether the file begins like an object of JSON; -1 when it cannot be read. */
+static int is_json(const char *path, struct err *err)
+{
+    FILE *f = file_open_read(path, err);
+
+    if (!f)
+        return -1;
+    const int c = fgetc(f);
+    fclose(f);
+    return c == '{';
+}
+
 int load_study(struct loaded *l, const char *path, struct err *err)
 {
     struct db d;
+    const int json = is_json(path, err);
 
     *l = (struct loaded){ 0 };
+    if (json != 0)
+        return json < 0 ? -1 : recorded_load(l, path, err);
     if (db_open(&d, path, false, err) != 0)
         return -1;
     const int result = load_all(l, &d, err);

@@ -57,9 +57,11 @@ struct loaded {
     int n_runs;
 };
 
-/* ERR_INPUT: no such file, no study's file, a newer schema, or rows that do not fit together. On error *l is empty. */
+/* A study's file, or the lines that `tuneup measure -o FILE.jsonl` writes (recorded.h).
+ * ERR_INPUT: no such file, no study's file, a newer schema, or rows that do not fit together. On error *l is empty. */
 int load_study(struct loaded *l, const char *path, struct err *err);
 void load_free(struct loaded *l);
+void load_run_init(struct load_run *r); /* all unknown, no strings */
 /* The run of a cell in a block, done or failed; NULL if there is none. */
 const struct load_run *load_find(const struct loaded *l, int cell, int64_t block);
 

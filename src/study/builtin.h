@@ -5,9 +5,9 @@
 
 #define BUILTIN_RECORDS 2000 /* made by `tuneup data new` */
 #define BUILTIN_VOCABULARY 4096
-#define BUILTIN_HIDDEN 256
+#define BUILTIN_HIDDEN 192
 #define BUILTIN_LAYERS 4
-#define BUILTIN_HEADS 4
+#define BUILTIN_HEADS 3
 #define BUILTIN_FFN (4 * BUILTIN_HIDDEN)
 #define BUILTIN_BATCH 4
 #define BUILTIN_TOKENS 256

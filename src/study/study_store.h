@@ -53,8 +53,4 @@ int study_store_add(struct study_store *s, int cell, const struct study_run *run
 /* Forgets the failed runs, so that they are tried again. How many. */
 int study_store_forget_failed(struct study_store *s, struct err *err);
 
-/* A file of runs that were metered one by one (`tuneup measure`): adds a run to the command cell of this label, which
- * is made when it is new. The first label is the baseline of the others, and runs are compared unpaired. */
-int study_store_add_measured(struct study_store *s, const char *label, const struct study_run *run, struct err *err);
-
 #endif

@@ -201,33 +201,6 @@ TEST(writers_wait_for_each_other)
     fixture_remove(folder);
 }
 
-TEST(measured_commands_are_numbered)
-{
-    char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
-    struct study_store store;
-    struct err err = { 0 };
-    const struct study_run run = { .argv_json = "[\"true\"]",
-                                   .state = "done",
-                                   .reason = "",
-                                   .stderr_tail = "",
-                                   .seconds = 1,
-                                   .energy_state = "unavailable",
-                                   .energy_reason = "none here",
-                                   .energy_domains = "",
-                                   .joules = NAN };
-
-    fixture_folder(folder);
-    snprintf(path, sizeof path, "%s/m.db", folder);
-    CHECK_OK(study_store_open(&store, path, &err), &err);
-    CHECK_OK(study_store_add_measured(&store, "plain", &run, &err), &err);
-    CHECK_OK(study_store_add_measured(&store, "faster", &run, &err), &err);
-    CHECK_OK(study_store_add_measured(&store, "plain", &run, &err), &err);
-    study_store_close(&store);
-    CHECK_EQ(count(path, "SELECT count(*) FROM cell WHERE baseline = 1"), 2);
-    CHECK_EQ(count(path, "SELECT max(block) FROM run WHERE cell = 1"), 1);
-    fixture_remove(folder);
-}
-
 TEST_MAIN(CASE(a_run_is_stored_whole), CASE(a_second_result_of_one_block_is_refused),
           CASE(a_changed_study_is_refused_and_more_blocks_are_not), CASE(newer_and_foreign_files_are_refused),
-          CASE(the_file_is_whole_after_kill_9), CASE(writers_wait_for_each_other), CASE(measured_commands_are_numbered))
+          CASE(the_file_is_whole_after_kill_9), CASE(writers_wait_for_each_other))
