@@ -143,3 +143,10 @@ expect() {
         [ "$output" -eq 1 ]
     done < <(commands)
 }
+
+@test "--json is one document, alone on stdout" {
+    command -v python3 >/dev/null || skip "no python3 to read JSON with"
+    "$bin" doctor --json 2>/dev/null | python3 -c 'import json, sys; json.load(sys.stdin)'
+    "$bin" plan --model opt-125m --json 2>/dev/null | python3 -c 'import json, sys; json.load(sys.stdin)["memory"]["param"]'
+    "$bin" measure --json -- true 2>/dev/null | python3 -c 'import json, sys; json.load(sys.stdin)["exit_status"]'
+}
