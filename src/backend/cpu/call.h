@@ -55,6 +55,15 @@ static inline float *cpu_buffer(const struct cpu_call *a, int part, int buffer)
     return (float *)a->scratch + ((int64_t)part * a->n_buffers + buffer) * a->room;
 }
 
+/* Asks for a row of an operand ahead of its use: a row is about a page, where the processor's own foresight ends. */
+static inline void cpu_prefetch(const void *x, enum dtype type, int64_t begin, int64_t n)
+{
+    const char *row = (const char *)x + (size_t)begin * dtype_bytes(type);
+
+    for (size_t i = 0; i < (size_t)n * dtype_bytes(type); i += 64)
+        __builtin_prefetch(row + i);
+}
+
 static inline void cpu_parts(const struct cpu_call *a, void (*work)(const struct cpu_call *a, int part))
 {
 #pragma omp parallel for schedule(static) num_threads(a->parts)

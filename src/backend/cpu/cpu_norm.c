@@ -4,44 +4,42 @@
 
 #include <math.h>
 
-/* Sums run over the four quarters of a row side by side, since one chain of additions waits for itself. */
-SIMD_CLONES static float row_sum(const float *restrict x, int64_t n)
+SIMD_CLONES static float row_sum(const float *x, int64_t n)
 {
-    const int64_t q = n / 4;
-    float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    simd_f8 s0 = { 0 }, s1 = { 0 }, v0, v1;
+    float rest = 0;
+    int64_t i = 0;
 
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-    for (int64_t i = 0; i < q; i++) {
-        s0 += x[i];
-        s1 += x[q + i];
-        s2 += x[2 * q + i];
-        s3 += x[3 * q + i];
+    for (; i + 16 <= n; i += 16) {
+        memcpy(&v0, x + i, sizeof v0);
+        memcpy(&v1, x + i + 8, sizeof v1);
+        s0 += v0;
+        s1 += v1;
     }
-    for (int64_t i = 4 * q; i < n; i++)
-        s0 += x[i];
-    return (s0 + s1) + (s2 + s3);
+    for (; i < n; i++)
+        rest += x[i];
+    s0 += s1;
+    return SIMD_SUM8(s0) + rest;
 }
 
-static inline float square(float x)
+SIMD_CLONES static float row_squares(const float *x, float mean, int64_t n)
 {
-    return x * x;
-}
+    simd_f8 s0 = { 0 }, s1 = { 0 }, v0, v1;
+    float rest = 0;
+    int64_t i = 0;
 
-SIMD_CLONES static float row_squares(const float *restrict x, float mean, int64_t n)
-{
-    const int64_t q = n / 4;
-    float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-    for (int64_t i = 0; i < q; i++) {
-        s0 += square(x[i] - mean);
-        s1 += square(x[q + i] - mean);
-        s2 += square(x[2 * q + i] - mean);
-        s3 += square(x[3 * q + i] - mean);
+    for (; i + 16 <= n; i += 16) {
+        memcpy(&v0, x + i, sizeof v0);
+        memcpy(&v1, x + i + 8, sizeof v1);
+        v0 -= mean;
+        v1 -= mean;
+        s0 += v0 * v0;
+        s1 += v1 * v1;
     }
-    for (int64_t i = 4 * q; i < n; i++)
-        s0 += square(x[i] - mean);
-    return (s0 + s1) + (s2 + s3);
+    for (; i < n; i++)
+        rest += (x[i] - mean) * (x[i] - mean);
+    s0 += s1;
+    return SIMD_SUM8(s0) + rest;
 }
 
 SIMD_CLONES static void row_affine(float *restrict y, const float *restrict x, const float stats[2],
@@ -77,6 +75,7 @@ static void layernorm_part(const struct cpu_call *a, int part)
         const float *x = simd_load(a->in[0], a->type, n * C, C, cpu_buffer(a, part, 2));
         float *y = simd_room(a->out[0], a->type, n * C, cpu_buffer(a, part, 3));
 
+        cpu_prefetch(a->in[0], a->type, (n + 1) * C, n + 1 < p.end ? C : 0);
         norm_row(y, x, (float *)a->out[1] + 2 * n, g, b, C);
         simd_store(a->out[0], a->type, n * C, C, y);
     }
@@ -131,28 +130,28 @@ static void add_norm_part(const struct cpu_call *a, int part)
 }
 
 /* Means over the row of dy g, and of dy g times the normalized x. */
-SIMD_CLONES static void row_means(const float *restrict dy, const float *restrict x, const float stats[2],
-                                  const float *restrict g, int64_t n, float means[2])
+SIMD_CLONES static void row_means(const float *dy, const float *x, const float stats[2], const float *g, int64_t n,
+                                  float means[2])
 {
-    const int64_t half = n / 2;
     const float mean = stats[0];
-    float s0 = 0, s1 = 0, t0 = 0, t1 = 0;
+    simd_f8 s = { 0 }, t = { 0 }, d, w, v;
+    float rest_s = 0, rest_t = 0;
+    int64_t i = 0;
 
-#pragma omp simd reduction(+ : s0, s1, t0, t1)
-    for (int64_t i = 0; i < half; i++) {
-        const float d0 = dy[i] * g[i], d1 = dy[half + i] * g[half + i];
-
-        s0 += d0;
-        s1 += d1;
-        t0 += d0 * (x[i] - mean);
-        t1 += d1 * (x[half + i] - mean);
+    for (; i + 8 <= n; i += 8) {
+        memcpy(&d, dy + i, sizeof d);
+        memcpy(&w, g + i, sizeof w);
+        memcpy(&v, x + i, sizeof v);
+        d *= w;
+        s += d;
+        t += d * (v - mean);
     }
-    for (int64_t i = 2 * half; i < n; i++) {
-        s0 += dy[i] * g[i];
-        t0 += dy[i] * g[i] * (x[i] - mean);
+    for (; i < n; i++) {
+        rest_s += dy[i] * g[i];
+        rest_t += dy[i] * g[i] * (x[i] - mean);
     }
-    means[0] = (s0 + s1) / (float)n;
-    means[1] = (t0 + t1) * stats[1] / (float)n;
+    means[0] = (SIMD_SUM8(s) + rest_s) / (float)n;
+    means[1] = (SIMD_SUM8(t) + rest_t) * stats[1] / (float)n;
 }
 
 SIMD_CLONES static void row_grad(float *restrict dx, const float *restrict dy, const float *restrict x,

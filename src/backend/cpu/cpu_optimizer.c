@@ -6,21 +6,25 @@
 
 #include "graph/optimizer.h"
 
-SIMD_CLONES static double tile_squares(const float *restrict x, int64_t n)
+SIMD_CLONES static double tile_squares(const float *x, int64_t n)
 {
-    const int64_t q = n / 4;
-    double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    simd_d4 s0 = { 0 }, s1 = { 0 }, d0, d1;
+    simd_f4 v0, v1;
+    double rest = 0;
+    int64_t i = 0;
 
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-    for (int64_t i = 0; i < q; i++) {
-        s0 += (double)x[i] * (double)x[i];
-        s1 += (double)x[q + i] * (double)x[q + i];
-        s2 += (double)x[2 * q + i] * (double)x[2 * q + i];
-        s3 += (double)x[3 * q + i] * (double)x[3 * q + i];
+    for (; i + 8 <= n; i += 8) {
+        memcpy(&v0, x + i, sizeof v0);
+        memcpy(&v1, x + i + 4, sizeof v1);
+        d0 = __builtin_convertvector(v0, simd_d4);
+        d1 = __builtin_convertvector(v1, simd_d4);
+        s0 += d0 * d0;
+        s1 += d1 * d1;
     }
-    for (int64_t i = 4 * q; i < n; i++)
-        s0 += (double)x[i] * (double)x[i];
-    return (s0 + s1) + (s2 + s3);
+    for (; i < n; i++)
+        rest += (double)x[i] * (double)x[i];
+    s0 += s1;
+    return ((s0[0] + s0[1]) + (s0[2] + s0[3])) + rest;
 }
 
 /* Elements whose squares are one number in scratch, so that the sum does not depend on the number of threads. */

@@ -42,6 +42,14 @@ static inline float simd_exp(float x)
     return x < -86.6f ? 0.0f : x > 88.72f ? __builtin_inff() : p * scale * 2.0f;
 }
 
+/* Sums side by side, of gcc's and clang's own vector types: for reductions, whose order then is the same whatever the
+ * instruction set, and which read memory in order with more than one addition under way. */
+typedef float simd_f8 __attribute__((vector_size(32)));
+typedef float simd_f4 __attribute__((vector_size(16)));
+typedef double simd_d4 __attribute__((vector_size(32)));
+
+#define SIMD_SUM8(v) ((((v)[0] + (v)[4]) + ((v)[2] + (v)[6])) + (((v)[1] + (v)[5]) + ((v)[3] + (v)[7])))
+
 void simd_from_bf16(float *restrict y, const uint16_t *restrict x, int64_t n);
 void simd_to_bf16(uint16_t *restrict y, const float *restrict x, int64_t n);
 void simd_add(float *restrict y, const float *restrict x, int64_t n); /* y += x */
