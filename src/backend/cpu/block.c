@@ -1,14 +1,17 @@
-/* block_isa.h, compiled for each instruction set. Vectors are the compiler's own (vector_size); fused multiply-add is the
- * one instruction that needs its name. */
+/* block_isa.h, compiled for each instruction set. Vectors are the compiler's own (vector_size); fused multiply-add and
+ * the maximum are the instructions that need their names. */
 #include "backend/cpu/block.h"
 
 #include <math.h>
+
+#define AHEAD 8 /* rows to ask for before they are needed */
 
 #define ISA(name) portable_##name
 #define TARGET
 #define LANES 4
 #define TILE_ROWS 6
 #define FMA(a, b, c) ((a) * (b) + (c))
+#define LARGER(a, b) ((VEC)(((IVEC)(a) & ((a) > (b))) | ((IVEC)(b) & ~((a) > (b)))))
 #include "backend/cpu/block_isa.h"
 
 #if defined(__x86_64__)
@@ -19,6 +22,7 @@
 #define LANES 8
 #define TILE_ROWS 6
 #define FMA(a, b, c) ((VEC)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#define LARGER(a, b) ((VEC)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #include "backend/cpu/block_isa.h"
 
 #define ISA(name) avx512_##name
@@ -26,6 +30,7 @@
 #define LANES 16
 #define TILE_ROWS 12
 #define FMA(a, b, c) ((VEC)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#define LARGER(a, b) ((VEC)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #include "backend/cpu/block_isa.h"
 #endif
 

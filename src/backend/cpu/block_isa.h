@@ -4,6 +4,7 @@
  *   LANES           floats in a vector register
  *   TILE_ROWS       rows of a product that are kept in registers, two vectors each; 4 and more
  *   FMA(a, b, c)    a*b + c of vectors
+ *   LARGER(a, b)    a where a > b, else b (NaN in a is passed over)
  * Products follow Goto and van de Geijn 2008 (doi 10.1145/1356052.1356053) below their packing: a tile of c stays in
  * registers while k runs. */
 
@@ -59,6 +60,13 @@ TARGET static void ISA(product)(float *c, int64_t ldc, const float *a, int64_t a
     }
 }
 
+/* Rows of a head are pages apart, where the processor does not look ahead by itself. */
+INLINE void ISA(ahead)(const void *row, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const char *)row + i);
+}
+
 TARGET static void ISA(widen)(float *out, int64_t ldo, const void *in, enum dtype type, int64_t ldi, int64_t rows,
                               int64_t columns, int64_t padded, float scale)
 {
@@ -67,6 +75,10 @@ TARGET static void ISA(widen)(float *out, int64_t ldo, const void *in, enum dtyp
         const uint16_t *narrow = (const uint16_t *)in + i * ldi;
         float *to = out + i * ldo;
 
+        if (i + AHEAD < rows)
+            ISA(ahead)
+            (type == F32 ? (const void *)(wide + AHEAD * ldi) : narrow + AHEAD * ldi,
+             columns * (int64_t)dtype_bytes(type));
         if (type == F32)
             for (int64_t j = 0; j < columns; j++)
                 to[j] = wide[j] * scale;
@@ -78,24 +90,32 @@ TARGET static void ISA(widen)(float *out, int64_t ldo, const void *in, enum dtyp
     }
 }
 
+INLINE void ISA(turn)(float *out, int64_t ldo, const void *in, enum dtype type, int64_t ldi, const int64_t rows,
+                      int64_t columns)
+{
+    for (int64_t j = 0; j < columns; j++)
+        for (int64_t i = 0; i < rows; i++)
+            out[j * ldo + i] =
+                type == F32 ? ((const float *)in)[i * ldi + j] : bf16_to_f32(((const uint16_t *)in)[i * ldi + j]);
+}
+
+/* Eight rows at a time: rows that lie a power of two apart share a few lines of the first-level cache, of eight ways. */
 TARGET static void ISA(widen_transposed)(float *out, int64_t ldo, const void *in, enum dtype type, int64_t ldi,
                                          int64_t rows, int64_t columns, int64_t padded)
 {
-    const float *wide = in;
-    const uint16_t *narrow = in;
+    for (int64_t i = 0; i < rows; i += 8) {
+        const void *from = (const char *)in + (size_t)(i * ldi) * dtype_bytes(type);
 
-    for (int64_t j = 0; j < columns; j++) {
-        float *to = out + j * ldo;
-
-        if (type == F32)
-            for (int64_t i = 0; i < rows; i++)
-                to[i] = wide[i * ldi + j];
+        if (rows - i < 8)
+            ISA(turn)(out + i, ldo, from, type, ldi, rows - i, columns);
+        else if (type == F32)
+            ISA(turn)(out + i, ldo, from, F32, ldi, 8, columns);
         else
-            for (int64_t i = 0; i < rows; i++)
-                to[i] = bf16_to_f32(narrow[i * ldi + j]);
-        for (int64_t i = rows; i < padded; i++)
-            to[i] = 0;
+            ISA(turn)(out + i, ldo, from, BF16, ldi, 8, columns);
     }
+    for (int64_t j = 0; j < columns; j++)
+        for (int64_t i = rows; i < padded; i++)
+            out[j * ldo + i] = 0;
 }
 
 TARGET static void ISA(narrow)(void *out, enum dtype type, int64_t ldo, const float *in, int64_t ldi, int64_t rows,
@@ -150,12 +170,8 @@ INLINE float ISA(largest)(const float *x, int64_t n)
     int64_t j = 0;
     float max = -INFINITY;
 
-    for (; j + LANES <= n; j += LANES) {
-        const VEC v = *(const VEC *)(x + j);
-        const IVEC more = v > most;
-
-        most = (VEC)(((IVEC)v & more) | ((IVEC)most & ~more));
-    }
+    for (; j + LANES <= n; j += LANES)
+        most = LARGER(*(const VEC *)(x + j), most);
     for (int i = 0; i < LANES; i++)
         max = most[i] > max ? most[i] : max;
     for (; j < n; j++)
@@ -215,7 +231,7 @@ TARGET static void ISA(softmax)(float *s, int64_t lds, int64_t rows, int64_t col
         /* Nothing seen yet: -inf - -inf would be no number. */
         const float shift = most == -INFINITY ? 0 : most;
 
-        factor[i] = expf(max[i] - shift);
+        factor[i] = max[i] == most ? 1 : expf(max[i] - shift);
         sum[i] = sum[i] * factor[i] + ISA(exp_row)(x, columns, shift);
         max[i] = most;
     }
@@ -233,7 +249,7 @@ TARGET static void ISA(exponential)(float *s, int64_t lds, int64_t rows, int64_t
 TARGET static void ISA(scale_rows)(float *x, int64_t ldx, int64_t rows, int64_t columns, const float *factor)
 {
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++)
+        for (int64_t j = 0; j < columns && factor[i] != 1; j++)
             x[i * ldx + j] *= factor[i];
 }
 
@@ -284,3 +300,4 @@ static const struct block ISA(block) = {
 #undef LANES
 #undef TILE_ROWS
 #undef FMA
+#undef LARGER
