@@ -6,16 +6,15 @@
 #define BUILTIN_RECORDS 2000 /* made by `tuneup data new` */
 #define BUILTIN_VOCABULARY 4096
 #define BUILTIN_HIDDEN 192
-#define BUILTIN_LAYERS 4
+#define BUILTIN_LAYERS 6
 #define BUILTIN_HEADS 3
 #define BUILTIN_FFN (4 * BUILTIN_HIDDEN)
 #define BUILTIN_BATCH 4
 #define BUILTIN_TOKENS 256
-#define BUILTIN_EVAL_BATCHES 4 /* the whole run is timed too */
+#define BUILTIN_EVAL_BATCHES 0 /* none: the losses of the steps are compared */
 #define BUILTIN_STEPS 6 /* optimizer steps a run, the warm-up among them */
 #define BUILTIN_BLOCKS 5
-#define BUILTIN_WARMUP                                                                                                 \
-    0 /* discarded blocks: a run has warm-up steps of its own, and making the inputs warms the caches */
+#define BUILTIN_WARMUP 0 /* discarded blocks: a run has warm-up steps, and making the inputs warms the caches */
 #define BUILTIN_SEED 1234
 #define BUILTIN_TIMEOUT_S 600.0
 #define BUILTIN_RUN_BYTES (256LL << 20) /* disk that a run may need before its output is removed */

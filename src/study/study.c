@@ -418,7 +418,8 @@ done:
 
 void study_print(const struct cells *s, FILE *out)
 {
-    fprintf(out, "%s: %d cells x %" PRId64 " blocks", s->name, s->n_cells, s->blocks);
+    fprintf(out, "%s: %d cell%s x %" PRId64 " block%s", s->name, s->n_cells, s->n_cells == 1 ? "" : "s", s->blocks,
+            s->blocks == 1 ? "" : "s");
     if (s->warmup > 0)
         fprintf(out, " (and %" PRId64 " discarded first)", s->warmup);
     fprintf(out, ", seed %" PRId64 "\nmodel: %s\ndata: %s\n", s->seed, s->model ? s->model : "made by the study",

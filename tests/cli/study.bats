@@ -1,0 +1,72 @@
+#!/usr/bin/env bats
+# tuneup study, compare and report, from the words of a study file to the page; cells are commands, so that it is quick.
+
+bats_require_minimum_version 1.5.0
+
+setup() {
+    bin=${TUNEUP_BIN:-$BATS_TEST_DIRNAME/../../build/release/tuneup}
+    dir=$(mktemp -d)
+    cat >"$dir/s.yaml" <<EOF
+name: naps
+blocks: 2
+warmup: 0
+cells:
+  - { name: long, command: [sleep, "0.06"] }
+  - { name: short, command: [sleep, "0.02"], baseline: long }
+  - { name: broken, command: [sh, -c, "echo no <luck> >&2; exit 3"], baseline: long }
+EOF
+}
+
+teardown() {
+    rm -rf "$dir"
+}
+
+@test "a study of commands runs, reports, and is not run again" {
+    run -0 --separate-stderr "$bin" study "$dir/s.yaml" --output "$dir/out"
+    [[ $output == *"short "* && $output == *"report: $dir/out/report.html"* && $output == *"2 of 6 runs failed"* ]]
+    run -0 "$bin" study "$dir/s.yaml" --output "$dir/out"
+    [[ $output != *"run 1 of"* ]]
+    grep -q 'no &lt;luck&gt;' "$dir/out/report.html"
+    run ! grep -Eq '<script|src=|<link' "$dir/out/report.html"
+}
+
+@test "compare prints one document in the form asked for" {
+    "$bin" study -q "$dir/s.yaml" --output "$dir/out" >/dev/null
+    run -0 --separate-stderr "$bin" compare "$dir/out/study.db" --json
+    [[ $output == *'"SpeedUp"'* && $output == *'"source": "unavailable"'* ]]
+    run -0 --separate-stderr "$bin" compare "$dir/out/study.db" --csv
+    [[ ${lines[0]} == phase,cell,ranks,* && ${#lines[@]} -eq 11 ]]
+    run -0 --separate-stderr "$bin" compare "$dir/out/study.db" --markdown
+    [[ $output == *"| short | "* ]]
+    run -2 "$bin" compare "$dir/out/study.db" --csv --json
+    run -2 "$bin" compare "$dir/s.yaml"
+}
+
+@test "a changed study is refused by what differs" {
+    "$bin" study -q "$dir/s.yaml" --output "$dir/out" >/dev/null
+    sed -i 's/0\.02/0.03/' "$dir/s.yaml"
+    run -2 "$bin" study "$dir/s.yaml" --output "$dir/out"
+    [[ $output == *"another one"* && $output == *"0.03"* ]]
+}
+
+@test "a study in which everything fails ends with 1 and says why" {
+    printf 'blocks: 1\nwarmup: 0\ncells: [{ name: a, command: [sh, -c, "echo sad >&2; exit 3"] }]\n' >"$dir/f.yaml"
+    run -1 "$bin" study "$dir/f.yaml" --output "$dir/out"
+    [[ $output == *"every run of the study failed"* && $output == *sad* ]]
+}
+
+@test "mistakes in a study file are told with line and nearest key" {
+    sed -i 's/blocks/bloks/' "$dir/s.yaml"
+    run -2 "$bin" study "$dir/s.yaml" --output "$dir/out"
+    [[ $output == *'unknown key "bloks"'* && $output == *"line 2"* && $output == *'"blocks"'* ]]
+    [ ! -e "$dir/out" ]
+}
+
+@test "dry run shows every command line of the built-in study and runs nothing" {
+    cd "$dir"
+    run -0 "$bin" study --dry-run
+    [[ $output == *"17 cells x 5 blocks"* && $output == *"--zero_stage=1"* ]]
+    [ ! -e tuneup-study ]
+    run -0 "$bin" study --dry-run --cells bf16 --ranks 4 --blocks 1
+    [[ $output == *"2 cells x 1 block,"* && $output == *"bf16 at 4 ranks"* ]]
+}
