@@ -7,7 +7,7 @@
 #include "report/html.h"
 
 struct report_options {
-    const char *output;
+    const char *output, *figures;
 };
 
 static struct report_options options;
@@ -19,6 +19,11 @@ static const struct option table[] = {
       .offset = offsetof(struct report_options, output),
       .value = "FILE",
       .help = "where to write; report.html beside the study's file unless given" },
+    { .name = "figures",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct report_options, figures),
+      .value = "DIR",
+      .help = "write each figure there too, as SVG, PDF and PNG" },
     { 0 },
 };
 
@@ -41,7 +46,7 @@ static int run(struct command_line *line, struct err *err)
     if (snprintf(beside, sizeof beside, "%.*sreport.html", n, study) >= (int)sizeof beside)
         return err_set(err, ERR_USAGE, "the path \"%.80s...\" is too long", study);
     const char *output = options.output ? options.output : beside;
-    if (html_report(study, output, err) != 0)
+    if (html_report(study, output, options.figures, err) != 0)
         return -1;
     puts(output);
     return 0;
@@ -50,9 +55,9 @@ static int run(struct command_line *line, struct err *err)
 const struct command cmd_report = {
     .name = "report",
     .summary = "write a study's report: one HTML file with tables and figures",
-    .usage = "tuneup report STUDY.db|RUNS.jsonl [--output FILE.html]",
+    .usage = "tuneup report STUDY.db|RUNS.jsonl [--output FILE.html] [--figures DIR]",
     .examples = "  tuneup report tuneup-study/study.db\n"
-                "  tuneup report tuneup-study/study.db --output /var/www/html/opt.html\n",
+                "  tuneup report tuneup-study/study.db --output opt.html --figures figures\n",
     .details =
         "Prints the path of the report. The file needs nothing else: no network, no script. Figures are drawn by\n"
         "gnuplot where it is installed; without it the report has its tables and says so.",

@@ -106,7 +106,7 @@ static int conclude(const char *folder, struct err *err)
     if (result == 0) {
         exports_table(stdout, &l, &c);
         print_found(&l, &c);
-        result = html_report(study, report, err);
+        result = html_report(study, report, NULL, err);
     }
     if (result == 0)
         printf("\nreport: %s\n", report);

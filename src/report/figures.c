@@ -39,15 +39,29 @@ static void label(FILE *out, const struct load_cell *c)
     quoted(out, text);
 }
 
-static void head(FILE *out, int n_rows, const char *x_label)
+/* What a figure is drawn on; sizes are those of a page, in hundredths of an inch. */
+struct canvas {
+    const char *suffix, *terminal, *unit, *options;
+    double scale;
+};
+enum { CANVAS_SVG, CANVAS_PDF, CANVAS_PNG };
+static const struct canvas canvases[] = {
+    { "svg", "svg", "", "dynamic font 'sans-serif,14'", 1 },
+    { "pdf", "pdfcairo", "in", "font 'sans-serif,11'", 0.01 },
+    { "png", "pngcairo", "", "font 'sans-serif,14' fontscale 2 linewidth 2 pointscale 2", 2 },
+};
+
+static void head(FILE *out, const struct canvas *canvas, int n_rows, const char *x_label)
 {
+    const double width = 920 * canvas->scale, height = (ROW_PIXELS * n_rows + 130) * canvas->scale;
+
     fprintf(out,
-            "set terminal svg size 920,%d dynamic noenhanced font 'sans-serif,14'\n"
+            "set terminal %s size %g%s,%g%s noenhanced %s\n"
             "set border 1 linecolor '#888888'\nset grid x linecolor '#dddddd' linetype 1\n"
             "set tics nomirror textcolor '#222222'\nset ytics scale 0\nset lmargin 28\nset rmargin 3\n"
             "set yrange [%g:-0.7]\nset xlabel '%s' textcolor '#222222'\n"
             "set key outside top center horizontal textcolor '#222222'\n",
-            ROW_PIXELS * n_rows + 130, n_rows - 0.3, x_label);
+            canvas->terminal, width, canvas->unit, height, canvas->unit, canvas->options, n_rows - 0.3, x_label);
 }
 
 /* ---- Ratios: dots with intervals on a logarithmic axis ---- */
@@ -96,7 +110,7 @@ static void ratio_data(FILE *out, const struct comparisons *c, int kind)
     fputs("EOD\n", out);
 }
 
-static bool draw_ratios(FILE *out, const struct loaded *l, const struct comparisons *c)
+static bool draw_ratios(FILE *out, const struct canvas *canvas, const struct loaded *l, const struct comparisons *c)
 {
     static const int shapes[] = { 7, 5, 9 };
     static const char *const inks[] = { "#0072B2", "#D55E00", "#009E73" };
@@ -110,7 +124,7 @@ static bool draw_ratios(FILE *out, const struct loaded *l, const struct comparis
         any = any || any_ratio(c, kind);
     if (!any)
         return false;
-    head(out, c->n, "baseline / variant: right of 1 is better than the baseline (logarithmic)");
+    head(out, canvas, c->n, "baseline / variant: right of 1 is better than the baseline (logarithmic)");
     fprintf(out, "set logscale x\nset xrange [%.6g:%.6g]\nset xtics (", r.low, r.high);
     for (int i = 0; i < COUNT_OF(ticks); i++)
         if (ticks[i] >= r.low && ticks[i] <= r.high &&
@@ -200,7 +214,7 @@ static void memory_data(FILE *out, const struct loaded *l, int kind, bool planne
     fputs("EOD\n", out);
 }
 
-static bool draw_memory(FILE *out, const struct loaded *l)
+static bool draw_memory(FILE *out, const struct canvas *canvas, const struct loaded *l)
 {
     int n = 0;
 
@@ -208,7 +222,7 @@ static bool draw_memory(FILE *out, const struct loaded *l)
         n += has_memory(l, i);
     if (n == 0)
         return false;
-    head(out, n, "MiB of the heaviest rank: upper bar planned, lower bar allocated");
+    head(out, canvas, n, "MiB of the heaviest rank: upper bar planned, lower bar allocated");
     y_labels(out, l, has_memory);
     fputs("set xrange [0:*]\nset style fill solid 1.0 noborder\n", out);
     for (int k = 0; k < LOAD_N_KINDS; k++) {
@@ -252,7 +266,7 @@ static bool has_steps(const struct loaded *l, int cell)
     return !isnan(mean_step_seconds(l, cell));
 }
 
-static bool draw_steps(FILE *out, const struct loaded *l)
+static bool draw_steps(FILE *out, const struct canvas *canvas, const struct loaded *l)
 {
     int n = 0, row = 0;
 
@@ -260,7 +274,7 @@ static bool draw_steps(FILE *out, const struct loaded *l)
         n += has_steps(l, i);
     if (n == 0)
         return false;
-    head(out, n, "seconds of an optimizer step: each run a dot, their mean a bar");
+    head(out, canvas, n, "seconds of an optimizer step: each run a dot, their mean a bar");
     y_labels(out, l, has_steps);
     fputs("set xrange [0:*]\nset style fill solid 0.35 noborder\nunset key\n$bars << EOD\n", out);
     for (int i = 0; i < l->n_cells; i++)
@@ -319,25 +333,31 @@ static char *prefix_ids(const char *text, const char *p, struct err *err)
     return out;
 }
 
-/* 0 = drawn, or nothing to draw (svg stays NULL); 1 = gnuplot failed, and err says how; -1 = error. */
-static int draw(const char *folder, enum figure_kind kind, const struct loaded *l, const struct comparisons *c,
-                char **svg, struct err *err)
+/* The script of a figure; false: there is nothing to draw. */
+static int write_script(const char *path, enum figure_kind kind, const struct canvas *canvas, const struct loaded *l,
+                        const struct comparisons *c, bool *any, struct err *err)
 {
-    char script[FILE_PATH_MAX], drawing[FILE_PATH_MAX], errors[FILE_PATH_MAX], prefix[8];
-    struct job_record record;
-    size_t n = 0;
+    FILE *f = fopen(path, "w");
 
-    if (file_join(script, folder, "figure.gp", err) != 0 || file_join(drawing, folder, "figure.svg", err) != 0 ||
-        file_join(errors, folder, "errors.txt", err) != 0)
-        return -1;
-    FILE *f = fopen(script, "w");
     if (!f)
-        return err_errno(err, "could not write \"%s\"", script);
-    const bool any = kind == FIGURE_RATIOS   ? draw_ratios(f, l, c)
-                     : kind == FIGURE_MEMORY ? draw_memory(f, l)
-                                             : draw_steps(f, l);
-    if (fclose(f) != 0)
-        return err_errno(err, "could not write \"%s\"", script);
+        return err_errno(err, "could not write \"%s\"", path);
+    *any = kind == FIGURE_RATIOS   ? draw_ratios(f, canvas, l, c)
+           : kind == FIGURE_MEMORY ? draw_memory(f, canvas, l)
+                                   : draw_steps(f, canvas, l);
+    return fclose(f) == 0 ? 0 : err_errno(err, "could not write \"%s\"", path);
+}
+
+/* Draws into the file `drawing`, by way of folder. 1 = drawn, 0 = nothing to draw, -1 = error: no gnuplot most likely. */
+static int draw(const char *folder, enum figure_kind kind, const struct canvas *canvas, const struct loaded *l,
+                const struct comparisons *c, const char *drawing, struct err *err)
+{
+    char script[FILE_PATH_MAX], errors[FILE_PATH_MAX];
+    struct job_record record;
+    bool any = false;
+
+    if (file_join(script, folder, "figure.gp", err) != 0 || file_join(errors, folder, "errors.txt", err) != 0 ||
+        write_script(script, kind, canvas, l, c, &any, err) != 0)
+        return -1;
     if (!any)
         return 0;
     char *const argv[] = { (char *)"gnuplot", (char *)"-d", script, NULL };
@@ -345,39 +365,74 @@ static int draw(const char *folder, enum figure_kind kind, const struct loaded *
         .stdin_path = "/dev/null", .stdout_path = drawing, .stderr_path = errors, .timeout_s = GNUPLOT_TIMEOUT_S
     };
     if (job_measure(argv, &options, &record, err) != 0)
+        return -1;
+    if (record.exit_status == 0)
         return 1;
-    if (record.exit_status != 0) {
-        err_set(err, ERR_RUN, "gnuplot ended with status %d", record.exit_status);
-        return 1;
-    }
+    err_set(err, ERR_RUN, "gnuplot ended with status %d", record.exit_status);
+    return err_hint(err, "Figures are drawn by gnuplot 5: install gnuplot-nox.");
+}
+
+static char *draw_svg(const char *folder, enum figure_kind kind, const struct loaded *l, const struct comparisons *c,
+                      struct err *err)
+{
+    char drawing[FILE_PATH_MAX], prefix[8];
+    size_t n = 0;
+
+    err->code = ERR_NONE;
+    if (file_join(drawing, folder, "figure.svg", err) != 0 ||
+        draw(folder, kind, &canvases[CANVAS_SVG], l, c, drawing, err) != 1)
+        return NULL;
     char *text = file_read(drawing, SVG_MAX_BYTES, &n, err);
     if (!text)
-        return 1;
+        return NULL;
     snprintf(prefix, sizeof prefix, "f%d-", (int)kind);
-    *svg = prefix_ids(text, prefix, err);
+    char *svg = prefix_ids(text, prefix, err);
     mem_free(text);
-    return *svg ? 0 : 1;
+    return svg;
+}
+
+static int make_folder(char folder[32], struct err *err)
+{
+    snprintf(folder, 32, "/tmp/tuneup_figures_XXXXXX");
+    return mkdtemp(folder) ? 0 : err_errno(err, "could not make a folder in /tmp");
 }
 
 int figures_build(struct figures *f, const struct loaded *l, const struct comparisons *c, struct err *err)
 {
-    char folder[] = "/tmp/tuneup_figures_XXXXXX";
+    char folder[32];
     struct err why;
-    int result = 0;
 
     *f = (struct figures){ 0 };
-    if (!mkdtemp(folder))
-        return err_errno(err, "could not make a folder in /tmp");
-    for (int kind = 0; kind < FIGURE_N && result == 0; kind++) {
-        result = draw(folder, (enum figure_kind)kind, l, c, &f->svg[kind], err);
-        if (result == 1)
+    if (make_folder(folder, err) != 0)
+        return -1;
+    for (int kind = 0; kind < FIGURE_N && !f->reason[0]; kind++) {
+        f->svg[kind] = draw_svg(folder, (enum figure_kind)kind, l, c, &why);
+        if (!f->svg[kind] && why.code != ERR_NONE)
             snprintf(f->reason, sizeof f->reason,
                      "%.300s. Figures are drawn by gnuplot: install gnuplot-nox and run `tuneup report` again",
-                     err->what);
+                     why.what);
     }
     (void)file_remove_tree(folder, &why); /* a folder left in /tmp is no reason to refuse a report */
-    if (result < 0)
-        figures_free(f);
+    return 0;
+}
+
+int figures_save(const char *output, const struct loaded *l, const struct comparisons *c, struct err *err)
+{
+    static const char *const names[FIGURE_N] = { "ratios", "memory", "steps" };
+    char folder[32], name[32], path[FILE_PATH_MAX];
+    struct err ignored;
+    int result = 0;
+
+    if (file_make_dir(output, err) != 0 || make_folder(folder, err) != 0)
+        return -1;
+    for (int kind = 0; kind < FIGURE_N; kind++)
+        for (int k = 0; k < COUNT_OF(canvases) && result >= 0; k++) {
+            snprintf(name, sizeof name, "%s.%s", names[kind], canvases[k].suffix);
+            result = file_join(path, output, name, err);
+            if (result == 0)
+                result = draw(folder, (enum figure_kind)kind, &canvases[k], l, c, path, err);
+        }
+    (void)file_remove_tree(folder, &ignored);
     return result < 0 ? -1 : 0;
 }
 

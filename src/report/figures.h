@@ -12,8 +12,11 @@ struct figures {
     char reason[512]; /* why there are none; "" */
 };
 
+/* A missing gnuplot is no error here. */
 int figures_build(struct figures *f, const struct loaded *l, const struct comparisons *c, struct err *err);
 void figures_free(struct figures *f);
+/* Writes ratios, memory and steps as .svg, .pdf and .png into a folder; here a missing gnuplot is an error. */
+int figures_save(const char *output, const struct loaded *l, const struct comparisons *c, struct err *err);
 
 /* The first counted and completed run of a cell: what one run looked like. NULL if there is none. */
 const struct load_run *figures_example(const struct loaded *l, int cell);

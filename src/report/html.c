@@ -524,7 +524,7 @@ static int write_file(const char *path, const struct loaded *l, const struct com
     return file_out_commit(&o, err);
 }
 
-int html_report(const char *study_path, const char *output_path, struct err *err)
+int html_report(const char *study_path, const char *output_path, const char *figures_path, struct err *err)
 {
     struct comparisons c = { 0 };
     struct figures f = { 0 };
@@ -535,6 +535,8 @@ int html_report(const char *study_path, const char *output_path, struct err *err
         return -1;
     if (ratios_build(&c, &l, err) == 0 && figures_build(&f, &l, &c, err) == 0)
         result = write_file(output_path, &l, &c, &f, study_path, err);
+    if (result == 0 && figures_path)
+        result = figures_save(figures_path, &l, &c, err);
     figures_free(&f);
     ratios_free(&c);
     load_free(&l);

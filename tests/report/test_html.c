@@ -145,6 +145,33 @@ TEST(without_gnuplot_the_page_says_so)
     load_free(&l);
 }
 
+TEST(figures_are_saved_in_each_form)
+{
+    static const struct {
+        const char *name, *begins;
+    } files[] = { { "ratios.svg", "<?xml" }, { "memory.pdf", "%PDF" }, { "steps.png", "\x89PNG" } };
+    char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
+    struct comparisons c;
+    struct loaded l;
+    struct err err = { 0 };
+
+    load_fixture(&l, &c, &(struct fixture){ .fail_cell = -1 });
+    fixture_folder(folder);
+    CHECK_OK(figures_save(folder, &l, &c, &err), &err);
+    for (int i = 0; i < COUNT_OF(files); i++) {
+        char start[8] = "";
+
+        snprintf(path, sizeof path, "%s/%s", folder, files[i].name);
+        FILE *f = fopen(path, "rb");
+        CHECK(f && fread(start, 1, 5, f) == 5);
+        fclose(f);
+        CHECK(strncmp(start, files[i].begins, strlen(files[i].begins)) == 0);
+    }
+    fixture_remove(folder);
+    ratios_free(&c);
+    load_free(&l);
+}
+
 TEST(reading_survives_every_failed_allocation)
 {
     char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
@@ -171,4 +198,5 @@ TEST(reading_survives_every_failed_allocation)
 }
 
 TEST_MAIN(CASE(the_page_needs_nothing_else), CASE(words_of_the_study_stay_words), CASE(json_has_the_promised_keys),
-          CASE(without_gnuplot_the_page_says_so), CASE(reading_survives_every_failed_allocation))
+          CASE(without_gnuplot_the_page_says_so), CASE(figures_are_saved_in_each_form),
+          CASE(reading_survives_every_failed_allocation))
