@@ -20,9 +20,10 @@ static const struct {
     { "fused_kernels", "--fused_kernels", 1 },
     { "bf16", "--dtype bf16", 1 },
     { "gradient_checkpointing", "--gradient_checkpointing", 1 },
+    { "norm_recompute", "--recompute_norms", 1 },
     { "zero", "--zero_stage 1", 2 },
 };
-#define ALL_OFF "--no-flash_attention --no-chunked_loss --no-fused_kernels "
+#define ALL_OFF "--no-flash_attention --no-chunked_loss --no-fused_kernels --no-recompute_norms "
 
 static const struct opt_shape shapes[] = {
     { .C = 32, .L = 3, .H = 4, .F = 48, .E = 16, .V = VOCABULARY, .position_rows = IDS + 2, .dropout = 0.1 },
@@ -244,7 +245,10 @@ TEST(recomputation_gives_the_same_bits)
 {
     for (int s = 0; s < COUNT_OF(shapes); s++) {
         double plain[N_UPDATES], again[N_UPDATES];
-        losses_of(test_state, &shapes[s], 1, "", plain);
+        losses_of(test_state, &shapes[s], 1, "--no-recompute_norms", plain);
+        losses_of(test_state, &shapes[s], 1, "--recompute_norms", again);
+        for (int u = 0; u < N_UPDATES; u++)
+            CHECK(plain[u] == again[u]);
         losses_of(test_state, &shapes[s], 1, "--gradient_checkpointing", again);
         for (int u = 0; u < N_UPDATES; u++)
             CHECK(plain[u] == again[u]);

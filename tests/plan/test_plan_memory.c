@@ -67,9 +67,10 @@ TEST(zero_shards_state)
 /* Each technique alone lowers what it is for, against the plain plan. */
 TEST(each_technique_lowers_what_it_is_for)
 {
-    static const char *const plain_words = "--no-flash_attention --no-chunked_loss --no-fused_kernels ";
+    static const char *const plain_words =
+        "--no-flash_attention --no-chunked_loss --no-fused_kernels --no-recompute_norms ";
     static const char *const on[] = { "--flash_attention", "--chunked_loss", "--gradient_checkpointing",
-                                      "--dtype bf16" };
+                                      "--recompute_norms", "--dtype bf16" };
     struct plan plain, p;
     char words[256];
 
