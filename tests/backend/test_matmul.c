@@ -157,10 +157,14 @@ TEST(panels_meet)
 {
     const struct matmul_shape wide = { .M = 3, .N = 1100, .K = 2100, .ab = BF16, .c = BF16, .bias = true, .add = true };
     const struct matmul_shape tall = { .M = 5000, .N = 3, .K = 9, .a_transposed = true, .ab = BF16, .c = F32 };
+    const struct matmul_shape deep = { .M = 130, .N = 50, .K = 4100, .ab = F32, .c = F32, .add = true };
+    const struct matmul_shape deep16 = { .M = 130, .N = 50, .K = 1100, .ab = BF16, .c = BF16, .relu = true };
     struct err err = { 0 };
     struct matmul *m;
 
     CHECK_OK(matmul_open(&m, &err), &err);
+    CHECK_NEAR(error_of(m, &deep), 0, allowed(&deep));
+    CHECK_NEAR(error_of(m, &deep16), 0, allowed(&deep16));
     CHECK_NEAR(error_of(m, &wide), 0, allowed(&wide));
     CHECK_NEAR(error_of(m, &tall), 0, allowed(&tall));
     matmul_close(m);

@@ -77,8 +77,7 @@ TARGET static void ISA(widen)(float *out, int64_t ldo, const void *in, enum dtyp
 
         if (i + AHEAD < rows)
             ISA(ahead)
-            (type == F32 ? (const void *)(wide + AHEAD * ldi) : narrow + AHEAD * ldi,
-             columns * (int64_t)dtype_bytes(type));
+        (type == F32 ? (const void *)(wide + AHEAD * ldi) : narrow + AHEAD * ldi, columns * (int64_t)dtype_bytes(type));
         if (type == F32)
             for (int64_t j = 0; j < columns; j++)
                 to[j] = wide[j] * scale;

@@ -7,6 +7,7 @@
 
 #include <oneapi/dnnl/dnnl.h>
 
+#include "backend/cpu/block.h"
 #include "base/mem.h"
 
 #define KEPT_MAX 256 /* primitives, of 30 KiB each: some 20 shapes of a model, at a dozen row counts */
@@ -25,6 +26,7 @@ struct product {
 struct matmul {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
+    enum cpu_isa isa;
     struct matmul_ways ways;
     struct product *kept;
     int n_kept;
@@ -88,10 +90,12 @@ static dnnl_data_type_t vendor_type(enum dtype t)
     return t == F32 ? dnnl_f32 : dnnl_bf16;
 }
 
-static dnnl_status_t matrix(dnnl_memory_desc_t *out, int64_t rows, int64_t columns, bool transposed, enum dtype type)
+/* ld: the distance of the rows of one that is not transposed; 0 = dense. */
+static dnnl_status_t matrix(dnnl_memory_desc_t *out, int64_t rows, int64_t columns, bool transposed, int64_t ld,
+                            enum dtype type)
 {
     const dnnl_dims_t dims = { rows, columns };
-    const dnnl_dims_t strides = { transposed ? 1 : columns, transposed ? rows : 1 };
+    const dnnl_dims_t strides = { transposed ? 1 : ld ? ld : columns, transposed ? rows : 1 };
 
     return dnnl_memory_desc_init_by_strides(out, 2, dims, vendor_type(type), strides);
 }
@@ -102,14 +106,14 @@ struct descs {
 
 static dnnl_status_t describe(const struct matmul_shape *s, struct descs *d, dnnl_matmul_desc_t *out)
 {
-    dnnl_status_t status = matrix(&d->a, s->M, s->K, s->a_transposed, s->ab);
+    dnnl_status_t status = matrix(&d->a, s->M, s->K, s->a_transposed, s->lda, s->ab);
 
     if (status == dnnl_success)
-        status = matrix(&d->b, s->K, s->N, s->b_transposed, s->ab);
+        status = matrix(&d->b, s->K, s->N, s->b_transposed, 0, s->ab);
     if (status == dnnl_success)
-        status = matrix(&d->bias, 1, s->N, false, s->ab);
+        status = matrix(&d->bias, 1, s->N, false, 0, s->ab);
     if (status == dnnl_success)
-        status = matrix(&d->c, s->M, s->N, false, s->c);
+        status = matrix(&d->c, s->M, s->N, false, 0, s->c);
     if (status == dnnl_success)
         status = dnnl_matmul_desc_init(out, &d->a, &d->b, s->bias ? &d->bias : NULL, &d->c);
     return status;
@@ -191,7 +195,7 @@ static void release(struct product *p)
 
 static bool same(const struct matmul_shape *x, const struct matmul_shape *y)
 {
-    return x->M == y->M && x->N == y->N && x->K == y->K && x->a_transposed == y->a_transposed &&
+    return x->M == y->M && x->N == y->N && x->K == y->K && x->lda == y->lda && x->a_transposed == y->a_transposed &&
            x->b_transposed == y->b_transposed && x->ab == y->ab && x->c == y->c && x->bias == y->bias &&
            x->relu == y->relu && x->add == y->add;
 }
@@ -302,6 +306,79 @@ static int execute(struct matmul *m, const struct matmul_shape *s, const void *a
     return status == dnnl_success ? 0 : failed_product(err, "run a matrix product", status, s);
 }
 
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* --- b transposed first --- */
+
+/* oneDNN 2.6 on AVX2 leaves small products unpacked (nocopy_checker_avx2 of its gemm_driver.cpp has the 0.0038), which
+ * with a plain b reaches 55 of 80 GFLOP/s, with a transposed one 79. Below TURNED_MIN rows transposing costs more than it
+ * gains. */
+#define TURNED_MIN 128
+#define TURNED_K 2016
+
+/* Whether this product, or one of fewer rows, may be of that kind. */
+static bool may_be_unpacked(const struct matmul *m, const struct matmul_shape *s)
+{
+    return m->isa == CPU_AVX2 && !s->a_transposed && !s->b_transposed && s->M >= TURNED_MIN;
+}
+
+static bool leaves_unpacked(const struct matmul *m, const struct matmul_shape *s)
+{
+    return may_be_unpacked(m, s) && 1.0 / (double)s->M + 1.0 / (double)s->N >= 0.0038;
+}
+
+/* out[columns,rows] = the transpose, in fp32, of the panel of rows x columns at (row, column) of in. */
+static void turn(const struct matmul *m, float *out, const void *in, enum dtype type, int64_t ld, int64_t row,
+                 int64_t column, int64_t rows, int64_t columns)
+{
+    const struct block *block = block_of(m->isa);
+
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i += 64)
+        for (int64_t j = 0; j < columns; j += 64) {
+            const int64_t height = smaller(64, rows - i);
+
+            block->widen_transposed(out + j * rows + i, rows,
+                                    (const char *)in + (size_t)((row + i) * ld + column + j) * dtype_bytes(type), type,
+                                    ld, height, smaller(64, columns - j), height);
+        }
+}
+
+/* K cut into equal pieces that are no multiple of 32, so that rows of a transposed panel do not share cache lines' sets. */
+static int64_t turned_piece(int64_t K)
+{
+    const int64_t pieces = (K + TURNED_K - 1) / TURNED_K;
+
+    return smaller(K, ((K + pieces - 1) / pieces + 31) / 32 * 32 + 16);
+}
+
+static size_t turned_bytes(const struct matmul_shape *s)
+{
+    return ((size_t)(s->N * smaller(s->K, TURNED_K + 48)) * sizeof(float) + 63) / 64 * 64;
+}
+
+static int turned(struct matmul *m, const struct matmul_shape *s, const float *a, const float *b, float *c,
+                  void *scratch, size_t scratch_bytes, struct err *err)
+{
+    const int64_t piece = turned_piece(s->K);
+    const size_t own = turned_bytes(s);
+    struct matmul_shape part = *s;
+
+    part.b_transposed = true;
+    part.lda = s->lda ? s->lda : s->K;
+    for (int64_t k = 0; k < s->K; k += piece) {
+        part.K = smaller(piece, s->K - k);
+        part.add = s->add || k > 0;
+        turn(m, scratch, b, F32, s->N, k, 0, part.K, s->N);
+        if (execute(m, &part, a + k, scratch, NULL, c, (char *)scratch + own, scratch_bytes - own, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* --- bf16, widened --- */
 
 /* n cut into equal pieces of at most PANEL, multiples of 16. */
@@ -310,11 +387,6 @@ static int64_t piece_of(int64_t n)
     const int64_t pieces = (n + PANEL - 1) / PANEL;
 
     return n <= PANEL ? n : ((n + pieces - 1) / pieces + 15) / 16 * 16;
-}
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 /* The panel of rows x columns at (row, column) of a matrix with ld columns, dense and in fp32. */
@@ -408,10 +480,14 @@ static int widened_block(struct matmul *mm, const struct matmul_shape *s, const 
     const int64_t rows = smaller(p->M, s->M - m), columns = smaller(p->N, s->N - n);
 
     for (int64_t k = 0; k < s->K; k += p->K) {
-        const struct matmul_shape part = panel_shape(s, rows, columns, smaller(p->K, s->K - k), k > 0);
+        struct matmul_shape part = panel_shape(s, rows, columns, smaller(p->K, s->K - k), k > 0);
 
         widen_operand(p->a, a, s->a_transposed, s->a_transposed ? s->M : s->K, m, k, rows, part.K);
-        widen_operand(p->b, b, s->b_transposed, s->b_transposed ? s->K : s->N, k, n, part.K, columns);
+        part.b_transposed = s->b_transposed || leaves_unpacked(mm, &part);
+        if (part.b_transposed == s->b_transposed)
+            widen_operand(p->b, b, s->b_transposed, s->b_transposed ? s->K : s->N, k, n, part.K, columns);
+        else
+            turn(mm, p->b, b, BF16, s->N, k, n, part.K, columns);
         if (execute(mm, &part, p->a, p->b, NULL, p->sum, p->rest, p->rest_bytes, err) != 0)
             return -1;
     }
@@ -473,14 +549,15 @@ static int transposed_first(struct matmul *mm, const struct matmul_shape *s, con
 
 /* --- the choice --- */
 
-enum way { WAY_VENDOR, WAY_WIDENED, WAY_TRANSPOSED };
+enum way { WAY_VENDOR, WAY_TURNED, WAY_WIDENED, WAY_TRANSPOSED };
 
 static enum way way_of(const struct matmul *m, const struct matmul_shape *s)
 {
     MUST(s->ab == F32 || s->ab == BF16);
     MUST(s->c == F32 || s->c == s->ab);
+    MUST(s->lda == 0 || (s->ab == F32 && !s->a_transposed));
     if (s->ab == F32)
-        return WAY_VENDOR;
+        return leaves_unpacked(m, s) && !s->bias && !s->relu ? WAY_TURNED : WAY_VENDOR;
     if (!m->ways.native_bf16)
         return WAY_WIDENED;
     return s->a_transposed && m->ways.transpose_first ? WAY_TRANSPOSED : WAY_VENDOR;
@@ -498,7 +575,9 @@ int matmul_prepare(struct matmul *m, const struct matmul_shape *s, size_t *scrat
     struct matmul_shape part = *s;
     size_t own = 0;
 
-    if (way == WAY_WIDENED) {
+    if (s->ab == F32 && may_be_unpacked(m, s)) {
+        own = turned_bytes(s);
+    } else if (way == WAY_WIDENED) {
         own = panels_bytes(s);
         part = panel_shape(s, piece_of(s->M), piece_of(s->N), piece_of(s->K), false);
     } else if (way == WAY_TRANSPOSED) {
@@ -517,6 +596,8 @@ int matmul_run(struct matmul *m, const struct matmul_shape *s, const void *a, co
                void *scratch, size_t scratch_bytes, struct err *err)
 {
     switch (way_of(m, s)) {
+    case WAY_TURNED:
+        return turned(m, s, a, b, c, scratch, scratch_bytes, err);
     case WAY_WIDENED:
         return widened(m, s, a, b, bias, c, scratch, scratch_bytes, err);
     case WAY_TRANSPOSED:
@@ -554,7 +635,8 @@ int matmul_open(struct matmul **out, struct err *err)
         matmul_close(m);
         return failed(err, "start on this processor", status);
     }
-    m->ways.native_bf16 = m->ways.transpose_first = matmul_isa() >= CPU_AVX512_BF16;
+    m->isa = matmul_isa();
+    m->ways.native_bf16 = m->ways.transpose_first = m->isa >= CPU_AVX512_BF16;
     *out = m;
     return 0;
 }

@@ -2,7 +2,8 @@
  *
  *     c[M,N] = a[M,K] b[K,N]   (+ c) (+ bias[N]) (relu)      in that order, accumulated in fp32, rounded once
  *
- * Operands are dense and row-major. fp32 runs as it is. bf16 has three ways, chosen by the processor:
+ * Operands are row-major. fp32 runs as it is, but for small products of a plain b on AVX2, where oneDNN does not pack its
+ * operands and loses a third: there b is transposed first. bf16 has three ways, chosen by the processor:
  * - AVX512-BF16 or AMX: oneDNN's own; an a that is stored transposed is transposed by us first, in panels, as oneDNN's
  *   weight gradients are slow (a third of a whole bf16 step on AMX);
  * - otherwise (AVX2, AVX-512 without BF16, where oneDNN would emulate or loop): panels are widened to fp32 in scratch,
@@ -34,6 +35,7 @@ void matmul_version(char *out, size_t size); /* "oneDNN 2.6.3" */
 
 struct matmul_shape {
     int64_t M, N, K;
+    int64_t lda; /* distance of the rows of an a that is not transposed; 0 = dense */
     bool a_transposed; /* a is stored [K,M] */
     bool b_transposed; /* b is stored [N,K] */
     enum dtype ab; /* of a, b and bias: F32 or BF16 */
