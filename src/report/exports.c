@@ -8,16 +8,26 @@
 
 static const enum ratio_kind shown[] = { RATIO_SPEED, RATIO_MEMORY, RATIO_ENERGY };
 
+void exports_number(double x, char *out, size_t size)
+{
+    snprintf(out, size, x < 0.01 || x >= 100 ? "%.1g" : "%.2f", x);
+}
+
 void exports_ratio(const struct ratio *r, char *out, size_t size)
 {
+    char value[24], low[24], high[24];
+
     const char *mark = r->source == RATIO_ESTIMATED ? "~" : "";
 
+    exports_number(r->e.value, value, sizeof value);
+    exports_number(r->e.low, low, sizeof low);
+    exports_number(r->e.high, high, sizeof high);
     if (r->source == RATIO_UNAVAILABLE)
         snprintf(out, size, "unavailable");
     else if (isnan(r->e.low))
-        snprintf(out, size, "%s%.3g", mark, r->e.value);
+        snprintf(out, size, "%s%s", mark, value);
     else
-        snprintf(out, size, "%s%.2f [%.2f, %.2f]", mark, r->e.value, r->e.low, r->e.high);
+        snprintf(out, size, "%s%s [%s, %s]", mark, value, low, high);
 }
 
 void exports_gap(double gap, char *out, size_t size)

@@ -17,6 +17,8 @@ void exports_csv(FILE *out, const struct loaded *l, const struct comparisons *c)
  * when there is no memory. */
 json_t *exports_json(const struct loaded *l, const struct comparisons *c);
 
+/* "1.25"; very small and very large ones as "2e+04". */
+void exports_number(double x, char *out, size_t size);
 /* "1.25 [1.22, 1.28]", "~1.25 [...]" for an estimate, "1.25" for one run, "unavailable". */
 void exports_ratio(const struct ratio *r, char *out, size_t size);
 /* "0", "0.12 %", "unknown": a loss_gap. */

@@ -70,21 +70,26 @@ struct range {
     double low, high;
 };
 
+/* All values, and their intervals as long as these are not wider than twice what the values span: an interval that says
+ * nothing must not hide those that do. */
 static struct range ratio_range(const struct comparisons *c)
 {
-    struct range r = { 0.85, 1.18 };
+    struct range values = { 0.9, 1.1 }, r = values;
 
     for (int i = 0; i < c->n; i++)
         for (int k = 0; k < 3; k++) {
             const struct estimate *e = &c->rows[i].ratios[k].e;
-            const double low = isnan(e->low) ? e->value : e->low, high = isnan(e->high) ? e->value : e->high;
 
-            if (low > 0 && isfinite(low) && isfinite(high)) {
-                r.low = fmin(r.low, low);
-                r.high = fmax(r.high, high);
-            }
+            if (isnan(e->value))
+                continue;
+            values = (struct range){ fmin(values.low, e->value), fmax(values.high, e->value) };
+            if (!isnan(e->low))
+                r = (struct range){ fmin(r.low, e->low), fmax(r.high, e->high) };
         }
-    return (struct range){ fmax(r.low / 1.08, 1e-3), fmin(r.high * 1.08, 1e3) };
+    const double span = values.high / values.low;
+    r.low = fmin(values.low, fmax(r.low, values.low / span));
+    r.high = fmax(values.high, fmin(r.high, values.high * span));
+    return (struct range){ fmax(r.low / 1.08, 1e-4), fmin(r.high * 1.08, 1e4) };
 }
 
 static bool any_ratio(const struct comparisons *c, int kind)
@@ -114,10 +119,11 @@ static bool draw_ratios(FILE *out, const struct canvas *canvas, const struct loa
 {
     static const int shapes[] = { 7, 5, 9 };
     static const char *const inks[] = { "#0072B2", "#D55E00", "#009E73" };
-    static const double ticks[] = { 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1,  1.1,
-                                    1.2,  1.4,  1.6,  2,   2.5, 3,   4,   5,   7,   10,  20,  50, 100 };
+    static const double fine[] = { 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 0 };
+    static const double middle[] = { 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 3, 5, 7, 10, 0 };
+    static const double coarse[] = { 1e-4, 1e-3, 0.01, 0.1, 0.5, 1, 2, 10, 100, 1000, 1e4, 0 };
     const struct range r = ratio_range(c);
-    const double wide = r.high / r.low;
+    const double wide = r.high / r.low, *ticks = wide < 3.2 ? fine : wide < 60 ? middle : coarse;
     bool first = true, any = false;
 
     for (int kind = 0; kind < 3; kind++)
@@ -126,9 +132,8 @@ static bool draw_ratios(FILE *out, const struct canvas *canvas, const struct loa
         return false;
     head(out, canvas, c->n, "baseline / variant: right of 1 is better than the baseline (logarithmic)");
     fprintf(out, "set logscale x\nset xrange [%.6g:%.6g]\nset xtics (", r.low, r.high);
-    for (int i = 0; i < COUNT_OF(ticks); i++)
-        if (ticks[i] >= r.low && ticks[i] <= r.high &&
-            (wide < 4 || (ticks[i] != 0.6 && ticks[i] != 0.9 && ticks[i] != 1.1 && ticks[i] != 1.4))) {
+    for (int i = 0; ticks[i] > 0; i++)
+        if (ticks[i] >= r.low && ticks[i] <= r.high) {
             fprintf(out, "%s'%g' %g", first ? "" : ", ", ticks[i], ticks[i]);
             first = false;
         }

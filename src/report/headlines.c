@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "report/exports.h"
 #include "report/figures.h"
 
@@ -150,6 +151,27 @@ static void say_prediction(struct headlines *h, const struct loaded *l)
         say(h, worst > 0.05, "The planned memory was right within %.2g %% in all %d cells.", 100 * worst, n);
 }
 
+/* The study's own runs load the machine too, by as many threads as it has CPUs at most; what is well beyond that is others. */
+static void say_busy(struct headlines *h, const struct loaded *l)
+{
+    json_t *machine = json_loads(l->machine, 0, NULL);
+    const double cpus = json_number_value(json_object_get(machine, "cpus"));
+    int busy = 0, counted = 0;
+
+    json_decref(machine);
+    for (int i = 0; cpus > 0 && i < l->n_runs; i++)
+        if (l->runs[i].block >= 0 && !isnan(l->runs[i].load_before)) {
+            counted++;
+            busy += l->runs[i].load_before > 1.5 * cpus + 0.5;
+        }
+    if (busy > 0)
+        say(h, true,
+            "Other programs were at work: before %d of %d runs the load was above %.3g on %g CPUs. Times are only as "
+            "good as "
+            "the machine was quiet.",
+            busy, counted, 1.5 * cpus + 0.5, cpus);
+}
+
 static void say_failures(struct headlines *h, const struct loaded *l)
 {
     int failed = 0, counted = 0;
@@ -181,5 +203,6 @@ void headlines_build(struct headlines *h, const struct loaded *l, const struct c
     say_prediction(h, l);
     if (exports_energy_reason(c))
         say(h, false, "Energy could not be measured: %s.", exports_energy_reason(c));
+    say_busy(h, l);
     say_failures(h, l);
 }

@@ -140,7 +140,7 @@ static void print_headlines(FILE *out, const struct loaded *l, const struct comp
 
 static void ratio_cell(FILE *out, const struct ratio *r)
 {
-    char verdict[128];
+    char verdict[128], number[24];
 
     if (r->source == RATIO_UNAVAILABLE) {
         fputs("<td><span class=none title=\"", out);
@@ -151,9 +151,14 @@ static void ratio_cell(FILE *out, const struct ratio *r)
     const char *class = r->e.verdict == VERDICT_BETTER ? " better" : r->e.verdict == VERDICT_WORSE ? " worse" : "";
     const bool kept = (r->e.verdict == VERDICT_BETTER || r->e.verdict == VERDICT_WORSE) && r->e.p_holm > 0.05;
     stats_verdict(&r->e, verdict, sizeof verdict);
-    fprintf(out, "<td><span class=\"v%s\">%s%.2f</span>", class, r->source == RATIO_ESTIMATED ? "~" : "", r->e.value);
-    if (!isnan(r->e.low))
-        fprintf(out, " <span class=ci>[%.2f, %.2f]</span>", r->e.low, r->e.high);
+    exports_number(r->e.value, number, sizeof number);
+    fprintf(out, "<td><span class=\"v%s\">%s%s</span>", class, r->source == RATIO_ESTIMATED ? "~" : "", number);
+    if (!isnan(r->e.low)) {
+        exports_number(r->e.low, number, sizeof number);
+        fprintf(out, " <span class=ci>[%s, ", number);
+        exports_number(r->e.high, number, sizeof number);
+        fprintf(out, "%s]</span>", number);
+    }
     fprintf(out, "<span class=\"w%s\">", class);
     text(out, verdict);
     fprintf(out, "%s%s</span></td>", kept ? " †" : "", r->source == RATIO_ESTIMATED ? ", estimated" : "");

@@ -8,6 +8,7 @@
 
 #define TINY 1e-300
 #define BLOCKS_MAX 10000
+#define BLOCKS_SENSIBLE 100 /* nobody waits for more */
 
 static double not_zero(double x)
 {
@@ -221,6 +222,8 @@ void stats_verdict(const struct estimate *e, char *out, size_t size)
 
     if (e->verdict == VERDICT_NONE)
         snprintf(out, size, e->n == 1 ? "no verdict (one run)" : "no verdict");
+    else if (e->verdict == VERDICT_UNDECIDED && (e->blocks_needed == 0 || e->blocks_needed > BLOCKS_SENSIBLE))
+        snprintf(out, size, "%s (n=%d; too noisy: try a quieter machine)", word, e->n);
     else if (e->verdict == VERDICT_UNDECIDED && e->blocks_needed > e->n)
         snprintf(out, size, "%s (n=%d; about %d blocks needed for ±2 %%)", word, e->n, e->blocks_needed);
     else if (e->verdict == VERDICT_UNDECIDED)
