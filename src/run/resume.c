@@ -114,7 +114,7 @@ int resume_save(struct run *r, struct err *err)
     result = comm_agree(&r->comm, all ? 0 : -1, err);
     if (result == 0)
         result = r->comm.gather_bytes(&r->comm, own, all, (int64_t)sizeof own, err);
-    if (result == 0 && r->comm.rank == 0)
+    if (result == 0 && r->comm.rank == 0 && all)
         result = commit(r, tmp, all, 2 * r->comm.ranks, err);
     mem_free(all);
     if (comm_agree(&r->comm, result, err) != 0)
