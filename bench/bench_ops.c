@@ -1,6 +1,6 @@
 /* bench/bench_ops.c - what each kernel reaches on this machine, at the shapes of training OPT-350m.
  *
- *     bench_ops --dtype bf16 --only linear
+ *     bench_ops --dtype bf16 --only linear --threads 1
  *
  * The peaks come first: multiply-adds out of the first-level cache, plain reading, a large square product. Then each op:
  * milliseconds, GFLOP/s (by the op's own cost rule) and their share of the square product's, GB/s (each operand counted
@@ -225,7 +225,7 @@ static void *operand(struct bench *e, const struct options *o, const struct oper
     return data;
 }
 
-/* What the gradients of attention are given must be what its forward op gives: probabilities, not any numbers. */
+/* Operands are any numbers: no kernel's speed depends on them, but for ids, spans and targets. */
 static void make_case(struct bench *e, const struct options *o, struct backend *b, struct err *err)
 {
     struct op_form form;

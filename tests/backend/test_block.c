@@ -52,6 +52,7 @@ static void check_softmax(void **test_state, const struct block *block)
     const int32_t first[3] = { 0, 7, 5 }, end[3] = { 40, 30, 5 }, from[3] = { 0, 0, 0 }, to[3] = { 27, 1, 0 };
     float max[3] = { -INFINITY, -INFINITY, -INFINITY }, sum[3] = { 0 }, factor[3];
 
+    d.c[41] = d.before[41] = 2; /* raises row 0's maximum */
     block->softmax(d.c, SIDE, 3, 40, first, end, max, sum, factor);
     block->softmax(d.c + 40, SIDE, 3, 27, from, to, max, sum, factor);
     for (int i = 0; i < 3; i++) {
