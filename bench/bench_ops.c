@@ -237,6 +237,8 @@ static void make_case(struct bench *e, const struct options *o, struct backend *
         e->in[i] = operand(e, o, &form.in[i], &s.in[i], err);
     for (int i = 0; i < form.n_out; i++)
         e->out[i] = operand(e, o, &form.out[i], &s.out[i], err);
+    const bool range = e->of->op == OP_SUMSQ || e->of->op == OP_GRAD_SCALE || e->of->op == OP_ADAMW;
+    s.pass = range ? PASS_UPDATE : PASS_FORWARD; /* the cost rules ask */
     s.attrs.heads = 16;
     s.attrs.relu = e->of->relu;
     s.attrs.p = e->of->op == OP_DROPOUT || e->of->op == OP_ADD_NORM || e->of->op == OP_ADD_NORM_GRAD ? 0.1f : 0;
