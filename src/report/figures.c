@@ -330,10 +330,8 @@ static char *prefix_ids(const char *text, const char *p, struct err *err)
         memcpy(out + used, at, n ? n : 1);
         used += n ? n : 1;
         at += n ? n : 1;
-        if (n) {
-            memcpy(out + used, p, strlen(p));
-            used += strlen(p);
-        }
+        if (n)
+            used = (size_t)(stpcpy(out + used, p) - out);
     }
     return out;
 }
