@@ -94,8 +94,10 @@ int comm_agree(struct comm *c, int result, struct err *err)
     double failed = result < 0 ? 1.0 : 0.0;
     struct err failure;
 
-    if (c->ranks == 1)
+    if (c->ranks == 1) {
+        c->agreed = result < 0;
         return result;
+    }
     if (c->all_reduce(c, &failed, 1, F64, &failure) != 0) {
         *err = failure;
         return -1;
@@ -121,6 +123,7 @@ int comm_agree(struct comm *c, int result, struct err *err)
             }
     mem_free(all);
     status = status == 0 ? c->broadcast(c, &own, (int64_t)sizeof own, &failure) : status;
+    c->agreed = status == 0;
     *err = status == 0 ? own : failure;
     return -1;
 }

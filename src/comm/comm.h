@@ -13,6 +13,7 @@ struct comm {
     int rank, ranks;
     int local_ranks; /* ranks on this machine: threads are cores / local_ranks */
     void *own; /* the implementation's */
+    bool agreed; /* the last failure came from comm_agree: every rank has it, none waits */
     /* x[n] becomes the sum over the ranks, in place. F32, F64, BF16. */
     int (*all_reduce)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);
     /* x[ranks*n]: own part x[rank*n ..] becomes the sum of that part; the other parts are undefined after. */
@@ -32,8 +33,8 @@ void comm_alone(struct comm *c);
 int comm_mpi(struct comm *c, struct err *err);
 bool comm_launched(void); /* started by mpirun or srun? */
 
-/* All ranks agree on an outcome before the step loop: result 0 or -1 of this rank, with its err. If any failed, all return
- * -1 and *err is the first failed rank's, with the rank named. */
+/* All ranks agree on an outcome, where none of them is inside another collective: result 0 or -1 of this rank, with its err.
+ * If any failed, all return -1, *err is the first failed rank's, with the rank named, and c->agreed is set. */
 int comm_agree(struct comm *c, int result, struct err *err);
 /* All ranks hold the same n bytes? Else an error that names the ranks which differ from rank 0, in `what`. */
 int comm_same(struct comm *c, uint64_t value, const char *what, struct err *err);
