@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "cli/command.h"
+#include "run/launch.h"
 #include "run/run.h"
 
 static struct spec spec;
@@ -35,8 +36,14 @@ static int run(struct command_line *line, struct err *err)
         err_set(err, ERR_USAGE, "--model and --data are needed, and no other words");
         return err_hint(err, "For example: tuneup eval --model DIR --data FILE");
     }
+    if (spec.eval_batches == 0)
+        return err_set(err, ERR_USAGE, "--eval_batches 0 leaves nothing to evaluate");
+    if (spec.ranks > 1 && !comm_launched())
+        return launch_ranks((int)spec.ranks, line->argc, line->argv, err);
     if (run_evaluate(&request, &e, err) != 0)
         return -1;
+    if (!e.tells)
+        return 0;
     if (spec.json)
         printf("{\"loss\": %.17g, \"perplexity\": %.17g, \"records\": %" PRId64 ", \"tokens\": %" PRId64 "}\n", e.loss,
                exp(e.loss), e.records, e.tokens);

@@ -59,7 +59,7 @@ static int make_plan(const struct spec *s, const struct hf_config *c, int ranks,
     comm_alone(&comm);
     if (setup_plan(s, c, true, (int)options.rank, ranks, p, err) != 0)
         return -1;
-    if (backend_open(&backend, spec_backend_name(s), s->threads > 0 ? (int)s->threads : 1, err) != 0)
+    if (backend_open(&backend, spec_backend_name(s), setup_threads(s, ranks), err) != 0)
         return -1;
     const int result = exec_prepare(&exec, p, &backend, &comm, err);
     exec_free(&exec);

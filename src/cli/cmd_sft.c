@@ -52,7 +52,9 @@ const struct command cmd_sft = {
                "Face's form,\n"
                "metrics.jsonl (a line an update), TensorBoard events, run.json and checkpoints. The first Ctrl-C "
                "finishes the\n"
-               "step, saves and leaves; --resume goes on bit for bit. kill -USR1 prints status.",
+               "step, saves and leaves; --resume goes on bit for bit. kill -USR1 prints status. A folder that already "
+               "holds a\n"
+               "model or checkpoints is left alone unless --resume or --overwrite is given.",
     .sets = sets,
     .run = run,
 };

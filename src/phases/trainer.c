@@ -37,7 +37,7 @@ static double set_hyper(struct trainer *t)
     return rate;
 }
 
-static bool finite_buffer(const struct exec *e, int buffer)
+bool trainer_finite(const struct exec *e, int buffer)
 {
     const struct buffer *b = &e->plan->buffers[buffer];
     const int64_t n = shape_count(&b->shape);
@@ -57,7 +57,7 @@ static int not_finite(const struct trainer *t, struct err *err)
 
     for (int i = 0; i < t->exec->plan->n_buffers; i++)
         if (t->exec->plan->buffers[i].kind == KIND_GRAD && t->exec->plan->buffers[i].parent >= 0 &&
-            !finite_buffer(t->exec, i)) {
+            !trainer_finite(t->exec, i)) {
             name = t->exec->plan->buffers[i].name;
             break;
         }

@@ -23,5 +23,7 @@ void trainer_init(struct trainer *t, struct exec *e, const struct trainer_option
 /* Gradients of all micro-batches are there. Returns the norm before clipping and the rate that was used. ERR_RUN, before any
  * weight is touched, when a gradient is not finite: it names the tensor. */
 int trainer_step(struct trainer *t, const struct run_context *c, double *grad_norm, double *rate, struct err *err);
+/* No NaN and no infinity in a buffer of fp32 or bf16. */
+bool trainer_finite(const struct exec *e, int buffer);
 
 #endif

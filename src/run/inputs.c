@@ -82,6 +82,7 @@ static int load_samples(struct inputs *in, const struct spec *s, bool eval_only,
         return -1;
     result = add_side(in, &in->eval, s, &source, SPLIT_GIVEN, false, err);
     tell_skipped(&source);
+    in->n_skipped += source.n_skipped;
     source_free(&source);
     return result;
 }

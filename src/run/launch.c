@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -43,7 +44,7 @@ static int wait_for(pid_t pid, struct err *err)
         if (errno != EINTR)
             return err_errno(err, "could not wait for mpirun");
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (asked && code == 0)
+    if (asked && (code == 0 || code > 128)) /* saved, or ended before there was anything to save */
         return asked == SIGINT ? 130 : 143;
     return code;
 }
@@ -93,6 +94,9 @@ int launch_ranks(int ranks, int argc, char **argv, struct err *err)
     }
     if (pid == 0) {
         setpgid(0, 0);
+        prctl(PR_SET_PDEATHSIG, SIGTERM); /* ranks do not outlive the command that was started */
+        if (!freopen("/dev/null", "r", stdin)) /* a group in the background would be stopped by the terminal */
+            _exit(127);
         setenv("TUNEUP_LAUNCHED", "1", 1);
         execv(mpirun, words);
         _exit(127);

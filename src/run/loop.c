@@ -5,12 +5,14 @@
 #include <signal.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "plan/print.h"
 #include "run/run.h"
 #include "run/stop.h"
 #include "run/weights.h"
+#include "store/checkpoint.h"
 
 double loop_now(void)
 {
@@ -20,10 +22,11 @@ double loop_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Rows are numbered through all epochs, so that no two draws of dropout are the same. */
+/* Rows are numbered through all epochs, so that no two draws of dropout are the same; and alike with any number of ranks,
+ * though an epoch's last rows are repeated when ranks do not divide them. */
 static struct run_context context_of(const struct run *r, const struct batch *b)
 {
-    const int64_t rows = (r->inputs.train.n + r->comm.ranks - 1) / r->comm.ranks * r->comm.ranks;
+    const int64_t rows = r->inputs.train.n + RUN_MAX_RANKS;
 
     return (struct run_context){
         .first_row = r->at.epoch * rows + b->first_row,
@@ -62,7 +65,8 @@ static int evaluate_and_record(struct run *r, struct err *err)
         return 0;
     if (loop_evaluate(r, &r->eval_loss, err) != 0)
         return -1;
-    log_note("epoch %" PRId64 ": evaluation loss %.4f, perplexity %.4g", r->at.epoch, r->eval_loss, exp(r->eval_loss));
+    log_note("step %" PRId64 ": evaluation loss %.4f, perplexity %.4g", r->at.n_updates, r->eval_loss,
+             exp(r->eval_loss));
     return record_eval(r, r->eval_loss, err);
 }
 
@@ -73,8 +77,9 @@ struct together {
 
 static int tell_all(struct run *r, struct together *t, struct err *err)
 {
-    memory_sampler_note(r->memory);
-    t->peak_bytes = r->memory ? (double)memory_sampler_peak(r->memory) : 0;
+    if (r->memory)
+        memory_sampler_note(r->memory);
+    t->peak_bytes = r->memory ? (double)memory_sampler_peak(r->memory) : NAN; /* one unknown makes the sum unknown */
     t->stop = stop_wanted() ? 1 : 0;
     if (r->comm.all_reduce(&r->comm, t, (int64_t)(sizeof *t / sizeof(double)), F64, err) != 0)
         return -1;
@@ -89,7 +94,10 @@ static void show_progress(struct run *r, const struct record_update *u)
     const double left_s = rate > 0 ? (double)(r->trainer.options.total - at->n_updates) / rate : 0;
     char memory[PRINT_BYTES_MAX];
 
-    print_bytes((double)r->peak_bytes, memory);
+    if (r->peak_bytes < 0)
+        snprintf(memory, sizeof memory, "memory unknown");
+    else
+        print_bytes((double)r->peak_bytes, memory);
     if (stop_status_wanted())
         log_note("step %" PRId64 "/%" PRId64 ", loss %.4f, %.0f s left", at->n_updates, r->trainer.options.total,
                  u->loss, left_s);
@@ -104,7 +112,7 @@ static int after_update(struct run *r, struct record_update *u, struct together 
         return -1;
     u->loss = t->loss;
     u->tokens = (int64_t)t->tokens;
-    r->peak_bytes = (int64_t)t->peak_bytes;
+    r->peak_bytes = isfinite(t->peak_bytes) ? (int64_t)t->peak_bytes : -1;
     r->at.last_loss = u->loss;
     r->at.n_tokens += u->tokens;
     r->at.seconds += u->seconds;
@@ -128,6 +136,14 @@ static int stopped(struct err *err)
     return err_hint(err, "The same command with --resume goes on from there.");
 }
 
+/* Where in the run; what is known better stands. */
+static int failed_at(const struct run *r, struct err *err)
+{
+    return err->where[0] ? -1
+                         : err_where(err, "update %" PRId64 ", epoch %" PRId64 ", batch %" PRId64, r->at.n_updates + 1,
+                                     r->at.epoch, r->at.batch);
+}
+
 /* One micro-batch, and the update when it is due. 1 = the epoch has ended, 0 = go on. */
 static int step(struct run *r, struct record_update *u, struct together *t, struct err *err)
 {
@@ -138,8 +154,10 @@ static int step(struct run *r, struct record_update *u, struct together *t, stru
     if (more <= 0)
         return more < 0 ? -1 : 1;
     struct run_context c = context_of(r, &r->train.batch);
+    if (c.first_micro)
+        record_begin(r);
     if (sft_micro_step(&r->sft, &r->train.batch, &c, &loss, err) != 0)
-        return -1;
+        return failed_at(r, err);
     t->loss += loss / (double)r->spec->accumulation;
     t->tokens += (double)r->train.batch.n_tokens;
     r->at.batch++;
@@ -186,6 +204,8 @@ int loop_train(struct run *r, struct err *err)
         if (evaluate_and_record(r, err) != 0)
             return -1;
     }
+    if (!isfinite(r->eval_loss) && evaluate_and_record(r, err) != 0) /* resumed at its last step */
+        return -1;
     log_progress("%s", "");
     return 0;
 }
@@ -206,7 +226,7 @@ static int gather_peaks(struct run *r, struct err *err)
         return -1;
     r->peak_bytes = 0;
     for (int i = 0; i < r->comm.ranks; i++)
-        r->peak_bytes += r->rank_peaks[i];
+        r->peak_bytes = r->rank_peaks[i] < 0 || r->peak_bytes < 0 ? -1 : r->peak_bytes + r->rank_peaks[i];
     return 0;
 }
 
@@ -215,7 +235,7 @@ static int save_result(struct run *r, struct err *err)
     if (r->comm.rank != 0 || !r->spec->save_model)
         return 0;
     log_note("writing the model to %s", r->spec->output);
-    if (weights_save(&r->exec, &r->config, r->spec->output, err) != 0)
+    if (weights_check(&r->exec, err) != 0 || weights_save(&r->exec, &r->config, r->spec->output, err) != 0)
         return -1;
     return bpe_save_files(r->inputs.tokenizer, r->spec->output, err);
 }
@@ -235,7 +255,9 @@ static int train_opened(struct run *r, struct err *err)
     }
     if (r->spec->resume && resume_load(r, err) < 0)
         return -1;
-    if (r->comm.rank == 0)
+    if (r->comm.rank == 0 && r->spec->overwrite)
+        result = checkpoint_remove_after(r->spec->output, -1, err);
+    if (r->comm.rank == 0 && result == 0)
         result = record_open(r, err);
     if (comm_agree(&r->comm, result, err) != 0)
         return -1;
@@ -260,34 +282,60 @@ static int train_opened(struct run *r, struct err *err)
     return result;
 }
 
-/* A failure inside the loop is this rank's own: the others wait in a collective, so all are ended. */
-static void end_failed(struct run *r, bool looping, struct err *err)
+/* A failure that the others do not know of leaves them waiting in a collective, so all are ended. */
+static void end_failed(struct run *r, struct err *err)
 {
-    if (!looping || r->comm.ranks == 1 || err->code == ERR_STOPPED) {
-        if (r->comm_is_open && r->comm.rank > 0)
+    char host[64] = "unknown";
+
+    if (r->comm_is_open && (r->comm.ranks == 1 || r->comm.agreed || err->code == ERR_STOPPED)) {
+        if (r->comm.rank > 0)
             err->what[0] = '\0';
         return;
     }
+    if (!r->comm_is_open)
+        return;
+    gethostname(host, sizeof host - 1);
     log_set(log_level(), true);
-    log_warning("rank %d failed: %s (%s). %s", r->comm.rank, err->what, err->where, err->hint);
+    log_warning("rank %d of %d on %s failed, which ends the run: %s%s%s; %s", r->comm.rank, r->comm.ranks, host,
+                err->what, err->where[0] ? "; " : "", err->where, err->hint);
     r->comm.abort(&r->comm, err_exit_code(err->code));
+}
+
+static void print_json(json_t *json)
+{
+    json_dumpf(json, stdout, JSON_INDENT(2));
+    fputc('\n', stdout);
+    json_decref(json);
+}
+
+/* A finished run that is asked to go on: its result, once more. */
+static int tell_done(const struct run *r, struct err *err)
+{
+    char path[FILE_PATH_MAX];
+    json_t *json;
+
+    log_note("the run in %s has finished: nothing is left to do", r->spec->output);
+    if (r->comm.rank != 0 || !r->spec->json)
+        return 0;
+    if (file_join(path, r->spec->output, "run.json", err) != 0 || !(json = json_read(path, SIZE_MAX / 2, err)))
+        return -1;
+    print_json(json);
+    return 0;
 }
 
 int run_train(const struct run_request *q, struct err *err)
 {
     struct run r;
-    int result = setup_open(&r, q, true, err);
+    int result;
 
+    stop_prepare();
+    result = setup_open(&r, q, true, err);
+    if (result == 0)
+        result = r.is_done ? tell_done(&r, err) : train_opened(&r, err);
     if (result != 0)
-        end_failed(&r, false, err);
-    else if ((result = train_opened(&r, err)) != 0)
-        end_failed(&r, true, err);
-    if (result == 0 && r.comm.rank == 0 && q->spec->json) {
-        json_t *json = record_result(&r);
-        json_dumpf(json, stdout, JSON_INDENT(2));
-        fputc('\n', stdout);
-        json_decref(json);
-    }
+        end_failed(&r, err);
+    else if (!r.is_done && r.comm.rank == 0 && q->spec->json)
+        print_json(record_result(&r));
     setup_close(&r);
     return result;
 }
@@ -295,16 +343,19 @@ int run_train(const struct run_request *q, struct err *err)
 int run_evaluate(const struct run_request *q, struct run_evaluation *out, struct err *err)
 {
     struct run r;
-    int result = setup_open(&r, q, false, err);
+    int result;
 
     *out = (struct run_evaluation){ 0 };
+    stop_prepare();
+    result = setup_open(&r, q, false, err);
     if (result == 0)
-        result = comm_agree(&r.comm, loop_evaluate(&r, &out->loss, err), err);
+        result = loop_evaluate(&r, &out->loss, err);
     if (result == 0) {
         out->records = r.inputs.eval.n;
         out->tokens = r.inputs.eval.n_ids;
+        out->tells = r.comm.rank == 0;
     } else {
-        end_failed(&r, false, err);
+        end_failed(&r, err);
     }
     setup_close(&r);
     return result;

@@ -17,6 +17,11 @@ static json_t *number(double v)
     return isfinite(v) ? json_real(v) : json_null();
 }
 
+static json_t *bytes_json(int64_t bytes)
+{
+    return bytes < 0 ? json_null() : json_integer((json_int_t)bytes);
+}
+
 static json_t *energy_json(const struct run *r)
 {
     struct energy_result e = { .state = METER_UNAVAILABLE, .joules = NAN };
@@ -31,7 +36,17 @@ static json_t *energy_json(const struct run *r)
                      "reason", e.reason, "hint", e.hint, "domains", domains);
 }
 
-/* Lines of updates that a resumed run will make again are dropped. */
+/* Will the resumed run write this line again? A checkpoint is made before the evaluation at its step. */
+static bool comes_again(const json_t *line, const char *path, int64_t last_step)
+{
+    struct err ignored;
+    int64_t step;
+
+    if (json_get_int(line, path, "step", 0, INT64_MAX, &step, &ignored) != 1)
+        return true;
+    return step > last_step || (step == last_step && json_object_get(line, "eval_loss"));
+}
+
 static int keep_lines_until(const char *path, int64_t last_step, struct err *err)
 {
     struct file_out out;
@@ -43,12 +58,11 @@ static int keep_lines_until(const char *path, int64_t last_step, struct err *err
     int result = file_out_open(&out, path, err);
     for (char *line = text, *end; result == 0 && line < text + n; line = end + 1) {
         struct err ignored;
-        int64_t step = INT64_MAX;
         end = strchr(line, '\n');
         if (!end)
             break; /* torn by a crash */
         json_t *object = json_parse(line, (size_t)(end - line), path, 1, &ignored);
-        if (object && json_get_int(object, path, "step", 0, INT64_MAX - 1, &step, &ignored) == 1 && step <= last_step)
+        if (object && !comes_again(object, path, last_step))
             fwrite(line, 1, (size_t)(end - line) + 1, out.stream);
         json_decref(object);
     }
@@ -102,18 +116,28 @@ static int chart(struct run *r, const char *tag, double value, struct err *err)
     return r->tensorboard.file ? tensorboard_scalar(&r->tensorboard, r->at.n_updates, tag, value, err) : 0;
 }
 
-int record_update(struct run *r, const struct record_update *u, struct err *err)
+static double joules_now(const struct run *r)
 {
     struct energy_result e = { .joules = NAN };
 
-    if (!r->metrics)
-        return 0;
     if (r->energy)
         energy_read(r->energy, &e);
-    json_t *line =
-        json_pack("{s:I, s:s, s:o, s:f, s:f, s:I, s:f, s:o, s:I}", "step", (json_int_t)r->at.n_updates, "phase", "sft",
-                  "loss", number(u->loss), "lr", u->rate, "grad_norm", u->grad_norm, "tokens", (json_int_t)u->tokens,
-                  "seconds", u->seconds, "joules", number(e.joules), "peak_bytes", (json_int_t)r->peak_bytes);
+    return e.joules;
+}
+
+void record_begin(struct run *r)
+{
+    r->begin_joules = joules_now(r);
+}
+
+int record_update(struct run *r, const struct record_update *u, struct err *err)
+{
+    if (!r->metrics)
+        return 0;
+    json_t *line = json_pack("{s:I, s:s, s:o, s:f, s:f, s:I, s:f, s:o, s:o}", "step", (json_int_t)r->at.n_updates,
+                             "phase", "sft", "loss", number(u->loss), "lr", u->rate, "grad_norm", u->grad_norm,
+                             "tokens", (json_int_t)u->tokens, "seconds", u->seconds, "joules",
+                             number(joules_now(r) - r->begin_joules), "peak_bytes", bytes_json(r->peak_bytes));
     if (write_line(r, line, err) != 0 || chart(r, "train/loss", u->loss, err) != 0 ||
         chart(r, "train/lr", u->rate, err) != 0 || chart(r, "train/grad_norm", u->grad_norm, err) != 0)
         return -1;
@@ -124,8 +148,8 @@ int record_eval(struct run *r, double loss, struct err *err)
 {
     if (!r->metrics)
         return 0;
-    json_t *line = json_pack("{s:I, s:s, s:f, s:f}", "step", (json_int_t)r->at.n_updates, "phase", "sft", "eval_loss",
-                             loss, "perplexity", exp(loss));
+    json_t *line = json_pack("{s:I, s:s, s:o, s:o}", "step", (json_int_t)r->at.n_updates, "phase", "sft", "eval_loss",
+                             number(loss), "perplexity", number(exp(loss)));
     if (write_line(r, line, err) != 0)
         return -1;
     return chart(r, "eval/loss", loss, err);
@@ -136,15 +160,15 @@ static json_t *measured_json(const struct run *r)
     json_t *peaks = json_array(), *allocated = json_object();
 
     for (int i = 0; r->rank_peaks && i < r->comm.ranks; i++)
-        json_array_append_new(peaks, json_integer((json_int_t)r->rank_peaks[i]));
+        json_array_append_new(peaks, bytes_json(r->rank_peaks[i]));
     for (int k = 0; k < KIND_N; k++)
         json_object_set_new(allocated, kind_name((enum buffer_kind)k), json_integer((json_int_t)r->plan.kind_bytes[k]));
-    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:o, s:I, s:o, s:o, s:I, s:o, s:o, s:o, s:o}", "steps",
+    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o}", "steps",
                      (json_int_t)r->at.n_updates, "warmup_steps", (json_int_t)r->spec->measure_warmup, "steady_seconds",
                      r->steady_seconds, "seconds", r->at.seconds, "wall_seconds", loop_now() - r->started_s,
                      "steady_steps", (json_int_t)r->n_steady, "tokens", (json_int_t)r->at.n_tokens, "tokens_per_second",
                      r->steady_seconds > 0 ? json_real((double)r->steady_tokens / r->steady_seconds) : json_null(),
-                     "peak_bytes", (json_int_t)r->peak_bytes, "peak_bytes_per_rank", peaks, "allocated", allocated,
+                     "peak_bytes", bytes_json(r->peak_bytes), "peak_bytes_per_rank", peaks, "allocated", allocated,
                      "allocated_bytes", (json_int_t)r->exec.block_bytes, "energy", energy_json(r), "final_loss",
                      r->at.n_updates ? number(r->at.last_loss) : json_null(), "eval_loss", number(r->eval_loss),
                      "perplexity", number(exp(r->eval_loss)));
@@ -165,12 +189,14 @@ json_t *record_result(const struct run *r)
     struct machine machine;
 
     machine_read(&machine);
-    return json_pack("{s:i, s:s, s:o, s:{s:s, s:s}, s:o, s:I, s:o, s:i, s:i, s:o, s:o}", "schema_version", 1, "phase",
-                     "sft", "options",
+    return json_pack("{s:i, s:s, s:o, s:{s:s, s:s}, s:o, s:I, s:o, s:i, s:i, s:o, s:o, s:{s:I, s:I, s:I}}",
+                     "schema_version", 1, "phase", "sft", "options",
                      option_json(r->request.sets, r->request.n_sets, r->request.given, r->request.n_given), "versions",
                      "tuneup", TUNEUP_VERSION, "backend", r->backend.describe, "machine", machine_json(&machine),
                      "seed", (json_int_t)r->spec->seed, "techniques", techniques_json(r), "ranks", r->comm.ranks,
-                     "threads", r->backend.threads, "planned", print_plan_json(&r->plan), "measured", measured_json(r));
+                     "threads", r->backend.threads, "planned", print_plan_json(&r->plan), "measured", measured_json(r),
+                     "records", "train", (json_int_t)r->inputs.train.n, "eval", (json_int_t)r->inputs.eval.n, "skipped",
+                     (json_int_t)r->inputs.n_skipped);
 }
 
 int record_finish(struct run *r, const char *state, struct err *err)
@@ -214,8 +240,10 @@ void record_summary(const struct run *r)
     log_note("%" PRId64 " updates, %" PRId64
              " tokens in %.1f s (%.1f s with loading, evaluation and saving), %.0f tokens/s",
              r->at.n_updates, r->at.n_tokens, r->at.seconds, wall, (double)r->at.n_tokens / r->at.seconds);
+    if (r->inputs.n_skipped > 0)
+        log_note("%" PRId64 " faulty records were left out", r->inputs.n_skipped);
     log_note("peak memory %s measured over all ranks, %s planned for tensors",
-             print_bytes((double)r->peak_bytes, memory),
+             r->peak_bytes < 0 ? "not" : print_bytes((double)r->peak_bytes, memory),
              print_bytes((double)r->exec.block_bytes * r->comm.ranks, planned));
     if (e.state == METER_UNAVAILABLE)
         log_note("energy unavailable: %s", e.reason);

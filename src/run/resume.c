@@ -8,7 +8,10 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "run/run.h"
+#include "run/weights.h"
 #include "store/checkpoint.h"
+
+#define RUN_JSON_MAX ((size_t)64 << 20)
 
 static bool is_state(const struct plan *p, int i, bool sharded)
 {
@@ -44,16 +47,23 @@ static json_t *options_of(const struct run *r)
     return option_json(r->request.sets, r->request.n_sets, r->request.given, r->request.n_given);
 }
 
+static const char *data_mark(const struct run *r, char out[20])
+{
+    snprintf(out, 20, "%016" PRIx64, inputs_hash(&r->inputs));
+    return out;
+}
+
 static json_t *state_of(const struct run *r)
 {
     const struct run_position *at = &r->at;
+    char mark[20];
 
-    return json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "phase", "sft", "ranks", r->comm.ranks,
-                     "epoch", (json_int_t)at->epoch, "batch", (json_int_t)at->batch, "micro", (json_int_t)at->n_micro,
-                     "updates", (json_int_t)at->n_updates, "tokens", (json_int_t)at->n_tokens, "last_loss",
-                     at->last_loss, "first_eval_loss",
+    return json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:o}", "phase", "sft", "ranks",
+                     r->comm.ranks, "epoch", (json_int_t)at->epoch, "batch", (json_int_t)at->batch, "micro",
+                     (json_int_t)at->n_micro, "updates", (json_int_t)at->n_updates, "tokens", (json_int_t)at->n_tokens,
+                     "last_loss", at->last_loss, "first_eval_loss",
                      at->first_eval_loss == at->first_eval_loss ? at->first_eval_loss : 0.0, "seconds", at->seconds,
-                     "options", options_of(r));
+                     "data", data_mark(r, mark), "options", options_of(r));
 }
 
 static int write_part(struct run *r, const char *tmp, bool sharded, struct checkpoint_part *part, struct err *err)
@@ -101,6 +111,8 @@ int resume_save(struct run *r, struct err *err)
     int result = 0;
 
     if (r->comm.rank == 0)
+        result = weights_check(&r->exec, err);
+    if (r->comm.rank == 0 && result == 0)
         result = checkpoint_begin(r->spec->output, r->at.n_updates, tmp, err);
     if (comm_agree(&r->comm, result, err) != 0 || r->comm.broadcast(&r->comm, tmp, sizeof tmp, err) != 0)
         return -1;
@@ -126,13 +138,31 @@ int resume_save(struct run *r, struct err *err)
 /* Options that may differ between a run and its continuation without changing a single number. */
 static bool may_differ(const char *name)
 {
-    static const char *const free_ones[] = {
-        "resume",       "output_dir",     "save_interval", "keep",
-        "memory_limit", "profile",        "json",          "enable_tensorboard",
-        "save_model",   "measure_warmup", "eval_batches",  "per_device_eval_batch_size",
-        "ranks",        "threads",        "help",          "version",
-        "quiet",        "verbose",        "no_color"
-    };
+    static const char *const free_ones[] = { "resume",
+                                             "overwrite",
+                                             "output_dir",
+                                             "save_interval",
+                                             "keep",
+                                             "memory_limit",
+                                             "profile",
+                                             "json",
+                                             "enable_tensorboard",
+                                             "save_model",
+                                             "eval_batches",
+                                             "per_device_eval_batch_size",
+                                             "measure_warmup",
+                                             "ranks",
+                                             "threads",
+                                             "help",
+                                             "version",
+                                             "quiet",
+                                             "verbose",
+                                             "no_color",
+                                             "deepspeed",
+                                             "print_loss",
+                                             "local_rank",
+                                             "compute_fp32_loss",
+                                             "data_output_path" };
 
     for (int i = 0; i < COUNT_OF(free_ones); i++)
         if (strcmp(name, free_ones[i]) == 0)
@@ -162,8 +192,20 @@ static int check_options(const struct run *r, const json_t *state, const char *p
     if (list[0] == '\0')
         return 0;
     err_set(err, ERR_USAGE, "cannot resume with other options: %s", list);
-    err_where(err, "checkpoint \"%s\"", path);
+    err_where(err, "\"%s\"", path);
     return err_hint(err, "Give the options of the first run, or another --output without --resume.");
+}
+
+static int check_data(const struct run *r, const json_t *state, const char *path, struct err *err)
+{
+    char mark[20];
+    const char *then = json_string_value(json_object_get(state, "data"));
+
+    if (then && strcmp(then, data_mark(r, mark)) == 0)
+        return 0;
+    err_set(err, ERR_USAGE, "cannot resume with other data: \"%s\" gives other records than it did", r->spec->data);
+    err_where(err, "\"%s\"", path);
+    return err_hint(err, "Bring the first run's data and tokenizer back, or start again with --overwrite.");
 }
 
 static int read_state(struct run *r, const json_t *state, const char *path, struct err *err)
@@ -187,7 +229,7 @@ static int read_state(struct run *r, const json_t *state, const char *path, stru
         return err_hint(err, "Resume with --ranks %" PRId64 ".", ranks);
     }
     r->trainer.n_updates = at->n_updates;
-    return check_options(r, state, path, err);
+    return check_options(r, state, path, err) != 0 ? -1 : check_data(r, state, path, err);
 }
 
 static int read_part(struct run *r, const char *path, bool sharded, struct err *err)
@@ -206,6 +248,48 @@ static int read_part(struct run *r, const char *path, bool sharded, struct err *
     return result;
 }
 
+/* 1 = run.json is of the run that was asked for, and that has come to its end. */
+static int is_done(const struct run *r, struct err *err)
+{
+    char path[FILE_PATH_MAX];
+    int result = 0;
+
+    if (file_join(path, r->spec->output, "run.json", err) != 0)
+        return -1;
+    json_t *json = file_exists(path) ? json_read(path, RUN_JSON_MAX, err) : NULL;
+    if (!json)
+        return file_exists(path) ? -1 : 0;
+    const char *state = json_string_value(json_object_get(json, "state"));
+    if (state && strcmp(state, "finished") == 0)
+        result = check_options(r, json, path, err) != 0 ? -1 : 1;
+    json_decref(json);
+    return result;
+}
+
+int resume_check_output(const struct run *r, struct err *err)
+{
+    const char *output = r->spec->output;
+    char model[FILE_PATH_MAX];
+
+    if (file_exists(output) && !file_is_dir(output)) {
+        err_set(err, ERR_USAGE, "the output \"%s\" is not a folder", output);
+        return err_hint(err, "Name a folder; it is made when it is not there.");
+    }
+    const int64_t n = file_exists(output) ? checkpoint_count(output, err) : 0;
+    if (n < 0 || file_join(model, output, "model.safetensors", err) != 0)
+        return -1;
+    if (r->spec->resume && (file_exists(model) || !r->spec->save_model)) {
+        const int done = is_done(r, err);
+        if (done != 0)
+            return done;
+    }
+    if (r->spec->overwrite || (n == 0 && !file_exists(model)) || (n > 0 && r->spec->resume))
+        return 0;
+    err_set(err, ERR_USAGE, "\"%s\" already holds %s", output, n > 0 ? "checkpoints of a run" : "a model");
+    return err_hint(err, "%sChoose another --output, or start again there with --overwrite.",
+                    n > 0 ? "--resume goes on with that run. " : "");
+}
+
 int resume_load(struct run *r, struct err *err)
 {
     char path[FILE_PATH_MAX], damaged[512];
@@ -222,11 +306,19 @@ int resume_load(struct run *r, struct err *err)
             result = read_part(r, path, true, err);
     }
     json_decref(state);
+    if (found == 0 && damaged[0]) {
+        result = err_set(err, ERR_INPUT, "no checkpoint in \"%s\" is whole; damaged: %s", r->spec->output, damaged);
+        err_hint(err, "-v tells what is wrong with each. --overwrite instead of --resume starts again.");
+    }
     if (comm_agree(&r->comm, result, err) != 0 ||
         comm_same(&r->comm, (uint64_t)step, "the newest checkpoint", err) != 0)
         return -1;
     if (damaged[0])
-        log_warning("newer checkpoints are damaged and were left aside: %s", damaged);
+        log_warning("newer checkpoints are damaged and are dropped: %s", damaged);
+    if (r->comm.rank == 0 && found > 0)
+        result = checkpoint_remove_after(r->spec->output, step, err);
+    if (comm_agree(&r->comm, result, err) != 0)
+        return -1;
     if (found > 0)
         log_note("going on from step %" PRId64 " (%s)", step, path);
     else

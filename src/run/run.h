@@ -47,6 +47,7 @@ struct run {
     struct exec exec;
     struct sft sft;
     struct trainer trainer;
+    bool is_done; /* --resume of a run that has finished: nothing else is open */
     struct run_position at;
     double op_seconds[OP_N]; /* --profile */
     /* measured */
@@ -54,7 +55,8 @@ struct run {
     struct energy_meter *energy;
     double started_s, steady_seconds;
     int64_t steady_tokens, n_steady;
-    int64_t peak_bytes; /* all ranks, so far */
+    double begin_joules; /* since the start, when the update began */
+    int64_t peak_bytes; /* all ranks, so far; -1: unknown */
     int64_t *rank_peaks; /* [ranks] on rank 0, at the end */
     double eval_loss; /* NAN: none yet */
     FILE *metrics;
@@ -68,10 +70,12 @@ int run_train(const struct run_request *q, struct err *err);
 struct run_evaluation {
     double loss;
     int64_t records, tokens;
+    bool tells; /* this rank is the one that speaks */
 };
 int run_evaluate(const struct run_request *q, struct run_evaluation *out, struct err *err);
 
 /* setup.c */
+int setup_threads(const struct spec *s, int local_ranks); /* of one rank */
 int setup_open(struct run *r, const struct run_request *q, bool trains, struct err *err);
 void setup_close(struct run *r);
 /* What the spec and a model's description plan, without any tensor: `tuneup plan`. ranks and rank as told. */
@@ -87,6 +91,9 @@ int loop_train(struct run *r, struct err *err);
 double loop_now(void);
 
 /* resume.c */
+/* What is in the output folder already: 0 = nothing that this run could harm, 1 = the very run, finished, and --resume was
+ * asked; ERR_USAGE for a model or checkpoints that would be lost. Every rank looks. */
+int resume_check_output(const struct run *r, struct err *err);
 int resume_save(struct run *r, struct err *err);
 int resume_load(struct run *r, struct err *err); /* 1: went on from a checkpoint, 0: there is none */
 int64_t resume_bytes(const struct plan *p); /* of one checkpoint, all ranks */
@@ -97,6 +104,7 @@ struct record_update {
     int64_t tokens;
 };
 int record_open(struct run *r, struct err *err);
+void record_begin(struct run *r); /* an update begins: its joules are counted from here */
 int record_update(struct run *r, const struct record_update *u, struct err *err);
 int record_eval(struct run *r, double loss, struct err *err);
 int record_finish(struct run *r, const char *state, struct err *err); /* run.json */

@@ -3,9 +3,11 @@
 #include <inttypes.h>
 #include <math.h>
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "measure/machine.h"
@@ -60,7 +62,7 @@ static int64_t bytes_with(const struct spec *s, const struct hf_config *c, bool 
     int64_t bytes = -1;
 
     comm_alone(&comm);
-    if (backend_open(&backend, spec_backend_name(s), 1, &err) != 0)
+    if (backend_open(&backend, spec_backend_name(s), setup_threads(s, ranks_here), &err) != 0)
         return -1;
     if (setup_plan(s, c, trains, like->rank, like->ranks, &p, &err) == 0 &&
         exec_prepare(&exec, &p, &backend, &comm, &err) == 0)
@@ -165,13 +167,49 @@ static int open_batchers(struct run *r, bool trains, struct err *err)
     return batcher_init(&r->eval, &r->inputs.eval, &o, err);
 }
 
+int setup_threads(const struct spec *s, int local_ranks)
+{
+    if (s->threads > 0)
+        return (int)s->threads;
+    if (getenv("OMP_NUM_THREADS"))
+        return omp_get_max_threads();
+    const int threads = omp_get_num_procs() / local_ranks;
+    return threads < 1 ? 1 : threads;
+}
+
 static int open_backend(struct run *r, struct err *err)
 {
-    int threads = (int)r->spec->threads;
+    return backend_open(&r->backend, spec_backend_name(r->spec), setup_threads(r->spec, r->comm.local_ranks), err);
+}
 
-    if (threads == 0)
-        threads = omp_get_num_procs() / r->comm.local_ranks;
-    return backend_open(&r->backend, spec_backend_name(r->spec), threads < 1 ? 1 : threads, err);
+static int allocate(struct run *r, struct err *err)
+{
+    char kinds[256];
+
+    if (exec_allocate(&r->exec, err) == 0)
+        return 0;
+    print_kinds(&r->plan, kinds, sizeof kinds);
+    return err_where(err, "this rank: %s", kinds);
+}
+
+/* Ranks that were given different words, data or weights would compute one wrong thing together. */
+static int check_same(struct run *r, struct err *err)
+{
+    const struct run_request *q = &r->request;
+
+    if (r->comm.ranks == 1)
+        return 0;
+    json_t *options = option_json(q->sets, q->n_sets, NULL, 0);
+    if (options)
+        json_object_del(options, "local_rank"); /* some launchers give each rank its own */
+    char *words = options ? json_dumps(options, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    const uint64_t hash = words ? hash_bytes(words, strlen(words)) : 0;
+    free(words);
+    json_decref(options);
+    if (comm_same(&r->comm, hash, "the command line", err) != 0 ||
+        comm_same(&r->comm, inputs_hash(&r->inputs), "the data", err) != 0)
+        return -1;
+    return comm_same(&r->comm, weights_hash(&r->exec), "the model", err);
 }
 
 static int load_model(struct run *r, struct err *err)
@@ -193,6 +231,11 @@ static int open_here(struct run *r, bool trains, struct err *err)
 
     if (s->ranks > 0 && s->ranks != r->comm.ranks)
         return err_set(err, ERR_USAGE, "--ranks is %" PRId64 ", but %d were started", s->ranks, r->comm.ranks);
+    const int done = trains ? resume_check_output(r, err) : 0;
+    if (done != 0) {
+        r->is_done = done > 0;
+        return done > 0 ? 0 : -1;
+    }
     if (hf_config_load(&r->config, s->model, err) != 0 || open_backend(r, err) != 0 ||
         setup_plan(s, &r->config, trains, r->comm.rank, r->comm.ranks, &r->plan, err) != 0 ||
         exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 || check_memory(r, trains, err) != 0 ||
@@ -245,11 +288,12 @@ int setup_open(struct run *r, const struct run_request *q, bool trains, struct e
     if (comm_agree(&r->comm, start_meters(r, err), err) != 0 ||
         comm_agree(&r->comm, open_here(r, trains, err), err) != 0)
         return -1;
-    int result = exec_allocate(&r->exec, err);
+    if (r->is_done)
+        return 0;
+    int result = allocate(r, err);
     if (result == 0)
         result = load_model(r, err);
-    if (comm_agree(&r->comm, result, err) != 0 || comm_same(&r->comm, inputs_hash(&r->inputs), "the data", err) != 0 ||
-        comm_same(&r->comm, (uint64_t)hf_config_parameters(&r->config), "the model", err) != 0)
+    if (comm_agree(&r->comm, result, err) != 0 || check_same(r, err) != 0)
         return -1;
     sft_init(&r->sft, &r->exec);
     if (trains)

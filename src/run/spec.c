@@ -211,7 +211,7 @@ static const struct option run_options[] = {
       .min = 0,
       .max = 4096,
       .value = "N",
-      .help = "threads a rank; 0: cores / ranks of this machine" },
+      .help = "threads a rank; 0: OMP_NUM_THREADS, or cores / ranks of this machine" },
     { .name = "backend",
       .type = OPTION_CHOICE,
       AT(backend),
@@ -243,6 +243,10 @@ static const struct option run_options[] = {
       .type = OPTION_FLAG,
       AT(resume),
       .help = "go on from the newest checkpoint in the output folder" },
+    { .name = "overwrite",
+      .type = OPTION_FLAG,
+      AT(overwrite),
+      .help = "start again in a folder that holds a model or checkpoints, which else is refused" },
     { .name = "save_model",
       .type = OPTION_FLAG,
       AT(save_model),
@@ -316,7 +320,10 @@ int spec_check_train(const struct spec *s, struct err *err)
         return missing("data", "Name a data file; `tuneup data new` makes one.", err);
     if (!s->output)
         return missing("output", "Name the folder that model, metrics and checkpoints go to.", err);
-    return 0;
+    if (!s->resume || !s->overwrite)
+        return 0;
+    err_set(err, ERR_USAGE, "--resume and --overwrite exclude each other");
+    return err_hint(err, "--resume goes on with the run in the output folder, --overwrite drops it.");
 }
 
 int spec_bytes(const char *text, int64_t *bytes, struct err *err)

@@ -25,7 +25,7 @@ struct spec {
     int backend;
     const char *memory_limit;
     int64_t save_interval, keep;
-    bool resume, save_model, tensorboard, profile, json;
+    bool resume, overwrite, save_model, tensorboard, profile, json;
     int64_t measure_warmup;
     /* accepted so that scripts of DeepSpeed-Chat run unchanged: they switch what is always on here, or nothing */
     bool ignored_deepspeed, ignored_print_loss, ignored_fp32_loss;

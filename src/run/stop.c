@@ -22,15 +22,21 @@ static void on_status(int number)
     status = 1;
 }
 
+void stop_prepare(void)
+{
+    struct sigaction tell = { .sa_handler = on_status, .sa_flags = SA_RESTART };
+
+    sigaction(SIGUSR1, &tell, NULL);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
 void stop_watch(void)
 {
     struct sigaction stop = { .sa_handler = on_stop, .sa_flags = SA_RESTART | SA_NODEFER };
-    struct sigaction tell = { .sa_handler = on_status, .sa_flags = SA_RESTART };
 
     sigaction(SIGINT, &stop, NULL);
     sigaction(SIGTERM, &stop, NULL);
     sigaction(SIGUSR2, &stop, NULL);
-    sigaction(SIGUSR1, &tell, NULL);
 }
 
 int stop_wanted(void)

@@ -5,7 +5,9 @@
 
 #include <stdbool.h>
 
-void stop_watch(void); /* installs the handlers */
+void stop_prepare(
+    void); /* before there is anything to save: SIGUSR1, and a file size limit is an error, not a signal */
+void stop_watch(void); /* from now on the first stop signal is a wish */
 int stop_wanted(void); /* 0, or the signal that asked first */
 bool stop_status_wanted(void); /* true once after each SIGUSR1 */
 

@@ -1,10 +1,11 @@
-/* Parameters are read straight into their places in exec's block. A shard of the master weights cuts tensors anywhere, so
- * those that straddle its ends pass through a buffer of their own size. */
+/* Parameters are read straight into their places in exec's block. A shard of the master weights cuts tensors anywhere. */
 #include "run/weights.h"
 
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
+#include "phases/trainer.h"
 
 static bool is_model_param(const struct buffer *b)
 {
@@ -40,14 +41,7 @@ static int load_master(struct exec *e, const struct model_dir *m, int param, boo
     if (n <= 0)
         return 0;
     float *out = (float *)exec_address(e, master) + (first - begin);
-    if (n == count)
-        return model_dir_read(m, b->name, out, F32, count, allow_nonfinite, err);
-    float *whole = mem_array(count, 1, sizeof *whole, MEM_STORE, err);
-    const int result = whole ? model_dir_read(m, b->name, whole, F32, count, allow_nonfinite, err) : -1;
-    if (result == 0)
-        memcpy(out, whole + (first - b->parent_begin), (size_t)n * sizeof *out);
-    mem_free(whole);
-    return result;
+    return model_dir_read_range(m, b->name, out, F32, first - b->parent_begin, n, allow_nonfinite, err);
 }
 
 int weights_load(struct exec *e, const struct model_dir *m, bool allow_nonfinite, struct err *err)
@@ -62,6 +56,28 @@ int weights_load(struct exec *e, const struct model_dir *m, bool allow_nonfinite
             return -1;
     }
     return 0;
+}
+
+int weights_check(const struct exec *e, struct err *err)
+{
+    for (int i = 0; i < e->plan->n_buffers; i++) {
+        const struct buffer *b = &e->plan->buffers[i];
+        if (!is_model_param(b) || trainer_finite(e, i))
+            continue;
+        err_set(err, ERR_RUN, "the weights are not finite any more: \"%s\"", b->name);
+        return err_hint(err, "Lower --learning_rate or add --num_warmup_steps; the last checkpoint is kept.");
+    }
+    return 0;
+}
+
+uint64_t weights_hash(const struct exec *e)
+{
+    uint64_t hash = 0;
+
+    for (int i = 0; i < e->plan->n_buffers; i++)
+        if (is_model_param(&e->plan->buffers[i]))
+            hash = hash * 31 + hash_bytes(exec_address(e, i), e->plan->buffers[i].bytes);
+    return hash;
 }
 
 int weights_save(const struct exec *e, const struct hf_config *c, const char *dir, struct err *err)

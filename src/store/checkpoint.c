@@ -409,3 +409,24 @@ int checkpoint_prune(const char *dir, int keep, struct err *err)
     mem_free(steps);
     return result;
 }
+
+int64_t checkpoint_count(const char *dir, struct err *err)
+{
+    int64_t n, *steps = list_steps(dir, &n, err);
+
+    if (!steps)
+        return -1;
+    mem_free(steps);
+    return n;
+}
+
+int checkpoint_remove_after(const char *dir, int64_t step, struct err *err)
+{
+    int64_t n, *steps = list_steps(dir, &n, err);
+    int result = steps ? 0 : -1;
+
+    for (int64_t i = 0; i < n && result == 0 && steps[i] > step; i++)
+        result = remove_checkpoint(dir, steps[i], err);
+    mem_free(steps);
+    return result;
+}

@@ -50,5 +50,9 @@ int checkpoint_read_part(const char *path, const char *name, const struct checkp
                          struct err *err);
 /* Removes all but the `keep` newest (at least 1). Call it after checkpoint_commit. */
 int checkpoint_prune(const char *dir, int keep, struct err *err);
+/* How many there are, whole or not; -1 = error. */
+int64_t checkpoint_count(const char *dir, struct err *err);
+/* Removes those of later steps than this one (-1: all), which would be taken for newer than what is written next. */
+int checkpoint_remove_after(const char *dir, int64_t step, struct err *err);
 
 #endif

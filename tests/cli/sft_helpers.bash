@@ -1,0 +1,67 @@
+# What the tests of phases share: a tiny model and data, made once a file, and runs of them.
+
+bats_require_minimum_version 1.5.0
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export OMP_WAIT_POLICY=passive
+bin=${TUNEUP_BIN:-$BATS_TEST_DIRNAME/../../build/release/tuneup}
+
+# $home/data, $home/tok and $home/m: 37,696 parameters, 512 ids, 128 positions.
+make_home() {
+    export home
+    home=$(mktemp -d)
+    "$bin" data new -q "$home/data" --records 64 --eval_records 8
+    "$bin" tokenizer train -q --data "$home/data/train.jsonl" --vocab_size 512 --output "$home/tok"
+    tiny_model "$home/m"
+}
+
+tiny_model() {
+    "$bin" model new -q --size opt-tiny --hidden_size 32 --ffn_dim 64 --num_hidden_layers 2 --num_attention_heads 4 \
+        --word_embed_proj_dim 32 --max_position_embeddings 128 --tokenizer "$home/tok" "$@"
+}
+
+# The words of a small run: the output's name, then more words.
+sft_words() {
+    words=(sft --model "$home/m" --data "$home/data" --data_split 1,0,0 --max_seq_len 128 --batch_size 8 --threads 1
+        --eval_batches 1 --output "$@")
+}
+
+sft() {
+    sft_words "$@"
+    "$bin" "${words[@]}"
+}
+
+# A run that gets a signal as soon as the checkpoint of that step is told; $who: the started process, or "rank" for the last
+# of its ranks. What it says ends in $dir/log, its exit status in $status.
+sft_cut() {
+    local at=$1 signal=$2 line pid
+    shift 2
+    sft_words "$@" -v
+    rm -f "$dir/pipe" "$dir/log"
+    mkfifo "$dir/pipe"
+    nice -n 10 "$bin" "${words[@]}" 2>"$dir/pipe" >"$dir/stdout" 3>&- &
+    pid=$!
+    exec 9<"$dir/pipe"
+    while read -r line <&9; do
+        echo "$line" >>"$dir/log"
+        [[ $line == *"checkpoint at step $at" ]] && break
+    done
+    case ${who:-started} in
+        rank) kill "-$signal" "$(pgrep -P "$(pgrep -P $pid)" | tail -1)" ;;
+        *) kill "-$signal" $pid ;;
+    esac
+    cat <&9 >>"$dir/log"
+    exec 9<&-
+    status=0
+    wait $pid || status=$?
+}
+
+# metrics.jsonl without what a clock or a meter says.
+metrics() {
+    sed -E 's/"(seconds|joules|peak_bytes)":[^,}]*,?//g' "$1/metrics.jsonl"
+}
+
+# Both folders hold the same model, and the same numbers of every step.
+same_run() {
+    cmp "$1/model.safetensors" "$2/model.safetensors"
+    diff <(metrics "$1") <(metrics "$2")
+}
