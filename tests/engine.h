@@ -13,6 +13,7 @@
 
 struct engine {
     struct opt_shape shape;
+    const struct phase *phase; /* NULL: phase 1 as it is */
     struct technique_values techniques;
     struct plan plan;
     struct backend backend;
@@ -42,7 +43,7 @@ static inline int engine_techniques(struct technique_values *v, const char *word
 static inline int engine_open(struct engine *e, const char *backend, const char *words, int64_t B, int64_t T,
                               int64_t micro_steps, const struct trainer_options *o, struct err *err)
 {
-    struct build b = { .phase = &phase_sft,
+    struct build b = { .phase = e->phase ? e->phase : &phase_sft,
                        .shape = e->shape,
                        .train_B = B,
                        .eval_B = B,
