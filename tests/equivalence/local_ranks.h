@@ -4,6 +4,7 @@
 #define TUNEUP_TESTS_LOCAL_RANKS_H
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "comm/comm.h"

@@ -25,7 +25,7 @@ static inline const char *golden_shared(void)
     static char folder[512];
 
     if (!test_shared()) {
-        print_message("skipped: no ../shared/golden; %s is tested\n", GOLDEN_OWN);
+        print_message("no ../shared/golden here: only %s is looked at\n", GOLDEN_OWN);
         skip();
     }
     snprintf(folder, sizeof folder, "%s/golden", test_shared());
