@@ -20,12 +20,13 @@ const struct technique_word technique_words[] = {
     { "chunked_loss", "--chunked_loss", "--no-chunked_loss", true, 1 },
     { "flash_attention", "--flash_attention", "--no-flash_attention", true, 1 },
     { "fused_kernels", "--fused_kernels", "--no-fused_kernels", true, 1 },
+    { "norm_recompute", "--recompute_norms", "--no-recompute_norms", true, 1 },
     { 0 },
 };
 
 /* A trailing '?' drops a technique at rank counts too small for it instead of dropping the cell. */
 static const struct {
-    const char *name, *techniques[7];
+    const char *name, *techniques[8];
 } builtin_cells[] = {
     { "baseline", { 0 } },
     { "bf16", { "bf16" } },
@@ -34,9 +35,11 @@ static const struct {
     { "chunked_loss", { "chunked_loss" } },
     { "flash_attention", { "flash_attention" } },
     { "fused_kernels", { "fused_kernels" } },
-    { "all exact", { "chunked_loss", "flash_attention", "fused_kernels" } },
+    { "norm_recompute", { "norm_recompute" } },
+    { "all exact", { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute" } },
     { "everything",
-      { "bf16", "gradient_checkpointing", "zero-1?", "chunked_loss", "flash_attention", "fused_kernels" } },
+      { "bf16", "gradient_checkpointing", "zero-1?", "chunked_loss", "flash_attention", "fused_kernels",
+        "norm_recompute" } },
 };
 
 int words_add(struct words *w, struct err *err, const char *format, ...)
@@ -197,7 +200,7 @@ static int check_technique(const char *word, const struct technique_word **out, 
     err_set(err, ERR_USAGE, "unknown technique \"%.60s\"", word);
     return err_hint(err,
                     "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, chunked_loss, "
-                    "flash_attention and fused_kernels.",
+                    "flash_attention, fused_kernels and norm_recompute.",
                     nearest);
 }
 

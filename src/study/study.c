@@ -168,11 +168,6 @@ static int record(struct session *session, int cell, int64_t block, int position
     return result;
 }
 
-/* What Open MPI asks of root, and of more ranks than cores: our own phases may, whoever runs a study. Other MPIs do not read
- * these. */
-static const char *const mpi_env[] = { "OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
-                                       "OMPI_MCA_rmaps_base_oversubscribe=1", NULL };
-
 /* A command that cannot even be started is a failed run like any other. */
 static void note_unstarted(const char *folder, const struct err *why)
 {
@@ -203,12 +198,13 @@ static int run_cell(struct session *session, int cell, int64_t block, int positi
         file_join(out, folder, "stdout.txt", err) != 0 || file_join(errors, folder, "stderr.txt", err) != 0 ||
         build_argv(session, c, folder, &argv, err) != 0)
         goto done;
-    const struct job_options options = { .stdin_path = "/dev/null",
-                                         .stdout_path = out,
-                                         .stderr_path = errors,
-                                         .timeout_s = session->s->timeout_s,
-                                         .own_group = true,
-                                         .extra_env = c->is_command ? NULL : mpi_env };
+    const struct job_options options = {
+        .stdin_path = "/dev/null",
+        .stdout_path = out,
+        .stderr_path = errors,
+        .timeout_s = session->s->timeout_s,
+        .own_group = true,
+    };
     if (job_measure(argv.v, &options, &measured, &why) != 0)
         note_unstarted(folder, &why);
     result = measured.passed_signal == SIGINT || measured.passed_signal == SIGTERM ? measured.passed_signal

@@ -3,7 +3,7 @@
  * parameters are all-gathered: together the volume of one all-reduce. */
 #include "techniques/technique.h"
 
-#define BUCKET_ELEMENTS ((int64_t)4 << 20) /* of all ranks together: the staging buffer, whatever the model */
+#define BUCKET_ELEMENTS ((int64_t)4 << 20) /* of all ranks together, at most: the staging buffer of a large model */
 
 struct zero_options {
     int64_t stage;
@@ -72,8 +72,10 @@ static int shard_reduction(struct plan *p, struct op_step *s, struct err *err)
 {
     s->op = OP_REDUCE_SCATTER;
     s->by = "zero";
-    const int64_t own = s->attrs.count / p->ranks, share = BUCKET_ELEMENTS / p->ranks;
-    s->attrs.bucket = share < own ? share : own;
+    /* An eighth of what there is, so that a small model does not pay with its staging buffer what sharding saves. */
+    const int64_t own = s->attrs.count / p->ranks, most = BUCKET_ELEMENTS / p->ranks;
+    const int64_t eighth = own < 8 ? own : own / 8;
+    s->attrs.bucket = eighth < most ? eighth : most;
     s->out[1] = comm_buffer(p, s, err);
     return s->out[1] < 0 ? -1 : 0;
 }

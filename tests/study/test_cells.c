@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "study/cells.h"
+#include "techniques/technique.h"
 
 static const struct cells_choice as_it_is = { 0 };
 
@@ -20,7 +21,7 @@ TEST(builtin_study_is_whole)
 
     CHECK_OK(cells_builtin(&s, &err), &err);
     CHECK_OK(cells_finish(&s, &as_it_is, &err), &err);
-    CHECK_EQ(s.n_cells, 8 + 9);
+    CHECK_EQ(s.n_cells, 9 + 10);
     CHECK_EQ(index_of(&s, "zero-1", 1), -1);
     const struct cell *zero = &s.cells[index_of(&s, "zero-1", 2)];
     CHECK(words_have(&zero->argv, "--zero_stage=1") && words_have(&zero->argv, "--dtype=fp32"));
@@ -31,6 +32,20 @@ TEST(builtin_study_is_whole)
     CHECK_EQ(cells_baseline(&s, index_of(&s, "zero-1", 2)), index_of(&s, "baseline", 2));
     cells_free(&s);
     CHECK_EQ(mem_live_bytes(MEM_RECORD), 0);
+}
+
+/* The study may not include techniques/, so it has a table of its own: each technique has its word there. */
+TEST(every_technique_has_a_word)
+{
+    for (int i = 0; techniques[i]; i++) {
+        const char *name = techniques[i]->name;
+        bool found = false;
+        for (const struct technique_word *w = technique_words; w->name; w++)
+            found = found || (strncmp(w->name, name, strlen(name)) == 0 && w->exact == techniques[i]->exact);
+        if (!found)
+            fail_msg("give %s a word in study/cells.c", name);
+        CHECK(found);
+    }
 }
 
 TEST(chosen_cells_keep_their_baseline)
@@ -131,6 +146,6 @@ TEST(survives_every_failed_allocation)
     }
 }
 
-TEST_MAIN(CASE(builtin_study_is_whole), CASE(chosen_cells_keep_their_baseline), CASE(wrong_choices_are_refused),
-          CASE(every_block_holds_every_cell_in_an_order_of_its_own), CASE(a_difference_is_named),
-          CASE(survives_every_failed_allocation))
+TEST_MAIN(CASE(builtin_study_is_whole), CASE(every_technique_has_a_word), CASE(chosen_cells_keep_their_baseline),
+          CASE(wrong_choices_are_refused), CASE(every_block_holds_every_cell_in_an_order_of_its_own),
+          CASE(a_difference_is_named), CASE(survives_every_failed_allocation))
