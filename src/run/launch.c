@@ -14,7 +14,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 
-static volatile sig_atomic_t asked;
+static volatile sig_atomic_t asked, asked_again;
 static volatile pid_t child;
 
 static void pass_on(int number)
@@ -24,6 +24,7 @@ static void pass_on(int number)
         return;
     }
     kill(child, asked ? SIGTERM : SIGUSR2); /* the second time mpirun ends the ranks itself */
+    asked_again = asked != 0;
     asked = number;
 }
 
@@ -44,7 +45,7 @@ static int wait_for(pid_t pid, struct err *err)
         if (errno != EINTR)
             return err_errno(err, "could not wait for mpirun");
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (asked && (code == 0 || code > 128)) /* saved, or ended before there was anything to save */
+    if (asked && (code == 0 || code > 128 || asked_again)) /* saved, or ended before there was anything to save */
         return asked == SIGINT ? 130 : 143;
     return code;
 }

@@ -48,8 +48,10 @@ int loop_evaluate(struct run *r, double *loss, struct err *err)
         struct run_context c = { .row_step = 1, .seed = (uint64_t)r->spec->seed };
         double batch_loss;
 
-        if (more < 0 || sft_eval_step(&r->sft, &r->eval.batch, &c, &batch_loss, err) != 0)
+        if (more < 0)
             return -1;
+        if (sft_eval_step(&r->sft, &r->eval.batch, &c, &batch_loss, err) != 0)
+            return err->where[0] ? -1 : err_where(err, "evaluation after update %" PRId64, r->at.n_updates);
         sums[0] += batch_loss;
         sums[1] += 1;
     }

@@ -1,9 +1,11 @@
 /* What a checkpoint holds: the parameters, and the optimizer's state with the master weights. What every rank has alike is
  * written by rank 0 ("shared"); shards are written by their owners ("rank-N"). Random numbers, order of data and schedule are
  * functions of the position, so the position is all the rest there is. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -271,9 +273,10 @@ int resume_check_output(const struct run *r, struct err *err)
     const char *output = r->spec->output;
     char model[FILE_PATH_MAX];
 
-    if (file_exists(output) && !file_is_dir(output)) {
-        err_set(err, ERR_USAGE, "the output \"%s\" is not a folder", output);
-        return err_hint(err, "Name a folder; it is made when it is not there.");
+    if (access(output, W_OK) == 0 ? !file_is_dir(output) : errno != ENOENT) {
+        err_set(err, ERR_USAGE, "the output \"%s\" cannot be written to: %s", output,
+                file_exists(output) && !file_is_dir(output) ? "it is not a folder" : strerror(errno));
+        return err_hint(err, "Name a folder that is yours; it is made when it is not there.");
     }
     const int64_t n = file_exists(output) ? checkpoint_count(output, err) : 0;
     if (n < 0 || file_join(model, output, "model.safetensors", err) != 0)

@@ -1,5 +1,5 @@
 /* Everything that can be refused is refused here, in the order of its cost: words, model description, plan and limits, data,
- * and only then memory and weights. */
+ * and only then memory and weights. Nothing is written before all that. */
 #include <inttypes.h>
 #include <math.h>
 #include <omp.h>
@@ -240,7 +240,7 @@ static int open_here(struct run *r, bool trains, struct err *err)
         setup_plan(s, &r->config, trains, r->comm.rank, r->comm.ranks, &r->plan, err) != 0 ||
         exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 || check_memory(r, trains, err) != 0 ||
         (trains && check_disk(r, err) != 0) || inputs_open(&r->inputs, s, &r->config, !trains, err) != 0 ||
-        open_batchers(r, trains, err) != 0 || (trains && file_make_dir(s->output, err) != 0))
+        open_batchers(r, trains, err) != 0)
         return -1;
     return 0;
 }
@@ -294,6 +294,8 @@ int setup_open(struct run *r, const struct run_request *q, bool trains, struct e
     if (result == 0)
         result = load_model(r, err);
     if (comm_agree(&r->comm, result, err) != 0 || check_same(r, err) != 0)
+        return -1;
+    if (trains && comm_agree(&r->comm, file_make_dir(r->spec->output, err), err) != 0)
         return -1;
     sft_init(&r->sft, &r->exec);
     if (trains)
