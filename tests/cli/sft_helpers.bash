@@ -30,8 +30,8 @@ sft() {
     "$bin" "${words[@]}"
 }
 
-# A run that gets a signal as soon as the checkpoint of that step is told; $who: the started process, or "rank" for the last
-# of its ranks. What it says ends in $dir/log, its exit status in $status.
+# A run that gets a signal as soon as the checkpoint of that step is told, or meanwhile a function is called; $who: the
+# started process, or "rank" for the last of its ranks. What it says ends in $dir/log, its exit status in $status.
 sft_cut() {
     local at=$1 signal=$2 line pid
     shift 2
@@ -45,7 +45,8 @@ sft_cut() {
         echo "$line" >>"$dir/log"
         [[ $line == *"checkpoint at step $at" ]] && break
     done
-    case ${who:-started} in
+    case ${who:-$(type -t "$signal")} in
+        function) "$signal" ;;
         rank) kill "-$signal" "$(pgrep -P "$(pgrep -P $pid)" | tail -1)" ;;
         *) kill "-$signal" $pid ;;
     esac

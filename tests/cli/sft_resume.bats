@@ -44,7 +44,7 @@ kill_and_resume() {
 }
 
 @test "a rank killed at 2 ranks with ZeRO-1 ends all, and the run resumes in the same bits" {
-    local with=("${usual[@]}" --ranks 2 --zero_stage 1 --num_train_epochs 20)
+    local with=("${usual[@]}" --ranks 2 --zero_stage 1 --num_train_epochs 14)
     sft "$dir/whole" -q "${with[@]}"
     who=rank sft_cut 9 KILL "$dir/killed" "${with[@]}"
     [ "$status" -ne 0 ]
@@ -68,7 +68,7 @@ kill_and_resume() {
 }
 
 @test "so they do at 2 ranks through the launcher" {
-    local with=("${usual[@]}" --ranks 2 --num_train_epochs 20)
+    local with=("${usual[@]}" --ranks 2 --num_train_epochs 14)
     sft "$dir/whole" -q "${with[@]}"
     for pair in INT:130 TERM:143; do
         sft_cut 3 "${pair%:*}" "$dir/${pair#*:}" "${with[@]}"
@@ -78,6 +78,19 @@ kill_and_resume() {
     done
     sft "$dir/130" -q "${with[@]}" --resume
     same_run "$dir/whole" "$dir/130"
+}
+
+@test "a second SIGINT ends ranks at once, and ranks do not outlive the launcher" {
+    held() {
+        kill -INT $pid
+        sleep 0.2
+        kill -INT $pid
+    }
+    sft_cut 1 held "$dir/out" --ranks 2 --num_train_epochs 10000 --save_interval 1
+    [ "$status" -eq 130 ]
+
+    sft_cut 1 KILL "$dir/out2" --ranks 2 --num_train_epochs 10000 --save_interval 1
+    [ "$status" -eq 137 ] # the ranks hold the pipe: sft_cut has seen it close
 }
 
 @test "a damaged newest checkpoint is left for the one before, and it is said" {
