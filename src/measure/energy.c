@@ -237,8 +237,10 @@ static void use_perf(struct energy_meter *m)
     m->n_perf = m->n_zones = n;
     m->truncated = false;
     for (int i = 0; i < n; i++) {
+        char name[sizeof m->zones[i].name]; /* both ends lie in *m, which the compiler suspects of overlapping */
+        snprintf(name, sizeof name, "%s", m->perf[i].name);
         m->zones[i] = (struct zone){ .perf = &m->perf[i], .limit_w = ABSURD_W };
-        snprintf(m->zones[i].name, sizeof m->zones[i].name, "%s", m->perf[i].name);
+        memcpy(m->zones[i].name, name, sizeof name);
         start_zone(&m->zones[i], m->start_s);
     }
 }
