@@ -5,6 +5,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/hash.h"
@@ -177,9 +178,24 @@ int setup_threads(const struct spec *s, int local_ranks)
     return threads < 1 ? 1 : threads;
 }
 
+/* mpirun alone binds each rank to one core. */
+static void tell_idle_processors(const struct run *r)
+{
+    const long there = sysconf(_SC_NPROCESSORS_ONLN);
+    const bool chosen = r->spec->threads > 0 || getenv("OMP_NUM_THREADS");
+
+    if (!chosen && r->comm.ranks > 1 && 2L * r->backend.threads * r->comm.local_ranks <= there)
+        log_warning("%d ranks here with %d thread%s each leave most of %ld processors idle: use --ranks, or mpirun "
+                    "--bind-to none, or give --threads",
+                    r->comm.local_ranks, r->backend.threads, r->backend.threads == 1 ? "" : "s", there);
+}
+
 static int open_backend(struct run *r, struct err *err)
 {
-    return backend_open(&r->backend, spec_backend_name(r->spec), setup_threads(r->spec, r->comm.local_ranks), err);
+    if (backend_open(&r->backend, spec_backend_name(r->spec), setup_threads(r->spec, r->comm.local_ranks), err) != 0)
+        return -1;
+    tell_idle_processors(r);
+    return 0;
 }
 
 static int allocate(struct run *r, struct err *err)

@@ -57,6 +57,7 @@ near() {
     run -0 --separate-stderr "$bin" eval -q --model "$home/run" --data "$home/data" --max_seq_len 128 --json
     near "$(sed 's/.*"loss": \([0-9.]*\).*/\1/' <<<"$output")" "$told" 1e-6
     [[ $output == *'"records": 8,'* ]]
+    no_leaks_of_mpi
     run -0 --separate-stderr "$bin" eval -q --model "$home/run" --data "$home/data" --max_seq_len 128 --ranks 2 --json \
         --per_device_eval_batch_size 4
     [ "$(wc -l <<<"$output")" -eq 1 ]
@@ -113,6 +114,7 @@ print(len(a.Scalars("train/loss")), len(a.Scalars("eval/loss")), a.Scalars("trai
 }
 
 @test "under plain mpirun one line of result, one message, and the exit status of the failure" {
+    no_leaks_of_mpi
     sft_words "$dir/out" -q --json
     run -0 --separate-stderr mpirun -n 2 --bind-to none "$bin" "${words[@]}"
     [ "$(grep -c '"schema_version"' <<<"$output")" -eq 1 ]
