@@ -10,9 +10,11 @@
 
 typedef float ISA(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ISA(ivec) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t ISA(uvec) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 #define VEC ISA(vec)
 #define IVEC ISA(ivec)
+#define UVEC ISA(uvec)
 #define INLINE TARGET static inline __attribute__((always_inline))
 
 INLINE VEC ISA(all)(float x)
@@ -149,8 +151,8 @@ INLINE VEC ISA(exp)(VEC x)
     p = FMA(p, r, ISA(all)(1.6666665459e-1f));
     p = FMA(p, r, ISA(all)(5.0000001201e-1f));
     p = FMA(p, r * r, r) + ISA(all)(1.0f);
-    /* The lowest bits of shifted hold n. */
-    return (VEC)(((IVEC)p + ((IVEC)shifted << 23)) & seen);
+    /* The lowest bits of shifted hold n. Where x is too low the sum wraps, and is not seen. */
+    return (VEC)(((UVEC)p + ((UVEC)shifted << 23)) & (UVEC)seen);
 }
 
 /* The n < LANES floats at x, then fill. */
@@ -293,6 +295,7 @@ static const struct block ISA(block) = {
 
 #undef VEC
 #undef IVEC
+#undef UVEC
 #undef INLINE
 #undef ISA
 #undef TARGET
