@@ -378,7 +378,7 @@ static int draw(const char *folder, enum figure_kind kind, const struct canvas *
 static char *draw_svg(const char *folder, enum figure_kind kind, const struct loaded *l, const struct comparisons *c,
                       struct err *err)
 {
-    char drawing[FILE_PATH_MAX], prefix[8];
+    char drawing[FILE_PATH_MAX], prefix[16];
     size_t n = 0;
 
     err->code = ERR_NONE;
