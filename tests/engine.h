@@ -54,7 +54,7 @@ static inline int engine_open(struct engine *e, const char *backend, const char 
                        .techniques = &e->techniques };
 
     if (engine_techniques(&e->techniques, words, err) != 0 || build_plan(&b, &e->plan, err) != 0 ||
-        backend_open(&e->backend, backend, 2, err) != 0 ||
+        backend_open(&e->backend, backend, e->comm.ranks > 1 ? 1 : 2, err) != 0 ||
         exec_prepare(&e->exec, &e->plan, &e->backend, &e->comm, err) != 0 || exec_allocate(&e->exec, err) != 0)
         return -1;
     sft_init(&e->sft, &e->exec);

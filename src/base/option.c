@@ -101,14 +101,33 @@ int option_set_text(const struct option *o, void *values, const char *text, stru
     return 0;
 }
 
+static size_t value_bytes(enum option_type type)
+{
+    switch (type) {
+    case OPTION_FLAG:
+        return sizeof(bool);
+    case OPTION_INT:
+        return sizeof(int64_t);
+    case OPTION_REAL:
+        return sizeof(double);
+    case OPTION_STRING:
+        return sizeof(const char *);
+    case OPTION_CHOICE:
+        return sizeof(int);
+    }
+    return 0;
+}
+
 void option_defaults(const struct option_set *sets, int n_sets)
 {
     struct err err;
 
     for (int s = 0; s < n_sets; s++)
-        for (const struct option *o = sets[s].options; o->name; o++)
+        for (const struct option *o = sets[s].options; o->name; o++) {
+            memset(place(o, sets[s].values), 0, value_bytes(o->type));
             if (o->fallback)
                 MUST(option_set_text(o, sets[s].values, o->fallback, &err) == 0);
+        }
 }
 
 /* Levenshtein's distance. */

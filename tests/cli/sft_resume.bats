@@ -84,7 +84,7 @@ kill_and_resume() {
     held() {
         kill -INT $pid
         sleep 0.2
-        kill -INT $pid
+        kill -INT $pid 2>/dev/null || : # it may have been that quick
     }
     sft_cut 1 held "$dir/out" --ranks 2 --num_train_epochs 10000 --save_interval 1
     [ "$status" -eq 130 ]

@@ -1,6 +1,7 @@
 /* Every technique of the table, alone and in pairs with each other one, on one rank and on two: exact ones give the losses of
  * the plain plan, the others stay near them. A technique that is added to the table is asked for here by name. */
 #include <math.h>
+#include <unistd.h>
 
 #include "engine.h"
 #include "local_ranks.h"
@@ -148,10 +149,12 @@ static void *run_job(void *argument)
     struct job *job = argument;
     struct engine e = { .shape = *job->shape };
 
-    if (job->world)
+    if (job->world) {
         local_comm(&e.comm, job->world, job->rank);
-    else
+        local_begin(job->world);
+    } else {
         comm_alone(&e.comm);
+    }
     job->result = engine_open(&e, "cpu", job->words, ROWS / job->ranks, IDS, 2, &o, &job->err);
     if (job->result == 0) {
         random_weights(&e);
@@ -159,6 +162,12 @@ static void *run_job(void *argument)
         job->result = train(job, &e);
     }
     engine_close(&e);
+    if (job->result != 0 && job->world) { /* the other ranks wait in a collective for ever */
+        fprintf(stderr, "%s, rank %d: %s (%s)\n", job->words, job->rank, job->err.what, job->err.where);
+        _exit(1);
+    }
+    if (job->world)
+        local_end(job->world);
     return NULL;
 }
 
