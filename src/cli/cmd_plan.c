@@ -72,7 +72,7 @@ static int load_config(struct hf_config *c, struct err *err)
     return file_is_dir(spec.model) ? hf_config_load(c, spec.model, err) : hf_config_named(c, spec.model, err);
 }
 
-static int check_limit(const struct hf_config *c, const struct plan *p, int ranks, struct err *err)
+static int check_limit(const struct hf_config *c, const struct plan *p, struct err *err)
 {
     int64_t limit;
 
@@ -80,7 +80,6 @@ static int check_limit(const struct hf_config *c, const struct plan *p, int rank
         return 0;
     if (spec_bytes(spec.memory_limit, &limit, err) != 0)
         return -1;
-    (void)ranks;
     return setup_fits(&spec, c, true, p, 1, limit, err);
 }
 
@@ -124,7 +123,7 @@ static int run(struct command_line *line, struct err *err)
     if (result == 0)
         result = print_all(&p, spec.json ? NULL : &plain);
     if (result == 0)
-        result = check_limit(&config, &p, ranks, err);
+        result = check_limit(&config, &p, err);
     plan_free(&p);
     plan_free(&plain);
     hf_config_free(&config);

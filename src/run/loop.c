@@ -4,23 +4,15 @@
 #include <math.h>
 #include <signal.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "measure/clock.h"
 #include "plan/print.h"
 #include "run/run.h"
 #include "run/stop.h"
 #include "run/weights.h"
 #include "store/checkpoint.h"
-
-double loop_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Rows are numbered through all epochs, so that no two draws of dropout are the same; and alike with any number of ranks,
  * though an epoch's last rows are repeated when ranks do not divide them. */
@@ -149,7 +141,7 @@ static int failed_at(const struct run *r, struct err *err)
 /* One micro-batch, and the update when it is due. 1 = the epoch has ended, 0 = go on. */
 static int step(struct run *r, struct record_update *u, struct together *t, struct err *err)
 {
-    const double start_s = loop_now();
+    const double start_s = clock_seconds();
     double loss;
     const int more = batcher_step(&r->train, err);
 
@@ -165,13 +157,13 @@ static int step(struct run *r, struct record_update *u, struct together *t, stru
     r->at.batch++;
     r->at.n_micro++;
     if (r->at.n_micro % r->spec->accumulation != 0) {
-        u->seconds += loop_now() - start_s;
+        u->seconds += clock_seconds() - start_s;
         return 0;
     }
     if (trainer_step(&r->trainer, &c, &u->grad_norm, &u->rate, err) != 0)
         return -1;
     r->at.n_updates = r->trainer.n_updates;
-    u->seconds += loop_now() - start_s;
+    u->seconds += clock_seconds() - start_s;
     if (after_update(r, u, t, err) != 0)
         return -1;
     const bool stop = t->stop > 0;

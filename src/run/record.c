@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "measure/clock.h"
 #include "measure/machine.h"
 #include "plan/print.h"
 #include "run/run.h"
@@ -165,7 +166,7 @@ static json_t *measured_json(const struct run *r)
         json_object_set_new(allocated, kind_name((enum buffer_kind)k), json_integer((json_int_t)r->plan.kind_bytes[k]));
     return json_pack("{s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o}", "steps",
                      (json_int_t)r->at.n_updates, "warmup_steps", (json_int_t)r->spec->measure_warmup, "steady_seconds",
-                     r->steady_seconds, "seconds", r->at.seconds, "wall_seconds", loop_now() - r->started_s,
+                     r->steady_seconds, "seconds", r->at.seconds, "wall_seconds", clock_seconds() - r->started_s,
                      "steady_steps", (json_int_t)r->n_steady, "tokens", (json_int_t)r->at.n_tokens, "tokens_per_second",
                      r->steady_seconds > 0 ? json_real((double)r->steady_tokens / r->steady_seconds) : json_null(),
                      "peak_bytes", bytes_json(r->peak_bytes), "peak_bytes_per_rank", peaks, "allocated", allocated,
@@ -231,7 +232,7 @@ static void profile_summary(const struct run *r)
 
 void record_summary(const struct run *r)
 {
-    const double wall = loop_now() - r->started_s;
+    const double wall = clock_seconds() - r->started_s;
     char memory[PRINT_BYTES_MAX], planned[PRINT_BYTES_MAX];
     struct energy_result e = { .state = METER_UNAVAILABLE, .reason = "no meter" };
 

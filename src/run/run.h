@@ -88,7 +88,6 @@ int setup_fits(const struct spec *s, const struct hf_config *c, bool trains, con
 /* loop.c */
 int loop_evaluate(struct run *r, double *loss, struct err *err); /* over at most eval_batches; all ranks' mean */
 int loop_train(struct run *r, struct err *err);
-double loop_now(void);
 
 /* resume.c */
 /* What is in the output folder already: 0 = nothing that this run could harm, 1 = the very run, finished, and --resume was

@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "measure/clock.h"
 #include "measure/machine.h"
 #include "plan/print.h"
 #include "run/run.h"
@@ -300,7 +301,7 @@ int setup_open(struct run *r, const struct run_request *q, bool trains, struct e
         return -1;
     r->comm_is_open = true;
     log_set(log_level(), r->comm.rank == 0);
-    r->started_s = loop_now();
+    r->started_s = clock_seconds();
     if (comm_agree(&r->comm, start_meters(r, err), err) != 0 ||
         comm_agree(&r->comm, open_here(r, trains, err), err) != 0)
         return -1;
