@@ -245,7 +245,7 @@ static void make_case(struct bench *e, const struct options *o, struct backend *
     s.attrs.skip_row = -1;
     s.attrs.chunk = o->chunk;
     s.attrs.count = RANGE;
-    check(plan_add_program(&e->plan, "train", o->rows, o->tokens, err) < 0, err);
+    check(plan_add_program(&e->plan, "", "train", o->rows, o->tokens, err) < 0, err);
     check(plan_insert(&e->plan, 0, 0, &s, err), err);
     cost_fill(&e->plan);
     e->there = b->prepare(b, &e->plan, &e->plan.programs[0].steps[0], &e->kernel, err) == 0;

@@ -153,23 +153,23 @@ static int open_bench(struct step_bench *b, const struct technique_values *techn
         .learning_rate = 1e-5, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .clip = 1, .schedule = SCHEDULE_CONSTANT
     };
     struct build build = { .phase = &phase_sft,
-                           .train_B = options.rows,
-                           .T = options.ids,
+                           .models = { { .prefix = "", .techniques = techniques_on } },
+                           .n_models = 1,
+                           .extents = { [EXTENTS_TRAIN] = { .B = options.rows, .T = options.ids, .times = 1 } },
                            .micro_steps = 1,
-                           .ranks = 1,
-                           .techniques = techniques_on };
+                           .ranks = 1 };
     struct hf_config config = { 0 };
     const int threads = options.threads > 0 ? (int)options.threads : omp_get_num_procs();
 
     comm_alone(&b->comm);
-    if (hf_config_named(&config, options.size, err) != 0 || build_shape(&config, 0, &build.shape, err) != 0 ||
+    if (hf_config_named(&config, options.size, err) != 0 || build_shape(&config, 0, &build.models[0].shape, err) != 0 ||
         build_plan(&build, &b->plan, err) != 0 || backend_open(&b->backend, "cpu", threads, err) != 0 ||
         exec_prepare(&b->exec, &b->plan, &b->backend, &b->comm, err) != 0 || exec_allocate(&b->exec, err) != 0 ||
         fill_batch(b, config.vocab_size, err) != 0)
         return -1;
     fill_weights(b);
     sft_init(&b->sft, &b->exec);
-    trainer_init(&b->trainer, &b->exec, &o);
+    trainer_init(&b->trainer, &b->exec, "", &o);
     hf_config_free(&config);
     return 0;
 }

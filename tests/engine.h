@@ -12,7 +12,7 @@
 #include "test.h"
 
 struct engine {
-    struct opt_shape shape;
+    struct opt_shape shape; /* of the one model */
     const struct phase *phase; /* NULL: phase 1 as it is */
     struct technique_values techniques;
     struct plan plan;
@@ -44,21 +44,20 @@ static inline int engine_open(struct engine *e, const char *backend, const char 
                               int64_t micro_steps, const struct trainer_options *o, struct err *err)
 {
     struct build b = { .phase = e->phase ? e->phase : &phase_sft,
-                       .shape = e->shape,
-                       .train_B = B,
-                       .eval_B = B,
-                       .T = T,
+                       .models = { { "", e->shape, &e->techniques } },
+                       .n_models = 1,
+                       .extents = { [EXTENTS_TRAIN] = { .B = B, .T = T, .times = (double)micro_steps },
+                                    [EXTENTS_EVAL] = { .B = B, .T = T } },
                        .micro_steps = micro_steps,
                        .ranks = e->comm.ranks,
-                       .rank = e->comm.rank,
-                       .techniques = &e->techniques };
+                       .rank = e->comm.rank };
 
     if (engine_techniques(&e->techniques, words, err) != 0 || build_plan(&b, &e->plan, err) != 0 ||
         backend_open(&e->backend, backend, e->comm.ranks > 1 ? 1 : 2, err) != 0 ||
         exec_prepare(&e->exec, &e->plan, &e->backend, &e->comm, err) != 0 || exec_allocate(&e->exec, err) != 0)
         return -1;
     sft_init(&e->sft, &e->exec);
-    trainer_init(&e->trainer, &e->exec, o);
+    trainer_init(&e->trainer, &e->exec, "", o);
     return 0;
 }
 

@@ -19,7 +19,7 @@ const char *kind_name(enum buffer_kind kind)
 
 void graph_init(struct graph *g)
 {
-    *g = (struct graph){ .layer = -1, .by = "model" };
+    *g = (struct graph){ .layer = -1, .by = "model", .model = "" };
 }
 
 void graph_free(struct graph *g)
@@ -56,11 +56,12 @@ static bool grow(struct graph *g, void **array, int n, int *room, size_t size)
     return true;
 }
 
-static const char *keep_name(struct graph *g, const char *format, va_list args)
+static const char *keep_name(struct graph *g, const char *prefix, const char *format, va_list args)
 {
     char text[160];
+    const int n = snprintf(text, sizeof text, "%s", prefix);
 
-    vsnprintf(text, sizeof text, format, args);
+    vsnprintf(text + n, sizeof text - (size_t)n, format, args);
     if (!grow(g, (void **)&g->names, g->n_names, &g->names_room, sizeof *g->names))
         return "?";
     char *copy = mem_strdup(text, MEM_PLAN, &g->failure);
@@ -72,9 +73,11 @@ static const char *keep_name(struct graph *g, const char *format, va_list args)
 
 static int add_value(struct graph *g, const struct value *v, const char *format, va_list args)
 {
+    const char *prefix = v->kind == KIND_PARAM ? g->model : "";
+
     if (!grow(g, (void **)&g->values, g->n_values, &g->values_room, sizeof *g->values))
         return 0;
-    const char *name = keep_name(g, format, args);
+    const char *name = keep_name(g, prefix, format, args);
     g->values[g->n_values] = *v;
     g->values[g->n_values].name = name;
     g->values[g->n_values].grad = -1;
@@ -131,6 +134,14 @@ int graph_find(const struct graph *g, const char *name)
         if (strcmp(g->values[i].name, name) == 0)
             return i;
     return -1;
+}
+
+int graph_find_param(const struct graph *g, const char *name)
+{
+    char whole[160];
+
+    snprintf(whole, sizeof whole, "%s%s", g->model, name);
+    return graph_find(g, whole);
 }
 
 static void fill(int *slots, int n_slots, int n_wanted, const int *list)

@@ -51,6 +51,7 @@ struct graph {
     enum pass pass; /* of the nodes being added, as are: */
     int layer;
     const char *by;
+    const char *model; /* prefix of the parameters' names: "", or "actor/" where a plan holds several models */
     struct err failure; /* code ERR_NONE unless building failed */
 };
 
@@ -62,11 +63,12 @@ int graph_check(const struct graph *g, struct err *err);
 
 int graph_value(struct graph *g, enum buffer_kind kind, enum dtype dtype, struct shape shape, const char *format, ...)
     ERR_PRINTF(5, 6);
-/* An activation, or a parameter, of the working type. */
+/* An activation, or a parameter (the model's prefix goes before its name), of the working type. */
 int graph_activation(struct graph *g, struct shape shape, const char *format, ...) ERR_PRINTF(3, 4);
 int graph_param(struct graph *g, struct shape shape, const char *format, ...) ERR_PRINTF(3, 4);
 int graph_input(struct graph *g, enum dtype dtype, struct shape shape, const char *name);
 int graph_find(const struct graph *g, const char *name); /* -1 = none */
+int graph_find_param(const struct graph *g, const char *name); /* of the graph's model */
 
 /* Adds a node at the end; inputs and outputs are lists that end with NODE_END, -1 stands for a missing one. */
 #define NODE_END (-2)

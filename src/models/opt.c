@@ -53,7 +53,7 @@ static int param(struct graph *g, const char *stem, const char *part)
     char name[128];
 
     snprintf(name, sizeof name, "%s.%s", stem, part);
-    return graph_find(g, name);
+    return graph_find_param(g, name);
 }
 
 static int linear(struct builder *b, int x, const char *stem, int64_t width)
@@ -144,33 +144,33 @@ static int decoder_layer(struct builder *b, int x, int layer)
     return x;
 }
 
-int opt_trunk(struct graph *g, const struct opt_shape *o, int64_t B, int64_t T)
+int opt_trunk(struct graph *g, const struct opt_shape *o, const struct extents *x)
 {
-    struct builder b = { .g = g, .o = o, .B = B, .T = T };
-    const int64_t N = B * T;
+    struct builder b = { .g = g, .o = o, .B = x->B, .T = x->T };
+    const int64_t N = x->B * x->T;
 
     add_params(g, o);
     const int ids = graph_input(g, I32, shape_of(1, N), "ids");
     const int positions = graph_input(g, I32, shape_of(1, N), "positions");
-    b.spans = graph_input(g, I32, shape_of(2, B, (int64_t)2), "spans");
+    b.spans = graph_input(g, I32, shape_of(2, x->B, (int64_t)2), "spans");
 
     /* Row 1 is padding_idx: the look-up gives it no gradient. */
     int words = graph_activation(g, rows_of(&b, o->E), "embed_tokens.out");
-    graph_node(g, OP_EMBED, (struct op_attrs){ .skip_row = 1 }, NODE_LIST(ids, graph_find(g, "embed_tokens.weight")),
-               NODE_LIST(words));
+    graph_node(g, OP_EMBED, (struct op_attrs){ .skip_row = 1 },
+               NODE_LIST(ids, graph_find_param(g, "embed_tokens.weight")), NODE_LIST(words));
     if (o->E != o->C)
         words = linear(&b, words, "project_in", o->C);
     const int places = graph_activation(g, rows_of(&b, o->C), "embed_positions.out");
     graph_node(g, OP_EMBED, (struct op_attrs){ .skip_row = -1 },
-               NODE_LIST(positions, graph_find(g, "embed_positions.weight")), NODE_LIST(places));
-    int x = graph_activation(g, rows_of(&b, o->C), "embed.out");
-    graph_node(g, OP_ADD, (struct op_attrs){ 0 }, NODE_LIST(words, places), NODE_LIST(x));
+               NODE_LIST(positions, graph_find_param(g, "embed_positions.weight")), NODE_LIST(places));
+    int h = graph_activation(g, rows_of(&b, o->C), "embed.out");
+    graph_node(g, OP_ADD, (struct op_attrs){ 0 }, NODE_LIST(words, places), NODE_LIST(h));
 
     for (int l = 0; l < o->L; l++)
-        x = decoder_layer(&b, x, l);
+        h = decoder_layer(&b, h, l);
     if (o->final_norm)
-        x = norm(&b, x, "final_layer_norm");
-    return o->E != o->C ? linear(&b, x, "project_out", o->E) : x;
+        h = norm(&b, h, "final_layer_norm");
+    return o->E != o->C ? linear(&b, h, "project_out", o->E) : h;
 }
 
 int head_logits(struct graph *g, const struct opt_shape *o, int h)
@@ -178,7 +178,7 @@ int head_logits(struct graph *g, const struct opt_shape *o, int h)
     const int64_t N = g->values[h].shape.dim[0];
     const int logits = graph_activation(g, shape_of(2, N, o->V), "logits");
 
-    graph_node(g, OP_LINEAR, (struct op_attrs){ 0 }, NODE_LIST(h, graph_find(g, "embed_tokens.weight"), -1),
+    graph_node(g, OP_LINEAR, (struct op_attrs){ 0 }, NODE_LIST(h, graph_find_param(g, "embed_tokens.weight"), -1),
                NODE_LIST(logits));
     return logits;
 }

@@ -13,10 +13,17 @@ struct opt_shape {
     double dropout;
 };
 
+/* What a program is planned for. */
+struct extents {
+    int64_t B, T; /* rows, and ids a row */
+    int64_t S; /* columns of the KV cache that attention works on; 0: there is none */
+    double times; /* how often the program runs for one optimizer step */
+};
+
 /* Adds parameters (names as in a checkpoint after "model.decoder.", in its order) and the decoder for [B,T] tokens. Inputs:
  * "ids" and "positions" [B*T] int32, "spans" [B,2] int32 (first and one past last visible key of each row).
  * Returns the last hidden state, [B*T, E]; a failure is kept in the graph. */
-int opt_trunk(struct graph *g, const struct opt_shape *o, int64_t B, int64_t T);
+int opt_trunk(struct graph *g, const struct opt_shape *o, const struct extents *x);
 
 /* Heads on a hidden state h [N,E]. logits: [N,V], a program may mark it as its output. lm_loss: mean cross-entropy of "targets"
  * [N] int32 (-1 or less: not counted), scaled by "norm" fp32 [2]; returns the value "loss", readable. */

@@ -4,11 +4,16 @@
 
 #include "models/opt.h"
 
+/* Which extents a program is planned for: build has one of each, and leaves out the programs whose extents have no rows. */
+enum extents_of { EXTENTS_TRAIN, EXTENTS_EVAL, EXTENTS_SCORE, EXTENTS_PREFILL, EXTENTS_DECODE, EXTENTS_N };
+
 struct phase_program {
+    const char *model; /* prefix of the model it runs: "" where there is one, "actor/" */
     const char *name; /* "train", "eval" */
     bool trains; /* gradients of its loss are wanted */
-    /* Adds the forward ops for [B,T] tokens; returns the loss, or -1 when there is none. */
-    int (*add)(struct graph *g, const struct opt_shape *o, int64_t B, int64_t T);
+    enum extents_of extents;
+    /* Adds the forward ops; returns the loss, or -1 when there is none. */
+    int (*add)(struct graph *g, const struct opt_shape *o, const struct extents *x);
 };
 
 struct phase {

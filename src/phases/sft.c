@@ -5,14 +5,14 @@
 #include <math.h>
 #include <string.h>
 
-static int add_loss(struct graph *g, const struct opt_shape *o, int64_t B, int64_t T)
+static int add_loss(struct graph *g, const struct opt_shape *o, const struct extents *x)
 {
-    return head_lm_loss(g, o, opt_trunk(g, o, B, T));
+    return head_lm_loss(g, o, opt_trunk(g, o, x));
 }
 
 static const struct phase_program programs[] = {
-    { "train", true, add_loss },
-    { "eval", false, add_loss },
+    { "", "train", true, EXTENTS_TRAIN, add_loss },
+    { "", "eval", false, EXTENTS_EVAL, add_loss },
     { 0 },
 };
 
@@ -22,8 +22,8 @@ void sft_init(struct sft *s, struct exec *e)
 {
     *s = (struct sft){
         .exec = e,
-        .train = plan_find_program(e->plan, "train"),
-        .eval = plan_find_program(e->plan, "eval"),
+        .train = plan_find_program(e->plan, "", "train"),
+        .eval = plan_find_program(e->plan, "", "eval"),
         .ids = exec_buffer(e, "ids"),
         .positions = exec_buffer(e, "positions"),
         .targets = exec_buffer(e, "targets"),

@@ -2,18 +2,29 @@
 #include "phases/trainer.h"
 
 #include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "graph/optimizer.h"
 
-void trainer_init(struct trainer *t, struct exec *e, const struct trainer_options *o)
+static double *input(const struct exec *e, const char *model, const char *name)
+{
+    char whole[64];
+
+    snprintf(whole, sizeof whole, "%s%s", model, name);
+    return exec_buffer(e, whole);
+}
+
+void trainer_init(struct trainer *t, struct exec *e, const char *model, const struct trainer_options *o)
 {
     *t = (struct trainer){
         .options = *o,
+        .model = model,
         .exec = e,
-        .reduce = plan_find_program(e->plan, "reduce"),
-        .update = plan_find_program(e->plan, "update"),
-        .hyper = exec_buffer(e, "hyper"),
-        .grad_sum = exec_buffer(e, "grad_sum"),
+        .reduce = plan_find_program(e->plan, model, "reduce"),
+        .update = plan_find_program(e->plan, model, "update"),
+        .hyper = input(e, model, "hyper"),
+        .grad_sum = input(e, model, "grad_sum"),
     };
 }
 
@@ -55,12 +66,14 @@ static int not_finite(const struct trainer *t, struct err *err)
 {
     const char *name = "of the whole model (each tensor alone is finite)";
 
-    for (int i = 0; i < t->exec->plan->n_buffers; i++)
-        if (t->exec->plan->buffers[i].kind == KIND_GRAD && t->exec->plan->buffers[i].parent >= 0 &&
+    for (int i = 0; i < t->exec->plan->n_buffers; i++) {
+        const struct buffer *b = &t->exec->plan->buffers[i];
+        if (b->kind == KIND_GRAD && strncmp(b->name, "grad/", 5) == 0 && strcmp(b->model, t->model) == 0 &&
             !trainer_finite(t->exec, i)) {
-            name = t->exec->plan->buffers[i].name;
+            name = b->name;
             break;
         }
+    }
     err_set(err, ERR_RUN, "the gradient is not finite: \"%s\"", name);
     err_where(err, "update %" PRId64, t->n_updates + 1);
     return err_hint(err,

@@ -13,13 +13,15 @@ struct trainer_options {
 
 struct trainer {
     struct trainer_options options;
+    const char *model; /* prefix: "", or "actor/" */
     struct exec *exec; /* borrowed */
     int reduce, update;
     double *hyper, *grad_sum;
     int64_t n_updates; /* done so far: all the state there is beside the plan's buffers */
 };
 
-void trainer_init(struct trainer *t, struct exec *e, const struct trainer_options *o);
+/* Of one model of the plan. */
+void trainer_init(struct trainer *t, struct exec *e, const char *model, const struct trainer_options *o);
 /* Gradients of all micro-batches are there. Returns the norm before clipping and the rate that was used. ERR_RUN, before any
  * weight is touched, when a gradient is not finite: it names the tensor. */
 int trainer_step(struct trainer *t, const struct run_context *c, double *grad_norm, double *rate, struct err *err);

@@ -2,8 +2,6 @@
  * if caches were perfect. Communication counts what one rank sends in the ring form of each collective. */
 #include "plan/plan.h"
 
-#include <string.h>
-
 static struct operand operand_of(const struct plan *p, int buffer)
 {
     if (buffer < 0)
@@ -83,13 +81,10 @@ struct op_cost cost_update(const struct plan *p)
 
     for (int g = 0; g < p->n_programs; g++) {
         const struct program *program = &p->programs[g];
-        const bool train = strcmp(program->name, "train") == 0, eval = strcmp(program->name, "eval") == 0;
-        const double times = train ? p->micro_steps : eval ? 0 : 1;
-
         for (int i = 0; i < program->n_steps; i++) {
-            total.flops += times * program->steps[i].cost.flops;
-            total.bytes_moved += times * program->steps[i].cost.bytes_moved;
-            total.comm_bytes += times * program->steps[i].cost.comm_bytes;
+            total.flops += program->times * program->steps[i].cost.flops;
+            total.bytes_moved += program->times * program->steps[i].cost.bytes_moved;
+            total.comm_bytes += program->times * program->steps[i].cost.comm_bytes;
         }
     }
     return total;

@@ -150,12 +150,16 @@ static size_t place_transient(struct plan *p, size_t base, struct err *err)
     return region;
 }
 
+/* A view may be of a view: its place is counted from the buffer that has memory. */
 static void place_views(struct plan *p)
 {
     for (int i = 0; i < p->n_buffers; i++) {
-        struct buffer *b = &p->buffers[i];
-        if (b->parent >= 0)
-            b->offset = p->buffers[b->parent].offset + (size_t)b->parent_begin * dtype_bytes(b->dtype);
+        const struct buffer *at = &p->buffers[i];
+        size_t begin = 0;
+
+        for (; at->parent >= 0; at = &p->buffers[at->parent])
+            begin += (size_t)at->parent_begin * dtype_bytes(at->dtype);
+        p->buffers[i].offset = at->offset + begin;
     }
 }
 

@@ -47,7 +47,7 @@ static int input_memory(struct plan *p, const struct value *v, struct err *err)
     return name ? plan_add_buffer(p, &b, err) : -1;
 }
 
-static int lower_value(struct plan *p, int program, const struct value *v, struct err *err)
+static int lower_value(struct plan *p, int program, const char *model, const struct value *v, struct err *err)
 {
     const bool of_model = v->kind == KIND_PARAM || v->kind == KIND_GRAD;
     const int there = of_model ? plan_find(p, v->name) : -1;
@@ -71,6 +71,7 @@ static int lower_value(struct plan *p, int program, const struct value *v, struc
         .input = v->input,
         .program = of_model || v->input ? -1 : program,
         .by = "model",
+        .model = v->input ? "" : model,
     };
     return plan_add_buffer(p, &b, err);
 }
@@ -111,14 +112,14 @@ int plan_lower(struct plan *p, const struct graph *g, const char *name, int64_t 
 {
     if (graph_check(g, err) != 0)
         return -1;
-    const int program = plan_add_program(p, name, B, T, err);
+    const int program = plan_add_program(p, g->model, name, B, T, err);
     int *buffer_of = mem_array(g->n_values, 1, sizeof *buffer_of, MEM_PLAN, err);
     int failed = program < 0 || !buffer_of;
 
     for (int i = 0; !failed && i < g->n_values; i++) {
         buffer_of[i] = -1;
         if (g->values[i].kind == KIND_PARAM || used(g, i)) {
-            buffer_of[i] = lower_value(p, program, &g->values[i], err);
+            buffer_of[i] = lower_value(p, program, g->model, &g->values[i], err);
             failed = buffer_of[i] < 0;
         }
     }

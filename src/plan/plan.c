@@ -59,16 +59,18 @@ int plan_add_buffer(struct plan *p, const struct buffer *b, struct err *err)
     p->buffers[p->n_buffers] = *b;
     if (p->buffers[p->n_buffers].shards < 1)
         p->buffers[p->n_buffers].shards = 1;
+    if (!p->buffers[p->n_buffers].model)
+        p->buffers[p->n_buffers].model = "";
     return p->n_buffers++;
 }
 
-int plan_add_program(struct plan *p, const char *name, int64_t B, int64_t T, struct err *err)
+int plan_add_program(struct plan *p, const char *model, const char *name, int64_t B, int64_t T, struct err *err)
 {
     MUST(p->n_programs < PLAN_MAX_PROGRAMS);
-    const char *copy = plan_name(p, err, "%s", name);
+    const char *copy = plan_name(p, err, "%s%s", model, name);
     if (!copy)
         return -1;
-    p->programs[p->n_programs] = (struct program){ .name = copy, .B = B, .T = T };
+    p->programs[p->n_programs] = (struct program){ .name = copy, .model = model, .B = B, .T = T, .times = 1 };
     return p->n_programs++;
 }
 
@@ -102,12 +104,22 @@ int plan_find(const struct plan *p, const char *name)
     return -1;
 }
 
-int plan_find_program(const struct plan *p, const char *name)
+int plan_find_program(const struct plan *p, const char *model, const char *name)
 {
     for (int i = 0; i < p->n_programs; i++)
-        if (strcmp(p->programs[i].name, name) == 0)
+        if (strcmp(p->programs[i].model, model) == 0 && strcmp(p->programs[i].name + strlen(model), name) == 0)
             return i;
     return -1;
+}
+
+bool plan_trains(const struct plan *p, int program, const char *model)
+{
+    const struct program *g = &p->programs[program];
+
+    for (int i = 0; i < g->n_steps && strcmp(g->model, model) == 0; i++)
+        if (g->steps[i].pass == PASS_BACKWARD)
+            return true;
+    return false;
 }
 
 struct op_step plan_step(enum op op, const char *by)

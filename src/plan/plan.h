@@ -26,6 +26,7 @@ struct buffer {
     int64_t count; /* elements this rank holds */
     size_t bytes, offset; /* this rank's share, and its place in the tier's block */
     const char *by; /* who added it, or changed it last */
+    const char *model; /* prefix of the model whose state or activation it is: "actor/", or "" */
 };
 
 struct op_step {
@@ -40,13 +41,15 @@ struct op_step {
 };
 
 struct program {
-    const char *name; /* "train", "eval", "reduce", "update" */
+    const char *name; /* "train", "eval", "reduce", "update", after the model's prefix: "actor/train" */
+    const char *model; /* that prefix, or "" */
     struct op_step *steps;
     int n_steps, room;
     int64_t B, T; /* planned extents; 0: it has no tokens */
+    double times; /* how often it runs for one optimizer step */
 };
 
-#define PLAN_MAX_PROGRAMS 8
+#define PLAN_MAX_PROGRAMS 20
 
 struct plan {
     struct buffer *buffers;
@@ -65,23 +68,26 @@ struct plan {
 void plan_init(struct plan *p, int rank, int ranks);
 void plan_free(struct plan *p);
 int plan_add_buffer(struct plan *p, const struct buffer *b, struct err *err); /* index, or -1 */
-int plan_add_program(struct plan *p, const char *name, int64_t B, int64_t T, struct err *err);
+/* name without the model's prefix; model outlives the plan */
+int plan_add_program(struct plan *p, const char *model, const char *name, int64_t B, int64_t T, struct err *err);
 /* Inserts a copy of *s before position `at` of a program (n_steps: at the end). */
 int plan_insert(struct plan *p, int program, int at, const struct op_step *s, struct err *err);
 void plan_remove(struct plan *p, int program, int at);
 int plan_find(const struct plan *p, const char *name); /* buffer, -1 = none */
-int plan_find_program(const struct plan *p, const char *name); /* -1 = none */
+int plan_find_program(const struct plan *p, const char *model, const char *name); /* -1 = none */
+bool plan_trains(const struct plan *p, int program, const char *model); /* is of the model, and has a backward pass */
 const char *plan_name(struct plan *p, struct err *err, const char *format, ...)
     ERR_PRINTF(3, 4); /* owned by the plan */
 /* A step with no operands, no attributes: a start for filling in. */
 struct op_step plan_step(enum op op, const char *by);
 
-/* lower.c: adds a graph as a program. Parameters, their gradients and inputs are shared by name with earlier programs. */
+/* lower.c: adds a graph as a program of the graph's model. Parameters, their gradients and inputs are shared by name with earlier programs. */
 int plan_lower(struct plan *p, const struct graph *g, const char *name, int64_t B, int64_t T, struct err *err);
 
-/* update.c: gathers parameters and gradients into one flat buffer a group, adds the optimizer's state and the programs
- * "reduce" (gradients over ranks, their norm) and "update" (clipping, AdamW). */
-int plan_update(struct plan *p, struct err *err);
+/* update.c: gathers a model's parameters and gradients into one flat buffer a group, adds the optimizer's state and the
+ * programs "reduce" (gradients over ranks, their norm) and "update" (clipping, AdamW). Models of one plan have their gradients
+ * in the same memory: from a model's first micro-batch to its update no other model trains. */
+int plan_update(struct plan *p, const char *model, struct err *err);
 
 /* layout.c: sizes, lifetimes, offsets. Every buffer and the scratch are aligned to 64 bytes. */
 int layout_assign(struct plan *p, struct err *err);

@@ -4,6 +4,7 @@
 #include "plan/plan.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "graph/optimizer.h"
 
@@ -22,22 +23,42 @@ static int grad_of(const struct plan *p, int param)
     return plan_find(p, name);
 }
 
-static bool in_group(const struct plan *p, int buffer, int group)
+static bool in_group(const struct plan *p, const char *model, int buffer, int group)
 {
     const struct buffer *b = &p->buffers[buffer];
 
-    return b->kind == KIND_PARAM && b->group == group && b->parent < 0 && b->persistent;
+    return b->kind == KIND_PARAM && b->group == group && b->parent < 0 && b->persistent && strcmp(b->model, model) == 0;
+}
+
+/* Where models of one plan have their gradients of a group, one after the other: as large as the largest wants it. */
+static int shared_memory(struct plan *p, const struct buffer *flat, struct err *err)
+{
+    const char *name = plan_name(p, err, "memory/grads.%s", group_names[flat->group]);
+    const int there = name ? plan_find(p, name) : -1;
+    const int64_t bytes = shape_count(&flat->shape) * (int64_t)dtype_bytes(flat->dtype), count = (bytes + 3) / 4;
+    struct buffer b = *flat;
+
+    if (there >= 0) {
+        if (count > p->buffers[there].shape.dim[0])
+            p->buffers[there].shape.dim[0] = count;
+        return there;
+    }
+    b.name = name;
+    b.dtype = F32;
+    b.shape = shape_of(1, count);
+    b.model = "";
+    return name ? plan_add_buffer(p, &b, err) : -1;
 }
 
 /* Makes every trainable parameter of the group a view of f's flat buffers. */
-static int gather_group(struct plan *p, int group, struct flat *f, struct err *err)
+static int gather_group(struct plan *p, const char *model, int group, struct flat *f, struct err *err)
 {
     const int n = p->n_buffers;
     enum dtype dtype = F32;
 
     *f = (struct flat){ -1, -1, 0 };
     for (int i = 0; i < n; i++)
-        if (in_group(p, i, group) && grad_of(p, i) >= 0) {
+        if (in_group(p, model, i, group) && grad_of(p, i) >= 0) {
             f->count += shape_count(&p->buffers[i].shape);
             dtype = p->buffers[i].dtype;
         }
@@ -51,18 +72,23 @@ static int gather_group(struct plan *p, int group, struct flat *f, struct err *e
                         .group = group,
                         .persistent = true,
                         .program = -1,
-                        .by = "update" };
+                        .by = "update",
+                        .model = model };
     b.kind = KIND_PARAM;
-    b.name = plan_name(p, err, "flat/params.%s", group_names[group]);
+    b.name = plan_name(p, err, "flat/%sparams.%s", model, group_names[group]);
     f->param = b.name ? plan_add_buffer(p, &b, err) : -1;
     b.kind = KIND_GRAD;
-    b.name = plan_name(p, err, "flat/grads.%s", group_names[group]);
-    f->grad = b.name ? plan_add_buffer(p, &b, err) : -1;
-    if (f->param < 0 || f->grad < 0)
+    b.name = plan_name(p, err, "flat/%sgrads.%s", model, group_names[group]);
+    if (f->param < 0 || !b.name)
+        return -1;
+    if (model[0] && (b.parent = shared_memory(p, &b, err)) < 0)
+        return -1;
+    f->grad = plan_add_buffer(p, &b, err);
+    if (f->grad < 0)
         return -1;
     int64_t at = 0;
     for (int i = 0; i < n; i++) {
-        const int grad = in_group(p, i, group) ? grad_of(p, i) : -1;
+        const int grad = in_group(p, model, i, group) ? grad_of(p, i) : -1;
         if (grad < 0)
             continue;
         p->buffers[i].parent = f->param;
@@ -74,9 +100,9 @@ static int gather_group(struct plan *p, int group, struct flat *f, struct err *e
     return 0;
 }
 
-static int state(struct plan *p, const char *what, int group, int64_t count, struct err *err)
+static int state(struct plan *p, const char *model, const char *what, int group, int64_t count, struct err *err)
 {
-    const struct buffer b = { .name = plan_name(p, err, "flat/%s.%s", what, group_names[group]),
+    const struct buffer b = { .name = plan_name(p, err, "flat/%s%s.%s", model, what, group_names[group]),
                               .kind = KIND_OPTIMIZER,
                               .dtype = F32,
                               .shape = shape_of(1, count),
@@ -85,14 +111,15 @@ static int state(struct plan *p, const char *what, int group, int64_t count, str
                               .group = group,
                               .persistent = true,
                               .program = -1,
-                              .by = "update" };
+                              .by = "update",
+                              .model = model };
 
     return b.name ? plan_add_buffer(p, &b, err) : -1;
 }
 
-static int input(struct plan *p, const char *name, int64_t count, struct err *err)
+static int input(struct plan *p, const char *model, const char *name, int64_t count, struct err *err)
 {
-    const struct buffer b = { .name = name,
+    const struct buffer b = { .name = plan_name(p, err, "%s%s", model, name),
                               .kind = KIND_WORKSPACE,
                               .dtype = F64,
                               .shape = shape_of(1, count),
@@ -102,9 +129,10 @@ static int input(struct plan *p, const char *name, int64_t count, struct err *er
                               .persistent = true,
                               .input = true,
                               .program = -1,
-                              .by = "update" };
+                              .by = "update",
+                              .model = model };
 
-    return plan_add_buffer(p, &b, err);
+    return b.name ? plan_add_buffer(p, &b, err) : -1;
 }
 
 /* Elements sent at a time: an eighth of what there is, between 64 Ki and 4 Mi. */
@@ -131,17 +159,18 @@ static int add_adamw(struct plan *p, int program, const struct flat *f, int grou
     s.in[0] = f->grad;
     s.in[1] = hyper;
     s.out[0] = f->param;
-    s.out[1] = state(p, "m", group, f->count, err);
-    s.out[2] = state(p, "v", group, f->count, err);
+    const char *model = p->programs[program].model;
+    s.out[1] = state(p, model, "m", group, f->count, err);
+    s.out[2] = state(p, model, "v", group, f->count, err);
     if (s.out[1] < 0 || s.out[2] < 0)
         return -1;
     return add_step(p, program, s, f, group, err);
 }
 
 /* Program "reduce": gradients become their mean over the ranks, and their sum of squares is known. */
-static int build_reduce(struct plan *p, const struct flat *flats, int sum, struct err *err)
+static int build_reduce(struct plan *p, const char *model, const struct flat *flats, int sum, struct err *err)
 {
-    const int program = plan_add_program(p, "reduce", 0, 0, err);
+    const int program = plan_add_program(p, model, "reduce", 0, 0, err);
     bool first = true;
 
     if (program < 0)
@@ -167,9 +196,10 @@ static int build_reduce(struct plan *p, const struct flat *flats, int sum, struc
 }
 
 /* Program "update": clipping, then AdamW. Apart from "reduce", so that a gradient that is not finite is seen in time. */
-static int build_update(struct plan *p, const struct flat *flats, int sum, int hyper, struct err *err)
+static int build_update(struct plan *p, const char *model, const struct flat *flats, int sum, int hyper,
+                        struct err *err)
 {
-    const int program = plan_add_program(p, "update", 0, 0, err);
+    const int program = plan_add_program(p, model, "update", 0, 0, err);
 
     if (program < 0)
         return -1;
@@ -187,15 +217,15 @@ static int build_update(struct plan *p, const struct flat *flats, int sum, int h
     return 0;
 }
 
-int plan_update(struct plan *p, struct err *err)
+int plan_update(struct plan *p, const char *model, struct err *err)
 {
     struct flat flats[OPTIMIZER_GROUPS];
 
     for (int i = 0; i < OPTIMIZER_GROUPS; i++)
-        if (gather_group(p, i, &flats[i], err) != 0)
+        if (gather_group(p, model, i, &flats[i], err) != 0)
             return -1;
-    const int hyper = input(p, "hyper", HYPER_N, err), sum = input(p, "grad_sum", 1, err);
-    if (hyper < 0 || sum < 0 || build_reduce(p, flats, sum, err) != 0)
+    const int hyper = input(p, model, "hyper", HYPER_N, err), sum = input(p, model, "grad_sum", 1, err);
+    if (hyper < 0 || sum < 0 || build_reduce(p, model, flats, sum, err) != 0)
         return -1;
-    return build_update(p, flats, sum, hyper, err);
+    return build_update(p, model, flats, sum, hyper, err);
 }

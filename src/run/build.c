@@ -1,6 +1,8 @@
 /* The second step of the walk, in one place: read build_plan first. */
 #include "run/build.h"
 
+#include <string.h>
+
 int build_shape(const struct hf_config *c, double dropout, struct opt_shape *out, struct err *err)
 {
     *out = (struct opt_shape){
@@ -22,38 +24,67 @@ int build_shape(const struct hf_config *c, double dropout, struct opt_shape *out
     return 0;
 }
 
-static int build_program(const struct build *b, const struct phase_program *wanted, struct plan *p, struct err *err)
+static const struct build_model *model_of(const struct build *b, const struct phase_program *w)
 {
-    const int64_t B = wanted->trains ? b->train_B : b->eval_B;
+    for (int i = 0; i < b->n_models; i++)
+        if (strcmp(b->models[i].prefix, w->model) == 0)
+            return &b->models[i];
+    return NULL;
+}
+
+static bool is_planned(const struct build *b, const struct phase_program *w)
+{
+    return b->extents[w->extents].B > 0 && model_of(b, w);
+}
+
+static bool model_trains(const struct build *b, const struct build_model *m)
+{
+    for (const struct phase_program *w = b->phase->programs; w->name; w++)
+        if (w->trains && is_planned(b, w) && model_of(b, w) == m)
+            return true;
+    return false;
+}
+
+static int build_program(const struct build *b, const struct phase_program *w, struct plan *p, struct err *err)
+{
+    const struct build_model *m = model_of(b, w);
+    const struct extents *x = &b->extents[w->extents];
     struct graph g;
 
     graph_init(&g);
-    const int loss = wanted->add(&g, &b->shape, B, b->T);
+    g.model = m->prefix;
+    const int loss = w->add(&g, &m->shape, x);
     int result = graph_check(&g, err);
     if (result == 0)
-        result = technique_on_graph(b->techniques, &g, err);
-    if (result == 0 && wanted->trains)
+        result = technique_on_graph(m->techniques, &g, err);
+    if (result == 0 && w->trains)
         result = graph_gradient(&g, loss, err);
     if (result == 0)
-        result = plan_lower(p, &g, wanted->name, B, b->T, err);
+        result = plan_lower(p, &g, w->name, x->B, x->T, err);
+    if (result == 0)
+        p->programs[p->n_programs - 1].times = x->times;
     graph_free(&g);
     return result;
 }
 
 int build_plan(const struct build *b, struct plan *p, struct err *err)
 {
-    const struct run_facts facts = { .ranks = b->ranks, .trains = b->train_B > 0 };
-    int result = technique_check(b->techniques, &facts, err);
+    int result = 0;
 
     plan_init(p, b->rank, b->ranks);
     p->micro_steps = (int)b->micro_steps;
+    for (int i = 0; i < b->n_models && result == 0; i++) {
+        const struct run_facts facts = { .ranks = b->ranks, .trains = model_trains(b, &b->models[i]) };
+        result = technique_check(b->models[i].techniques, &facts, err);
+    }
     for (const struct phase_program *w = b->phase->programs; w->name && result == 0; w++)
-        if (w->trains ? b->train_B > 0 : b->eval_B > 0)
+        if (is_planned(b, w))
             result = build_program(b, w, p, err);
-    if (result == 0 && facts.trains)
-        result = plan_update(p, err);
-    if (result == 0)
-        result = technique_on_plan(b->techniques, p, err);
+    for (int i = 0; i < b->n_models && result == 0; i++)
+        if (model_trains(b, &b->models[i]))
+            result = plan_update(p, b->models[i].prefix, err);
+    for (int i = 0; i < b->n_models && result == 0; i++)
+        result = technique_on_plan(b->models[i].techniques, p, b->models[i].prefix, err);
     if (result != 0)
         plan_free(p);
     return result;

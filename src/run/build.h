@@ -8,13 +8,21 @@
 #include "store/hf_config.h"
 #include "techniques/technique.h"
 
+struct build_model {
+    const char *prefix; /* as the phase's programs name it: "", or "actor/" */
+    struct opt_shape shape;
+    const struct technique_values *techniques;
+};
+
+#define BUILD_MODELS_MAX 6
+
 struct build {
     const struct phase *phase;
-    struct opt_shape shape;
-    int64_t train_B, eval_B, T; /* rows a rank and ids a row; train_B 0: no training is planned */
+    struct build_model models[BUILD_MODELS_MAX];
+    int n_models; /* programs of other models are left out */
+    struct extents extents[EXTENTS_N]; /* a rank's; B = 0: programs of these extents are left out */
     int64_t micro_steps;
     int rank, ranks;
-    const struct technique_values *techniques;
 };
 
 /* The model's shape, with `dropout` in the place of the configuration's unless negative. ERR_INPUT for what the model

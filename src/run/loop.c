@@ -229,7 +229,7 @@ static int save_result(struct run *r, struct err *err)
     if (r->comm.rank != 0 || !r->spec->save_model)
         return 0;
     log_note("writing the model to %s", r->spec->output);
-    if (weights_check(&r->exec, err) != 0 || weights_save(&r->exec, &r->config, r->spec->output, err) != 0)
+    if (weights_check(&r->exec, err) != 0 || weights_save(&r->exec, "", &r->config, r->spec->output, err) != 0)
         return -1;
     return bpe_save_files(r->inputs.tokenizer, r->spec->output, err);
 }

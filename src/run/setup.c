@@ -31,18 +31,19 @@ static int check_length(const struct spec *s, const struct hf_config *c, struct 
 int setup_plan(const struct spec *s, const struct hf_config *c, bool trains, int rank, int ranks, struct plan *p,
                struct err *err)
 {
+    const int64_t T = s->max_seq_len;
     struct build b = { .phase = &phase_sft,
-                       .train_B = trains ? s->train_batch : 0,
-                       .eval_B = s->eval_batch,
-                       .T = s->max_seq_len,
+                       .models = { { .prefix = "", .techniques = &s->techniques } },
+                       .n_models = 1,
                        .micro_steps = s->accumulation,
                        .rank = rank,
-                       .ranks = ranks,
-                       .techniques = &s->techniques };
+                       .ranks = ranks };
 
-    if (trains && s->eval_batches == 0)
-        b.eval_B = 0;
-    if (check_length(s, c, err) != 0 || build_shape(c, s->dropout, &b.shape, err) != 0)
+    if (trains)
+        b.extents[EXTENTS_TRAIN] = (struct extents){ .B = s->train_batch, .T = T, .times = (double)s->accumulation };
+    if (!trains || s->eval_batches != 0)
+        b.extents[EXTENTS_EVAL] = (struct extents){ .B = s->eval_batch, .T = T };
+    if (check_length(s, c, err) != 0 || build_shape(c, s->dropout, &b.models[0].shape, err) != 0)
         return -1;
     return build_plan(&b, p, err);
 }
@@ -226,7 +227,7 @@ static int check_same(struct run *r, struct err *err)
     if (comm_same(&r->comm, hash, "the command line", err) != 0 ||
         comm_same(&r->comm, inputs_hash(&r->inputs), "the data", err) != 0)
         return -1;
-    return comm_same(&r->comm, weights_hash(&r->exec), "the model", err);
+    return comm_same(&r->comm, weights_hash(&r->exec, ""), "the model", err);
 }
 
 static int load_model(struct run *r, struct err *err)
@@ -237,7 +238,7 @@ static int load_model(struct run *r, struct err *err)
     if (result == 0)
         result = model_dir_check(&m, err);
     if (result == 0)
-        result = weights_load(&r->exec, &m, r->spec->allow_nonfinite, err);
+        result = weights_load(&r->exec, "", &m, r->spec->allow_nonfinite, err);
     model_dir_close(&m);
     return result;
 }
@@ -279,7 +280,7 @@ static void start_trainer(struct run *r)
         .total = s->max_steps > 0 ? s->max_steps : updates,
     };
 
-    trainer_init(&r->trainer, &r->exec, &o);
+    trainer_init(&r->trainer, &r->exec, "", &o);
 }
 
 static int start_meters(struct run *r, struct err *err)

@@ -45,9 +45,9 @@ static int on_graph(const void *o, struct graph *g, struct err *err)
     return 0;
 }
 
-static int on_plan(const void *o, struct plan *p, struct err *err)
+static int on_plan(const void *o, struct plan *p, const char *model, struct err *err)
 {
-    const int program = plan_find_program(p, "update");
+    const int program = plan_find_program(p, model, "update");
 
     (void)o;
     for (int i = 0; program >= 0 && i < p->programs[program].n_steps; i++) {
@@ -56,7 +56,7 @@ static int on_plan(const void *o, struct plan *p, struct err *err)
         struct buffer master = p->buffers[p->programs[program].steps[i].out[1]]; /* as m: its shape, its group */
         master.kind = KIND_MASTER;
         master.by = "bf16";
-        master.name = plan_name(p, err, "flat/master.%d", master.group);
+        master.name = plan_name(p, err, "flat/%smaster.%d", model, master.group);
         const int b = master.name ? plan_add_buffer(p, &master, err) : -1;
         if (b < 0)
             return -1;

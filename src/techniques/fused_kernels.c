@@ -86,9 +86,9 @@ static int on_graph(const void *o, struct graph *g, struct err *err)
 }
 
 /* AdamW clips as it goes: the pass that scaled the gradients before it goes away. */
-static int on_plan(const void *o, struct plan *p, struct err *err)
+static int on_plan(const void *o, struct plan *p, const char *model, struct err *err)
 {
-    const int program = plan_find_program(p, "update");
+    const int program = plan_find_program(p, model, "update");
     int sum = -1;
 
     (void)o;

@@ -78,17 +78,16 @@ static int make_again(struct plan *p, int program, int norm, struct err *err)
     return 0;
 }
 
-static int on_plan(const void *o, struct plan *p, struct err *err)
+static int on_plan(const void *o, struct plan *p, const char *model, struct err *err)
 {
-    const int program = plan_find_program(p, "train");
-
     (void)o;
-    for (int i = 0; program >= 0 && i < p->programs[program].n_steps; i++) {
-        const struct op_step *s = &p->programs[program].steps[i];
-        if (s->pass == PASS_FORWARD && (s->op == OP_ADD_NORM || s->op == OP_LAYERNORM) &&
-            make_again(p, program, i, err) != 0)
-            return -1;
-    }
+    for (int g = 0; g < p->n_programs; g++)
+        for (int i = 0; plan_trains(p, g, model) && i < p->programs[g].n_steps; i++) {
+            const struct op_step *s = &p->programs[g].steps[i];
+            if (s->pass == PASS_FORWARD && (s->op == OP_ADD_NORM || s->op == OP_LAYERNORM) &&
+                make_again(p, g, i, err) != 0)
+                return -1;
+        }
     return 0;
 }
 

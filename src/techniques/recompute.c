@@ -135,18 +135,20 @@ static int recompute_layer(struct plan *p, int program, int layer, struct err *e
     return failed;
 }
 
-static int on_plan(const void *o, struct plan *p, struct err *err)
+static int on_plan(const void *o, struct plan *p, const char *model, struct err *err)
 {
-    const int program = plan_find_program(p, "train");
-    int last = -1;
-
     (void)o;
-    for (int i = 0; program >= 0 && i < p->programs[program].n_steps; i++)
-        if (p->programs[program].steps[i].layer > last)
-            last = p->programs[program].steps[i].layer;
-    for (int layer = 0; layer <= last; layer++)
-        if (recompute_layer(p, program, layer, err) != 0)
-            return -1;
+    for (int program = 0; program < p->n_programs; program++) {
+        int last = -1;
+        if (!plan_trains(p, program, model))
+            continue;
+        for (int i = 0; i < p->programs[program].n_steps; i++)
+            if (p->programs[program].steps[i].layer > last)
+                last = p->programs[program].steps[i].layer;
+        for (int layer = 0; layer <= last; layer++)
+            if (recompute_layer(p, program, layer, err) != 0)
+                return -1;
+    }
     return 0;
 }
 

@@ -22,7 +22,8 @@ struct technique {
     bool (*is_on)(const void *options);
     int (*check)(const void *options, const struct run_facts *facts, struct err *err); /* NULL = always possible */
     int (*on_graph)(const void *options, struct graph *g, struct err *err); /* before gradients; NULL = not involved */
-    int (*on_plan)(const void *options, struct plan *p, struct err *err); /* after all programs are lowered */
+    /* After all programs are lowered: on those of one model, told by its prefix. */
+    int (*on_plan)(const void *options, struct plan *p, const char *model, struct err *err);
 };
 
 extern const struct technique *const techniques[]; /* NULL at the end; order is meaning */
@@ -36,7 +37,7 @@ struct technique_values {
 int technique_sets(struct option_set *sets, struct technique_values *values); /* returns how many sets */
 int technique_check(const struct technique_values *v, const struct run_facts *facts, struct err *err);
 int technique_on_graph(const struct technique_values *v, struct graph *g, struct err *err);
-int technique_on_plan(const struct technique_values *v, struct plan *p, struct err *err);
+int technique_on_plan(const struct technique_values *v, struct plan *p, const char *model, struct err *err);
 bool technique_is_on(const struct technique_values *v, int i);
 int technique_find(const char *name); /* index, or -1 */
 

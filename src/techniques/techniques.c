@@ -55,10 +55,10 @@ int technique_on_graph(const struct technique_values *v, struct graph *g, struct
     return 0;
 }
 
-int technique_on_plan(const struct technique_values *v, struct plan *p, struct err *err)
+int technique_on_plan(const struct technique_values *v, struct plan *p, const char *model, struct err *err)
 {
     for (int i = 0; techniques[i]; i++)
-        if (techniques[i]->on_plan && technique_is_on(v, i) && techniques[i]->on_plan(v->slot[i], p, err) != 0)
+        if (techniques[i]->on_plan && technique_is_on(v, i) && techniques[i]->on_plan(v->slot[i], p, model, err) != 0)
             return -1;
     return 0;
 }

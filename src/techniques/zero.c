@@ -62,6 +62,8 @@ static int comm_buffer(struct plan *p, const struct op_step *s, struct err *err)
     }
     b.name = plan_name(p, err, "comm/bucket");
     b.kind = KIND_COMM;
+    b.parent = -1;
+    b.model = "";
     b.shape = shape_of(1, wanted);
     b.group = -1;
     b.by = "zero";
@@ -125,14 +127,15 @@ static int on_program(struct plan *p, int program, int sum, struct err *err)
     return 0;
 }
 
-static int on_plan(const void *o, struct plan *p, struct err *err)
+static int on_plan(const void *o, struct plan *p, const char *model, struct err *err)
 {
-    const int reduce = plan_find_program(p, "reduce"), update = plan_find_program(p, "update");
+    const int reduce = plan_find_program(p, model, "reduce"), update = plan_find_program(p, model, "update");
 
     (void)o;
     if (p->ranks == 1 || update < 0)
         return 0;
-    if (on_program(p, reduce, plan_find(p, "grad_sum"), err) != 0)
+    const char *sum = plan_name(p, err, "%sgrad_sum", model);
+    if (!sum || on_program(p, reduce, plan_find(p, sum), err) != 0)
         return -1;
     return on_program(p, update, -1, err);
 }

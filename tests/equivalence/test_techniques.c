@@ -64,7 +64,7 @@ static void random_weights(struct engine *e)
 /* Master weights begin as the weights. */
 static void fill_masters(struct engine *e)
 {
-    const int update = plan_find_program(&e->plan, "update");
+    const int update = plan_find_program(&e->plan, "", "update");
 
     for (int i = 0; i < e->plan.programs[update].n_steps; i++) {
         const struct op_step *s = &e->plan.programs[update].steps[i];

@@ -98,7 +98,7 @@ static inline int golden_engine(struct engine *e, const struct model_dir *m, con
     if (build_shape(&m->config, 0, &e->shape, err) != 0 ||
         engine_open(e, backend, words, B, T, micro_steps, o, err) != 0)
         return -1;
-    return weights_load(&e->exec, m, false, err);
+    return weights_load(&e->exec, "", m, false, err);
 }
 
 #define GOLDEN_MAX_ROWS 8

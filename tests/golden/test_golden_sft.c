@@ -46,14 +46,14 @@ static void check_all(void **test_state, const char *folder, check *each)
 
 /* ---- logits: an evaluation program that gives them out ---- */
 
-static int add_loss(struct graph *g, const struct opt_shape *o, int64_t B, int64_t T)
+static int add_loss(struct graph *g, const struct opt_shape *o, const struct extents *x)
 {
-    return head_lm_loss(g, o, opt_trunk(g, o, B, T));
+    return head_lm_loss(g, o, opt_trunk(g, o, x));
 }
 
-static int add_readable_logits(struct graph *g, const struct opt_shape *o, int64_t B, int64_t T)
+static int add_readable_logits(struct graph *g, const struct opt_shape *o, const struct extents *x)
 {
-    const int loss = add_loss(g, o, B, T), logits = graph_find(g, "logits");
+    const int loss = add_loss(g, o, x), logits = graph_find(g, "logits");
 
     if (logits >= 0)
         g->values[logits].input = true;
@@ -61,8 +61,8 @@ static int add_readable_logits(struct graph *g, const struct opt_shape *o, int64
 }
 
 static const struct phase_program readable_programs[] = {
-    { "train", true, add_loss },
-    { "eval", false, add_readable_logits },
+    { "", "train", true, EXTENTS_TRAIN, add_loss },
+    { "", "eval", false, EXTENTS_EVAL, add_readable_logits },
     { 0 },
 };
 static const struct phase phase_readable = { "sft", readable_programs };

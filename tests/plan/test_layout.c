@@ -20,7 +20,7 @@ static void chain(void **test_state, struct plan *p, int n)
     struct err err = { 0 };
 
     plan_init(p, 0, 1);
-    CHECK_EQ(plan_add_program(p, "train", 1, 1, &err), 0);
+    CHECK_EQ(plan_add_program(p, "", "train", 1, 1, &err), 0);
     for (int i = 0; i < n; i++) {
         const struct buffer b = transient(names[i], 16);
         CHECK_EQ(plan_add_buffer(p, &b, &err), i);

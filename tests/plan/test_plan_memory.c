@@ -8,12 +8,11 @@ static void plan_of(void **test_state, struct plan *p, const char *words, int ra
     struct technique_values values;
     struct hf_config config;
     struct build b = { .phase = &phase_sft,
-                       .train_B = 4,
-                       .eval_B = 0,
-                       .T = 512,
+                       .models = { { .prefix = "", .techniques = &values } },
+                       .n_models = 1,
+                       .extents = { [EXTENTS_TRAIN] = { .B = 4, .T = 512, .times = 1 } },
                        .micro_steps = 1,
-                       .ranks = ranks,
-                       .techniques = &values };
+                       .ranks = ranks };
     struct err err = { 0 };
     struct backend backend;
     struct exec exec;
@@ -21,7 +20,7 @@ static void plan_of(void **test_state, struct plan *p, const char *words, int ra
 
     comm_alone(&comm);
     CHECK_OK(hf_config_named(&config, size, &err), &err);
-    CHECK_OK(build_shape(&config, 0, &b.shape, &err), &err);
+    CHECK_OK(build_shape(&config, 0, &b.models[0].shape, &err), &err);
     CHECK_OK(engine_techniques(&values, words, &err), &err);
     CHECK_OK(build_plan(&b, p, &err), &err);
     CHECK_OK(backend_open(&backend, "cpu", 1, &err), &err);
