@@ -25,10 +25,10 @@ static const char *const forms[OP_N][2] = {
     [OP_ATTENTION_GRAD] = { "w[N,C] w[N,C] w[N,C] w[N,C] w[B,H,T,T] i[B,2]", "w[N,C] w[N,C] w[N,C]" },
     [OP_FLASH_ATTENTION] = { "w[N,C] w[N,C] w[N,C] i[B,2]", "w[N,C] f[B,H,T]" },
     [OP_FLASH_ATTENTION_GRAD] = { "w[N,C] w[N,C] w[N,C] w[N,C] w[N,C] f[B,H,T] i[B,2]", "w[N,C] w[N,C] w[N,C]" },
-    [OP_CROSS_ENTROPY] = { "w[N,V] i[N] f[2]", "f[1] f[N]" },
-    [OP_CROSS_ENTROPY_GRAD] = { "w[N,V] f[N] i[N] f[2]", "w[N,V]" },
-    [OP_LINEAR_CE] = { "w[N,E] w[V,E] i[N] f[2]", "f[1]" },
-    [OP_LINEAR_CE_TRAIN] = { "w[N,E] w[V,E] i[N] f[2]", "f[1] w[N,E] +w[V,E]" },
+    [OP_CROSS_ENTROPY] = { "w[N,V] i[N] f[2] f?[N] f?[N]", "f[1] f[N] f?[N]" },
+    [OP_CROSS_ENTROPY_GRAD] = { "w[N,V] f[N] i[N] f[2] f?[N] f?[N]", "w[N,V]" },
+    [OP_LINEAR_CE] = { "w[N,E] w[V,E] i[N] f[2] f?[N] f?[N]", "f[1] f?[N]" },
+    [OP_LINEAR_CE_TRAIN] = { "w[N,E] w[V,E] i[N] f[2] f?[N] f?[N]", "f[1] w[N,E] +w[V,E] f?[N]" },
     [OP_SUMSQ] = { "v[~]", "+d[1]" },
     [OP_GRAD_SCALE] = { "d[1] d[P]", "v[~]" },
     [OP_ADAMW] = { "v[~] d[P] d?[1]", "v[~] f[~] f[~] f?[~]" },
@@ -164,6 +164,20 @@ static int check_range(const struct checker *c, const struct op_form *form)
     return 0;
 }
 
+/* Inputs old and advantage of a loss over the vocabulary: its last two. */
+static int check_policy(const struct checker *c, const struct op_form *form)
+{
+    const struct op_attrs *a = &c->step->attrs;
+    const int old = c->step->in[form->n_in - 2], advantage = c->step->in[form->n_in - 1];
+    const char *name = op_rule(c->step->op)->name;
+
+    if ((old < 0) != (advantage < 0))
+        return err_set(c->err, ERR_RUN, "%s with one of old and advantage, but not both", name);
+    if (old >= 0 && !(a->clip > 0))
+        return err_set(c->err, ERR_RUN, "%s with the clip %g", name, a->clip);
+    return 0;
+}
+
 static int check_attrs(const struct checker *c, const struct op_form *form)
 {
     const struct op_attrs *a = &c->step->attrs;
@@ -179,8 +193,11 @@ static int check_attrs(const struct checker *c, const struct op_form *form)
                        bound['T'], bound['N']);
     if (!(a->p >= 0 && a->p < 1))
         return err_set(c->err, ERR_RUN, "%s with the dropout probability %g", name, (double)a->p);
-    if ((c->step->op == OP_LINEAR_CE || c->step->op == OP_LINEAR_CE_TRAIN) && a->chunk < 1)
+    const bool chunked = c->step->op == OP_LINEAR_CE || c->step->op == OP_LINEAR_CE_TRAIN;
+    if (chunked && a->chunk < 1)
         return err_set(c->err, ERR_RUN, "%s by %" PRId64 " rows", name, a->chunk);
+    if (chunked || c->step->op == OP_CROSS_ENTROPY || c->step->op == OP_CROSS_ENTROPY_GRAD)
+        return check_policy(c, form);
     return check_range(c, form);
 }
 

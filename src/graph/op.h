@@ -23,10 +23,13 @@
  *  attention_grad        do, q, k, v, probs, spans                  dq, dk, dv                                heads
  *  flash_attention       q, k, v [N,C], spans                       o[N,C], lse[B,H,T] f32                    heads
  *  flash_attention_grad  do, q, k, v, o, lse, spans                 dq, dk, dv                                heads
- *  cross_entropy         logits[N,V], targets[N] i32, norm[2] f32   loss[1] f32, lse[N] f32
- *  cross_entropy_grad    logits, lse, targets, norm                 dlogits[N,V]
- *  linear_ce             h[N,E], w[V,E], targets, norm              loss[1] f32                               chunk
- *  linear_ce_train       h, w, targets, norm                        loss[1] f32, dh[N,E], +dw[V,E]            chunk
+ *  cross_entropy         logits[N,V], targets[N] i32, norm[2] f32,  loss[1] f32, lse[N] f32, logp[N] f32|[]   clip
+ *                        old[N] f32|[], advantage[N] f32|[]
+ *  cross_entropy_grad    logits, lse, targets, norm, old|[],        dlogits[N,V]                              clip
+ *                        advantage|[]
+ *  linear_ce             h[N,E], w[V,E], targets, norm, old|[],     loss[1] f32, logp[N] f32|[]               chunk clip
+ *                        advantage|[]
+ *  linear_ce_train       h, w, targets, norm, old|[], advantage|[]  loss, dh[N,E], +dw[V,E], logp[N] f32|[]   chunk clip
  *  sumsq                 x                                          +sum[1] f64                               begin count
  *  grad_scale            sum[1] f64, hyper f64                      x, in place                               begin count
  *  adamw                 g, hyper f64, sum[1] f64|[]                param, m f32, v f32, master|[] f32        begin count group
@@ -37,8 +40,10 @@
  * norm: layer norm, epsilon 1e-5, biased variance; statistics in fp32 at least.
  * attention: scale D^-0.5; query t sees keys s with spans[b][0] <= s < spans[b][1] and s <= t; a query that sees none gives
  * o = 0 (probs 0; lse +inf) and no gradient. Softmax in fp32.
- * cross_entropy: loss = norm[0] * sum over the rows whose target is >= 0 of (logsumexp - the target's logit); gradients are
- * (softmax - onehot) * norm[1] there, 0 in the other rows; softmax in fp32.
+ * cross_entropy: loss = norm[0] * sum over the rows whose target is >= 0 of the row's loss, a function of the target's
+ * log-probability logp = its logit - logsumexp: -logp; or, with old and advantage (both or none), PPO's clipped policy loss
+ * max(-A rho, -A clip(rho, 1-clip, 1+clip)), rho = exp(logp - old). Gradients are norm[1] times the loss's there, 0 in the
+ * other rows, as is logp; softmax in fp32.
  * linear_ce, linear_ce_train: the same on logits = h wT, made chunk rows at a time, so that no [N,V] tensor exists.
  * dropout: keeps x / (1-p) where a 16-bit draw is at least round(p * 65536), see backend/dropout.h; off unless training.
  * sumsq: sum of squares of x[begin .. begin+count) in fp64. adamw, grad_scale: graph/optimizer.h has the formulas; the range
@@ -100,6 +105,7 @@ struct op_attrs {
     int32_t skip_row; /* embed_grad: the row that gets no gradient, or -1 */
     enum accumulate accumulate; /* of every "+" output */
     int64_t chunk; /* linear_ce: rows at a time */
+    double clip; /* of PPO's losses */
     int64_t begin, count; /* a range of elements of a flat tensor */
     int64_t bucket; /* elements sent at a time */
     int group; /* adamw: which of the hyper's learning rates and decays */

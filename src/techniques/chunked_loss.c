@@ -3,6 +3,8 @@
  * et al. 2024, arXiv:2410.10989, section 3.2; torchtune's chunked cross-entropy). */
 #include "techniques/technique.h"
 
+#include <string.h>
+
 struct chunked_options {
     bool on;
     int64_t rows;
@@ -49,9 +51,9 @@ static int on_graph(const void *o, struct graph *g, struct err *err)
         n.by = g->by;
         n.in[0] = g->nodes[head].in[0];
         n.in[1] = g->nodes[head].in[1];
-        n.in[2] = loss.in[1];
-        n.in[3] = loss.in[2];
-        n.out[1] = -1;
+        memcpy(&n.in[2], &loss.in[1], 4 * sizeof n.in[0]); /* targets, norm, old, advantage */
+        n.out[1] = loss.out[2]; /* logp, but no logsumexp */
+        n.out[2] = -1;
         g->nodes[i] = n;
         graph_remove_node(g, head);
         i--;

@@ -54,8 +54,8 @@ static const struct gradient_link links[] = {
     { OP_ADD_NORM, OP_ADD_NORM_GRAD, "d1 d0 o0 o2 i2", "0123" },
     { OP_ATTENTION, OP_ATTENTION_GRAD, "d0 i0 i1 i2 o1 i3", "012" },
     { OP_FLASH_ATTENTION, OP_FLASH_ATTENTION_GRAD, "d0 i0 i1 i2 o0 o1 i3", "012" },
-    { OP_CROSS_ENTROPY, OP_CROSS_ENTROPY_GRAD, "i0 o1 i1 i2", "0" },
-    { OP_LINEAR_CE, OP_LINEAR_CE_TRAIN, "i0 i1 i2 i3", ".01" },
+    { OP_CROSS_ENTROPY, OP_CROSS_ENTROPY_GRAD, "i0 o1 i1 i2 i3 i4", "0" },
+    { OP_LINEAR_CE, OP_LINEAR_CE_TRAIN, "i0 i1 i2 i3 i4 i5", ".01" },
 };
 
 static inline const struct gradient_link *link_of_gradient(enum op op)

@@ -11,7 +11,7 @@ static void check_refused(struct fixture *f, const char *text)
 static struct fixture step_of(enum op op, enum dtype type)
 {
     const struct sample s = { .op = op,
-                              .attrs = { .heads = 2, .chunk = 4, .count = 8, .begin = 2 },
+                              .attrs = { .heads = 2, .chunk = 4, .clip = 0.2, .count = 8, .begin = 2 },
                               .type = type,
                               .B = 2,
                               .T = 3,
@@ -90,6 +90,13 @@ TEST(attributes_out_of_range_are_refused)
     f.plan.buffers = f.buffers;
     f.step.attrs.begin = 6; /* of 2 + 8 + 3 elements */
     check_refused(&f, "the range ends beyond it");
+    fixture_free(&f);
+    f = step_of(OP_LINEAR_CE, BF16);
+    f.plan.buffers = f.buffers;
+    f.step.attrs.clip = 0;
+    check_refused(&f, "linear_ce with the clip 0");
+    f.step.in[5] = -1;
+    check_refused(&f, "one of old and advantage");
     fixture_free(&f);
     CHECK(true);
 }

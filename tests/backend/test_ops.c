@@ -1,13 +1,16 @@
 /* Every op of the table: its gradient op against finite differences on ref, cpu against ref, the same bits twice. The ops
  * come from the table, so one that has no case, or no kernel, fails here. */
 #include "backend/op_fixture.h"
+#include "backend/row_loss.h"
 
 /* Ops with neither a gradient nor one they are the gradient of that finite differences could see: own tests below. */
 static const enum op alone[] = { OP_ADD, OP_SUMSQ, OP_GRAD_SCALE, OP_ADAMW };
 
 static const enum op by_comm[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER };
 
-static const struct op_attrs plain = { .heads = 2, .p = 0.1f, .site = 3, .skip_row = -1, .chunk = 3, .count = 50 };
+static const struct op_attrs plain = {
+    .heads = 2, .p = 0.1f, .site = 3, .skip_row = -1, .chunk = 3, .clip = 0.5, .count = 50
+};
 
 static bool listed(const enum op *list, int n, enum op op)
 {
@@ -209,6 +212,73 @@ TEST(padding_row_of_the_embedding_gets_no_gradient)
     ref.close(&ref);
 }
 
+/* Clip 0.2 and old = 0, so that rho = exp(logp): which branch is the larger one, and whether the loss still moves. */
+TEST(clipped_policy_loss_moves_one_way)
+{
+    static const struct {
+        double rho, advantage, loss, slope;
+    } cases[] = {
+        { 1.0, 2, -2.0, -2.0 }, { 1.1, 2, -2.2, -2.2 }, { 0.9, -2, 1.8, 1.8 },
+        { 1.5, 2, -2.4, 0 },    { 1.5, -2, 3.0, 3.0 },  { 0.5, 2, -1.0, -1.0 },
+        { 0.5, -2, 1.6, 0 },    { 1.5, 0, 0, 0 },       { 1.19, 1, -1.19, -1.19 },
+    };
+
+    for (int i = 0; i < COUNT_OF(cases); i++) {
+        const struct row_loss r = row_loss_policy(log(cases[i].rho), 0, cases[i].advantage, 0.2);
+
+        CHECK_NEAR(r.loss, cases[i].loss, 1e-12);
+        CHECK_NEAR(r.slope, cases[i].slope, 1e-12);
+    }
+    CHECK(isnan(row_loss_policy(NAN, 0, 1, 0.2).loss) && isnan(row_loss_policy(0, NAN, -1, 0.2).loss));
+}
+
+/* Scoring wants the log-probabilities alone: the loss is then minus their sum, as in phase 1. */
+static void check_logp(enum op op, int old, int logp, struct backend *b)
+{
+    const struct sample s = {
+        .op = op, .attrs = plain, .type = F32, .B = 3, .T = 5, .C = 8, .K = 5, .M = 4, .V = 19, .E = 6
+    };
+    struct fixture f;
+    double sum = 0;
+    int counted = 0;
+
+    fixture_init(&f, &s);
+    fixture_fill(&f, 1);
+    for (int i = old; i < old + 2; i++) {
+        f.step.in[i] = -1;
+        mem_free(f.data[i]);
+        f.data[i] = NULL;
+    }
+    fixture_run(&f, b);
+    for (int64_t n = 0; n < 15; n++) {
+        const double is = get(&f, f.form.n_in + logp, n);
+        const bool counts = get(&f, old - 2, n) >= 0;
+
+        assert_true(counts ? is < 0 : is == 0);
+        sum += is;
+        counted += counts;
+    }
+    assert_true(counted > 3 && counted < 15);
+    assert_true(fabs(get(&f, f.form.n_in, 0) + 0.125 * sum) < 1e-6 * fabs(sum));
+    fixture_free(&f);
+}
+
+TEST(log_probabilities_come_without_a_policy)
+{
+    static const char *const names[] = { "ref", "cpu" };
+    struct err err = { 0 };
+
+    for (int i = 0; i < COUNT_OF(names); i++) {
+        struct backend b;
+
+        CHECK_OK(backend_open(&b, names[i], 2, &err), &err);
+        check_logp(OP_CROSS_ENTROPY, 3, 2, &b);
+        check_logp(OP_LINEAR_CE, 4, 1, &b);
+        check_logp(OP_LINEAR_CE_TRAIN, 4, 3, &b);
+        b.close(&b);
+    }
+}
+
 TEST(query_that_sees_nothing_gives_nothing)
 {
     struct backend ref;
@@ -407,4 +477,5 @@ TEST(cpu_agrees_with_ref)
 TEST_MAIN(CASE(every_op_has_a_case), CASE(gradients_are_finite_differences),
           CASE(optimizer_ops_do_as_their_formulas_say), CASE(ranges_hold_to_their_ends),
           CASE(padding_row_of_the_embedding_gets_no_gradient), CASE(query_that_sees_nothing_gives_nothing),
+          CASE(clipped_policy_loss_moves_one_way), CASE(log_probabilities_come_without_a_policy),
           CASE(ref_works_on_fewer_rows_than_planned), CASE(cpu_agrees_with_ref))

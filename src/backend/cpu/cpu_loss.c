@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "backend/operands.h"
+#include "backend/row_loss.h"
 
 /* The largest of n numbers; NaN if one of them is. */
 SIMD_CLONES static float tile_max(const float *restrict x, int64_t n)
@@ -72,6 +73,16 @@ static double element(const void *x, enum dtype type, int64_t i)
     return (double)(type == F32 ? ((const float *)x)[i] : bf16_to_f32(((const uint16_t *)x)[i]));
 }
 
+/* The loss of row n by its target's log-probability; in[old] and the input after it may be missing. */
+static struct row_loss token_loss(const struct cpu_call *a, int old, int64_t n, double logp)
+{
+    const float *was = a->in[old], *advantage = a->in[old + 1];
+
+    if (!was)
+        return (struct row_loss){ -logp, -1 };
+    return row_loss_policy(logp, (double)was[n], (double)advantage[n], a->attrs->clip);
+}
+
 /* Scratch is a double a row. */
 static void loss_part(const struct cpu_call *a, int part)
 {
@@ -79,14 +90,18 @@ static void loss_part(const struct cpu_call *a, int part)
     const int64_t V = vocabulary(a->kernel);
     const enum dtype type = kernel_in(a->kernel, 0)->dtype;
     const int32_t *target = a->in[1];
-    float *lse = a->out[1];
+    float *lse = a->out[1], *logps = a->out[2];
     double *loss = (double *)a->scratch;
 
     for (int64_t n = p.begin; n < p.end; n++) {
         const double sum = target[n] >= 0 ? log_sum(a->in[0], type, n * V, V) : 0;
 
-        loss[n] = target[n] >= 0 ? sum - element(a->in[0], type, n * V + target[n]) : 0;
+        const double logp = target[n] >= 0 ? element(a->in[0], type, n * V + target[n]) - sum : 0;
+
+        loss[n] = target[n] >= 0 ? token_loss(a, 3, n, logp).loss : 0;
         lse[n] = (float)sum;
+        if (logps)
+            logps[n] = (float)logp;
     }
 }
 
@@ -114,10 +129,21 @@ static int loss_run(struct backend *b, const struct kernel *k, void *const *in, 
     return 0;
 }
 
+/* What softmax - onehot of row n is multiplied by. */
+static float grad_scale(const struct cpu_call *a, int64_t n, int64_t V, int32_t target)
+{
+    const float *lse = a->in[1], *norm = a->in[3];
+
+    if (target < 0)
+        return 0;
+    const double logp = element(a->in[0], a->type, n * V + target) - (double)lse[n];
+    return norm[1] * (float)-token_loss(a, 4, n, logp).slope;
+}
+
 static void grad_row(const struct cpu_call *a, int64_t n, int64_t V)
 {
     const int32_t target = ((const int32_t *)a->in[2])[n];
-    const float lse = ((const float *)a->in[1])[n], scale = ((const float *)a->in[3])[1];
+    const float lse = ((const float *)a->in[1])[n], scale = grad_scale(a, n, V, target);
     float buffer[SIMD_TILE], result[SIMD_TILE];
 
     for (int64_t v = 0; v < V; v += SIMD_TILE) {

@@ -10,6 +10,7 @@
 #include "backend/cpu/block.h"
 #include "backend/cpu/cpu.h"
 #include "backend/operands.h"
+#include "backend/row_loss.h"
 
 /* Where things lie in scratch; sizes are the planned ones. */
 struct room {
@@ -32,7 +33,9 @@ struct work {
     bool train;
     const void *h, *w;
     const int32_t *target;
-    const float *norm;
+    const float *norm, *old, *advantage; /* the last two: NULL = cross-entropy */
+    double clip;
+    float *logp; /* NULL = not wanted */
     void *dh, *dw;
     bool adds; /* to dw */
 };
@@ -139,23 +142,34 @@ static void copy_rows(const struct work *w, const int64_t *row, int64_t rows, bo
     }
 }
 
-/* One row of logits: its loss; and, to train, the logits' gradient. */
-static double row_pass(const struct work *w, int64_t i, int32_t target)
+static struct row_loss token_loss(const struct work *w, int64_t n, double logp)
 {
-    const int32_t first = 0, end = (int32_t)w->V;
+    if (!w->old)
+        return (struct row_loss){ -logp, -1 };
+    return row_loss_policy(logp, (double)w->old[n], (double)w->advantage[n], w->clip);
+}
+
+/* Row i of the logits, which is row n of all: its loss; and, to train, the logits' gradient. */
+static double row_pass(const struct work *w, int64_t i, int64_t n)
+{
+    const int32_t first = 0, end = (int32_t)w->V, target = w->target[n];
     float *x = w->room.logits + i * w->V, max = -INFINITY, sum = 0, factor;
     const float logit = x[target];
 
     w->block->softmax(x, w->V, 1, w->V, &first, &end, &max, &sum, &factor);
+    const double logp = (double)logit - ((double)max + log((double)sum));
+    const struct row_loss row = token_loss(w, n, logp);
+    if (w->logp)
+        w->logp[n] = (float)logp;
     if (w->train) {
-        const float scale = w->norm[1] / sum, wanted = x[target] * scale - w->norm[1];
+        const float slope = w->norm[1] * (float)-row.slope, scale = slope / sum, wanted = x[target] * scale - slope;
         const size_t size = dtype_bytes(w->type);
         char *to = (char *)w->room.dlogits + (size_t)(i * w->V) * size;
 
         w->block->narrow(to, w->type, w->V, x, w->V, 1, w->V, scale);
         dtype_convert(to + (size_t)target * size, w->type, &wanted, F32, 1);
     }
-    return (double)max + log((double)sum) - (double)logit;
+    return row.loss;
 }
 
 static int product(const struct work *w, struct matmul_shape s, const void *a, const void *b, void *c, struct err *err)
@@ -174,7 +188,7 @@ static int chunk_pass(const struct work *w, const int64_t *row, int64_t rows, bo
         return -1;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++)
-        r->loss[i] = row_pass(w, i, w->target[row[i]]);
+        r->loss[i] = row_pass(w, i, row[i]);
     for (int64_t i = 0; i < rows; i++)
         *loss += r->loss[i];
     if (!w->train)
@@ -237,8 +251,14 @@ static int run(struct backend *b, const struct kernel *k, void *const *in, void 
     w.w = in[1];
     w.target = in[2];
     w.norm = in[3];
+    w.old = in[4];
+    w.advantage = in[5];
+    w.clip = k->step->attrs.clip;
+    w.logp = out[train ? 3 : 1];
     if (operands_check_ids(w.target, w.N, INT32_MIN, w.V, "target", err) != 0)
         return -1;
+    if (w.logp)
+        memset(w.logp, 0, (size_t)w.N * sizeof *w.logp);
     if (train) {
         w.dh = out[1];
         w.dw = out[2];

@@ -48,6 +48,7 @@ int op_linear_ce_gradient(struct graph *g, int node, const int *dout, struct err
     struct node *n = &g->nodes[node];
     n->op = OP_LINEAR_CE_TRAIN;
     n->attrs.accumulate = how;
+    n->out[3] = n->out[1]; /* logp */
     n->out[1] = dh;
     n->out[2] = dw;
     graph_grad_end(g, h, dh);

@@ -10,8 +10,8 @@ int op_cross_entropy_gradient(struct graph *g, int node, const int *dout, struct
     (void)dout;
     (void)err;
     const int d = graph_grad_begin(g, n.in[0], false, &how);
-    graph_node(g, OP_CROSS_ENTROPY_GRAD, (struct op_attrs){ 0 }, NODE_LIST(n.in[0], n.out[1], n.in[1], n.in[2]),
-               NODE_LIST(d));
+    graph_node(g, OP_CROSS_ENTROPY_GRAD, (struct op_attrs){ .clip = n.attrs.clip },
+               NODE_LIST(n.in[0], n.out[1], n.in[1], n.in[2], n.in[3], n.in[4]), NODE_LIST(d));
     graph_grad_end(g, n.in[0], d);
     return 0;
 }
