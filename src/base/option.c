@@ -14,12 +14,26 @@ static void *place(const struct option *o, void *values)
     return (char *)values + o->offset;
 }
 
+static char plain(char c)
+{
+    return c == '-' ? '_' : c;
+}
+
 static bool same_name(const char *a, const char *b)
 {
     for (; *a && *b; a++, b++)
-        if ((*a == '-' ? '_' : *a) != (*b == '-' ? '_' : *b))
+        if (plain(*a) != plain(*b))
             return false;
     return *a == *b;
+}
+
+/* What follows the set's prefix in name; NULL: it has another beginning. */
+static const char *after_prefix(const struct option_set *set, const char *name)
+{
+    for (const char *p = set->prefix; p && *p; p++, name++)
+        if (plain(*name) != plain(*p))
+            return NULL;
+    return name;
 }
 
 static int choice_index(const char *choices, const char *text)
@@ -158,22 +172,23 @@ int option_distance(const char *a, const char *b)
 
 static int unknown(const struct option_set *sets, int n_sets, const char *name, struct err *err)
 {
-    const char *nearest = NULL;
+    const char *nearest = NULL, *prefix = NULL;
     int best = 1 << 20;
 
     for (int s = 0; s < n_sets; s++)
         for (const struct option *o = sets[s].options; o->name; o++)
             for (int k = 0; k < 2; k++) {
-                const char *candidate = k ? o->alias : o->name;
-                const int d = candidate ? option_distance(name, candidate) : 1 << 20;
+                const char *candidate = k ? o->alias : o->name, *rest = after_prefix(&sets[s], name);
+                const int d = candidate && rest ? option_distance(rest, candidate) : 1 << 20;
                 if (d < best) {
                     best = d;
+                    prefix = sets[s].prefix;
                     nearest = candidate;
                 }
             }
     err_set(err, ERR_USAGE, "unknown option --%.80s", name);
     if (nearest && best <= 1 + (int)strlen(name) / 2)
-        err_hint(err, "Did you mean --%s? --help lists all options.", nearest);
+        err_hint(err, "Did you mean --%s%s? --help lists all options.", prefix ? prefix : "", nearest);
     else
         err_hint(err, "--help lists all options.");
     return -1;
@@ -181,13 +196,31 @@ static int unknown(const struct option_set *sets, int n_sets, const char *name, 
 
 static const struct option *find(const struct option_set *sets, int n_sets, const char *name, void **values)
 {
-    for (int s = 0; s < n_sets; s++)
-        for (const struct option *o = sets[s].options; o->name; o++)
-            if (same_name(name, o->name) || (o->alias && same_name(name, o->alias))) {
+    for (int s = 0; s < n_sets; s++) {
+        const char *rest = after_prefix(&sets[s], name);
+        for (const struct option *o = sets[s].options; rest && o->name; o++)
+            if (same_name(rest, o->name) || (o->alias && same_name(rest, o->alias))) {
                 *values = sets[s].values;
                 return o;
             }
+    }
     return NULL;
+}
+
+static bool is_given(const struct option *o, const void *values, const struct option_given *given, int n_given)
+{
+    for (int i = 0; i < n_given; i++)
+        if (given[i].option == o && given[i].values == values)
+            return true;
+    return false;
+}
+
+static void inherit(const struct option_set *sets, int n_sets, const struct option_given *given, int n_given)
+{
+    for (int s = 0; s < n_sets; s++)
+        for (const struct option *o = sets[s].options; sets[s].inherits && o->name; o++)
+            if (!is_given(o, sets[s].values, given, n_given))
+                memcpy(place(o, sets[s].values), (const char *)sets[s].inherits + o->offset, value_bytes(o->type));
 }
 
 int option_parse(const struct option_set *sets, int n_sets, int argc, char **argv, struct option_given *given,
@@ -239,8 +272,9 @@ int option_parse(const struct option_set *sets, int n_sets, int argc, char **arg
             return -1;
         if (*n_given == max_given)
             return err_set(err, ERR_USAGE, "more than %d options are given", max_given);
-        given[(*n_given)++] = (struct option_given){ o, text };
+        given[(*n_given)++] = (struct option_given){ o, text, values };
     }
+    inherit(sets, n_sets, given, *n_given);
     return 0;
 }
 
@@ -298,12 +332,13 @@ json_t *option_json(const struct option_set *sets, int n_sets, const struct opti
 
     for (int s = 0; s < n_sets; s++)
         for (const struct option *o = sets[s].options; o->name; o++) {
-            const char *origin = "default";
-            for (int i = 0; i < n_given; i++)
-                if (given[i].option == o)
-                    origin = "command line";
-            json_object_set_new(all, o->name,
-                                json_pack("{s:o, s:s}", "value", value_json(o, sets[s].values), "origin", origin));
+            const bool told = is_given(o, sets[s].values, given, n_given) ||
+                              (sets[s].inherits && is_given(o, sets[s].inherits, given, n_given));
+            char name[2 * NAME_MAX_BYTES];
+            snprintf(name, sizeof name, "%s%s", sets[s].prefix ? sets[s].prefix : "", o->name);
+            json_object_set_new(all, name,
+                                json_pack("{s:o, s:s}", "value", value_json(o, sets[s].values), "origin",
+                                          told ? "command line" : "default"));
         }
     return all;
 }
@@ -311,8 +346,11 @@ json_t *option_json(const struct option_set *sets, int n_sets, const struct opti
 void option_help(FILE *out, const struct option_set *sets, int n_sets)
 {
     for (int s = 0; s < n_sets; s++) {
-        fprintf(out, "\n%s:\n", sets[s].title);
-        for (const struct option *o = sets[s].options; o->name; o++) {
+        if (s == 0 || strcmp(sets[s].title, sets[s - 1].title) != 0)
+            fprintf(out, "\n%s:\n", sets[s].title);
+        for (const struct option *o = sets[s].options; sets[s].prefix && o->name; o++)
+            fprintf(out, "  --%s%s\n", sets[s].prefix, o->name);
+        for (const struct option *o = sets[s].options; !sets[s].prefix && o->name; o++) {
             char left[160];
             snprintf(left, sizeof left, "--%s%s%s%s%s", o->name, o->alias ? ", --" : "", o->alias ? o->alias : "",
                      o->type == OPTION_FLAG ? "" : " ",

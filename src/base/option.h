@@ -34,6 +34,10 @@ struct option_set {
     const char *title; /* heading in --help: "Data", "ZeRO" */
     const struct option *options;
     void *values;
+    /* A copy of another set for one part of the run: its options are "--actor_zero_stage" with prefix "actor_", and those
+     * that are not given take what the other set's values got. NULL: none. */
+    const char *prefix;
+    const void *inherits;
 };
 
 /* Fills every set with its defaults. */
@@ -44,6 +48,7 @@ void option_defaults(const struct option_set *sets, int n_sets);
 struct option_given {
     const struct option *option;
     const char *text;
+    const void *values; /* which set's it is */
 };
 int option_parse(const struct option_set *sets, int n_sets, int argc, char **argv, struct option_given *given,
                  int max_given, int *n_given, const char **words, int max_words, int *n_words, struct err *err);

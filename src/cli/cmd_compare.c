@@ -30,7 +30,8 @@ static const struct option table[] = {
 
 static int sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Form (a table for people unless told)", table, &options };
+    out[0] =
+        (struct option_set){ .title = "Form (a table for people unless told)", .options = table, .values = &options };
     return 1;
 }
 

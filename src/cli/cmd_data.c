@@ -54,7 +54,7 @@ static const struct option new_table[] = {
 
 static int new_sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Data", new_table, &new_options };
+    out[0] = (struct option_set){ .title = "Data", .options = new_table, .values = &new_options };
     return 1;
 }
 
@@ -138,7 +138,7 @@ static const struct option check_table[] = {
 
 static int check_sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Check", check_table, &check_options };
+    out[0] = (struct option_set){ .title = "Check", .options = check_table, .values = &check_options };
     return 1;
 }
 

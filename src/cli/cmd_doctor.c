@@ -29,7 +29,7 @@ static const struct option table[] = {
 
 static int sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Doctor", table, &options };
+    out[0] = (struct option_set){ .title = "Doctor", .options = table, .values = &options };
     return 1;
 }
 

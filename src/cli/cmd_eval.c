@@ -23,7 +23,7 @@ static const struct option eval_options[] = {
 
 static int sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Evaluation", eval_options, &eval };
+    out[0] = (struct option_set){ .title = "Evaluation", .options = eval_options, .values = &eval };
     return 1 + spec_sets(&spec, &out[1]);
 }
 

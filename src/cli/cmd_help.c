@@ -29,7 +29,7 @@ static const struct option table[] = {
 
 static int sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Help", table, &options };
+    out[0] = (struct option_set){ .title = "Help", .options = table, .values = &options };
     return 1;
 }
 

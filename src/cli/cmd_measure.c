@@ -52,7 +52,7 @@ static const struct option table[] = {
 
 static int sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Measure", table, &options };
+    out[0] = (struct option_set){ .title = "Measure", .options = table, .values = &options };
     return 1;
 }
 

@@ -114,13 +114,13 @@ static const struct option info_table[] = {
 
 static int new_sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Model", new_table, &wish };
+    out[0] = (struct option_set){ .title = "Model", .options = new_table, .values = &wish };
     return 1;
 }
 
 static int info_sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Model", info_table, &show };
+    out[0] = (struct option_set){ .title = "Model", .options = info_table, .values = &show };
     return 1;
 }
 

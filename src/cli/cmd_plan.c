@@ -31,7 +31,7 @@ static const struct option plan_table[] = {
 
 static int sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Plan", plan_table, &options };
+    out[0] = (struct option_set){ .title = "Plan", .options = plan_table, .values = &options };
     return 1 + spec_sets(&spec, &out[1]);
 }
 

@@ -70,7 +70,7 @@ static const struct option table[] = {
 
 static int sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Study", table, &options };
+    out[0] = (struct option_set){ .title = "Study", .options = table, .values = &options };
     return 1;
 }
 

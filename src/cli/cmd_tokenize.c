@@ -46,7 +46,7 @@ static const struct option table[] = {
 
 static int sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Tokens", table, &options };
+    out[0] = (struct option_set){ .title = "Tokens", .options = table, .values = &options };
     return 1;
 }
 

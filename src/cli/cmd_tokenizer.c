@@ -48,7 +48,7 @@ static const struct option table[] = {
 
 static int sets(struct option_set *out)
 {
-    out[0] = (struct option_set){ "Tokenizer", table, &options };
+    out[0] = (struct option_set){ .title = "Tokenizer", .options = table, .values = &options };
     return 1;
 }
 

@@ -176,7 +176,7 @@ int main(int argc, char **argv)
     line.argc = argc;
     line.argv = argv;
     line.n_sets = c->sets(line.sets);
-    line.sets[line.n_sets++] = (struct option_set){ "Global", global_table, &global };
+    line.sets[line.n_sets++] = (struct option_set){ .title = "Global", .options = global_table, .values = &global };
     option_defaults(line.sets, line.n_sets);
     expand_short(argc, argv);
     line.words = mem_array(argc + 1, 1, sizeof *line.words, MEM_OTHER, &err);

@@ -77,11 +77,16 @@ static void put_options(FILE *out, const struct option_set *sets, int n_sets)
 {
     fputs(".SH OPTIONS\nIn names, \\- and _ are alike.\n", out);
     for (int s = 0; s < n_sets; s++) {
-        fputs(".SS ", out);
-        put_text(out, sets[s].title);
-        fputc('\n', out);
+        if (s == 0 || strcmp(sets[s].title, sets[s - 1].title) != 0) {
+            fputs(".SS ", out);
+            put_text(out, sets[s].title);
+            fputc('\n', out);
+        }
         for (const struct option *o = sets[s].options; o->name; o++)
-            put_option(out, o);
+            if (sets[s].prefix)
+                fprintf(out, ".br\n\\-\\-%s%s\n", sets[s].prefix, o->name);
+            else
+                put_option(out, o);
     }
 }
 
@@ -164,16 +169,16 @@ static void put_option_words(FILE *out, const struct option_set *sets, int n_set
 {
     for (int s = 0; s < n_sets; s++)
         for (const struct option *o = sets[s].options; o->name; o++)
-            if (!o->alias || strlen(o->alias) == 1)
-                fprintf(out, " --%s", o->name);
+            if (sets[s].prefix || !o->alias || strlen(o->alias) == 1)
+                fprintf(out, " --%s%s", sets[s].prefix ? sets[s].prefix : "", o->name);
             else
                 fprintf(out, " --%s --%s", o->name, o->alias);
 }
 
-static void put_choice(FILE *out, const struct option *o)
+static void put_choice(FILE *out, const char *prefix, const struct option *o)
 {
-    fprintf(out, "        --%s", o->name);
-    if (o->alias)
+    fprintf(out, "        --%s%s", prefix ? prefix : "", o->name);
+    if (o->alias && !prefix)
         fprintf(out, " | --%s", o->alias);
     fputs(") words=\"", out);
     for (const char *c = o->choices; *c; c++)
@@ -194,7 +199,7 @@ static void put_command_case(FILE *out, const struct command *c, const struct op
     for (int s = 0; s < n_sets; s++)
         for (const struct option *o = sets[s].options; o->name; o++)
             if (o->type == OPTION_CHOICE)
-                put_choice(out, o);
+                put_choice(out, sets[s].prefix, o);
     fputs("        esac\n        ;;\n", out);
 }
 

@@ -294,10 +294,10 @@ int spec_sets(struct spec *s, struct option_set *sets)
 {
     int n = 0;
 
-    sets[n++] = (struct option_set){ "Model and data", input_options, s };
-    sets[n++] = (struct option_set){ "Training", training_options, s };
+    sets[n++] = (struct option_set){ .title = "Model and data", .options = input_options, .values = s };
+    sets[n++] = (struct option_set){ .title = "Training", .options = training_options, .values = s };
     n += technique_sets(&sets[n], &s->techniques);
-    sets[n++] = (struct option_set){ "The run", run_options, s };
+    sets[n++] = (struct option_set){ .title = "The run", .options = run_options, .values = s };
     return n;
 }
 

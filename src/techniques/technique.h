@@ -35,6 +35,9 @@ struct technique_values {
     _Alignas(16) char slot[TECHNIQUES_MAX][TECHNIQUE_OPTIONS_MAX];
 };
 int technique_sets(struct option_set *sets, struct technique_values *values); /* returns how many sets */
+/* The same options for one model of several, "actor_" before each; those not given are as in `all`. */
+int technique_sets_of(struct option_set *sets, struct technique_values *values, const char *title, const char *prefix,
+                      const struct technique_values *all);
 int technique_check(const struct technique_values *v, const struct run_facts *facts, struct err *err);
 int technique_on_graph(const struct technique_values *v, struct graph *g, struct err *err);
 int technique_on_plan(const struct technique_values *v, struct plan *p, const char *model, struct err *err);

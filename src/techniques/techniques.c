@@ -17,7 +17,22 @@ int technique_sets(struct option_set *sets, struct technique_values *values)
 
     for (; techniques[n]; n++) {
         MUST(n < TECHNIQUES_MAX && techniques[n]->options_size <= TECHNIQUE_OPTIONS_MAX);
-        sets[n] = (struct option_set){ techniques[n]->summary, techniques[n]->options, values->slot[n] };
+        sets[n] = (struct option_set){ .title = techniques[n]->summary,
+                                       .options = techniques[n]->options,
+                                       .values = values->slot[n] };
+    }
+    return n;
+}
+
+int technique_sets_of(struct option_set *sets, struct technique_values *values, const char *title, const char *prefix,
+                      const struct technique_values *all)
+{
+    const int n = technique_sets(sets, values);
+
+    for (int i = 0; i < n; i++) {
+        sets[i].title = title;
+        sets[i].prefix = prefix;
+        sets[i].inherits = all->slot[i];
     }
     return n;
 }

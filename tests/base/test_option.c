@@ -42,7 +42,7 @@ static const struct option table[] = {
 };
 
 static struct values values;
-static const struct option_set sets[] = { { "Test", table, &values } };
+static const struct option_set sets[] = { { .title = "Test", .options = table, .values = &values } };
 static struct option_given given[4];
 static const char *words[2];
 static int n_given, n_words;
@@ -145,6 +145,38 @@ TEST(record_says_what_was_given)
     json_decref(all);
 }
 
+TEST(a_set_with_a_prefix_inherits_what_is_not_given)
+{
+    struct values all, actor;
+    const struct option_set two[] = {
+        { .title = "All", .options = table, .values = &all },
+        { .title = "Actor", .options = table, .values = &actor, .prefix = "actor_", .inherits = &all }
+    };
+    const char *const args[] = {
+        "tuneup", "--actor-n_steps", "3", "--n-steps=5", "--dtype", "bf16", "--no-actor_safe"
+    };
+    char *argv[COUNT_OF(args)];
+    struct err err = { 0 };
+
+    for (int i = 0; i < COUNT_OF(args); i++)
+        argv[i] = (char *)args[i];
+    option_defaults(two, 2);
+    CHECK_OK(option_parse(two, 2, COUNT_OF(args), argv, given, COUNT_OF(given), &n_given, words, 2, &n_words, &err),
+             &err);
+    CHECK_EQ(all.steps, 5);
+    CHECK_EQ(actor.steps, 3);
+    CHECK_EQ(actor.dtype, 1);
+    CHECK(all.safe && !actor.safe);
+    json_t *json = option_json(two, 2, given, n_given);
+    CHECK_EQ(json_integer_value(json_object_get(json_object_get(json, "actor_n_steps"), "value")), 3);
+    CHECK_STR(json_string_value(json_object_get(json_object_get(json, "actor_dtype"), "origin")), "command line");
+    CHECK_STR(json_string_value(json_object_get(json_object_get(json, "actor_fast"), "origin")), "default");
+    json_decref(json);
+    argv[1] = (char *)"--actor_n_step";
+    CHECK(option_parse(two, 2, 3, argv, given, COUNT_OF(given), &n_given, words, 2, &n_words, &err) != 0);
+    CHECK(strstr(err.hint, "--actor_n_steps") != NULL);
+}
+
 TEST(distance_counts_letters)
 {
     CHECK_EQ(option_distance("lr", "lr"), 0);
@@ -155,4 +187,5 @@ TEST(distance_counts_letters)
 
 TEST_MAIN(CASE(defaults_are_filled_in), CASE(every_form_of_an_option), CASE(words_and_the_end_of_options),
           CASE(wrong_words_are_refused_with_a_hint), CASE(numbers_are_checked), CASE(a_very_long_name_is_only_unknown),
-          CASE(record_says_what_was_given), CASE(distance_counts_letters))
+          CASE(record_says_what_was_given), CASE(a_set_with_a_prefix_inherits_what_is_not_given),
+          CASE(distance_counts_letters))
