@@ -25,6 +25,7 @@ static const char *const forms[OP_N][2] = {
     [OP_ATTENTION_GRAD] = { "w[N,C] w[N,C] w[N,C] w[N,C] w[B,H,T,T] i[B,2]", "w[N,C] w[N,C] w[N,C]" },
     [OP_FLASH_ATTENTION] = { "w[N,C] w[N,C] w[N,C] i[B,2]", "w[N,C] f[B,H,T]" },
     [OP_FLASH_ATTENTION_GRAD] = { "w[N,C] w[N,C] w[N,C] w[N,C] w[N,C] f[B,H,T] i[B,2]", "w[N,C] w[N,C] w[N,C]" },
+    [OP_KV_ATTENTION] = { "w[N,C] w[N,C] w[N,C] i[B,2] i[B]", "w[N,C] w[B,S,C] w[B,S,C]" },
     [OP_CROSS_ENTROPY] = { "w[N,V] i[N] f[2] f?[N] f?[N]", "f[1] f[N] f?[N]" },
     [OP_CROSS_ENTROPY_GRAD] = { "w[N,V] f[N] i[N] f[2] f?[N] f?[N]", "w[N,V]" },
     [OP_LINEAR_CE] = { "w[N,E] w[V,E] i[N] f[2] f?[N] f?[N]", "f[1] f?[N]" },
@@ -229,5 +230,15 @@ int operands_check_ids(const int32_t *ids, int64_t count, int32_t low, int64_t n
         if (ids[i] < low || ids[i] >= n)
             return err_set(err, ERR_RUN, "%s %" PRId64 " is %" PRId32 ", which is not in 0 .. %" PRId64, what, i,
                            ids[i], n - 1);
+    return 0;
+}
+
+int operands_check_columns(const int32_t *at, int64_t B, int64_t last, struct err *err)
+{
+    for (int64_t b = 0; b < B; b++)
+        if (at[b] < 0 || at[b] > last)
+            return err_set(err, ERR_RUN,
+                           "row %" PRId64 " is to be cached from column %" PRId32 " on, which is not in 0 .. %" PRId64,
+                           b, at[b], last);
     return 0;
 }

@@ -28,4 +28,7 @@ int operands_check(const struct plan *p, const struct op_step *s, const char *ba
  * "none". An ERR_RUN that names the first wrong one otherwise. */
 int operands_check_ids(const int32_t *ids, int64_t count, int32_t low, int64_t n, const char *what, struct err *err);
 
+/* The first column that each of B rows is about to write to in a cache: each in 0 .. last. */
+int operands_check_columns(const int32_t *at, int64_t B, int64_t last, struct err *err);
+
 #endif

@@ -63,6 +63,16 @@ static double flash_grad_flops(const struct operand *in, const struct operand *o
     return 10.0 / 2 * scores(&in[0], &in[6]); /* scores are made again */
 }
 
+/* Each of T > 1 queries sees half of them on the average, a single one may see all that the cache holds. */
+static double kv_attention_flops(const struct operand *in, const struct operand *out, const struct op_attrs *attrs)
+{
+    const double N = (double)in[0].shape.dim[0], T = N / (double)in[3].shape.dim[0];
+    const double keys = T > 1 ? T / 2 : (double)out[1].shape.dim[1];
+
+    (void)attrs;
+    return 4.0 * N * keys * (double)in[0].shape.dim[1];
+}
+
 static double linear_ce_flops(const struct operand *in, const struct operand *out, const struct op_attrs *attrs)
 {
     (void)out;
@@ -93,6 +103,7 @@ static const struct op_rule rules[OP_N] = {
     [OP_ATTENTION_GRAD] = { "attention_grad", 6, 3, NULL, attention_grad_flops, false },
     [OP_FLASH_ATTENTION] = { "flash_attention", 4, 2, op_attention_gradient, flash_flops, false },
     [OP_FLASH_ATTENTION_GRAD] = { "flash_attention_grad", 7, 3, NULL, flash_grad_flops, false },
+    [OP_KV_ATTENTION] = { "kv_attention", 5, 3, NULL, kv_attention_flops, false },
     [OP_CROSS_ENTROPY] = { "cross_entropy", 5, 3, op_cross_entropy_gradient, NULL, false },
     [OP_CROSS_ENTROPY_GRAD] = { "cross_entropy_grad", 6, 1, NULL, NULL, false },
     [OP_LINEAR_CE] = { "linear_ce", 6, 2, op_linear_ce_gradient, linear_ce_flops, true },

@@ -1,7 +1,7 @@
 /* graph/op.h - the op table: what every operation of a plan reads, writes and costs.
  *
  * An op is pure data here: its name, its gradient rule, its cost. Kernels live in backend/, one a backend. Letters:
- * N = B*T token rows, C, E, K, M widths, V vocabulary, H heads, T tokens a row. "|[]" marks an optional operand (-1 when
+ * N = B*T token rows, C, E, K, M widths, V vocabulary, H heads, T tokens a row, S columns of a cache. "|[]" marks an optional operand (-1 when
  * missing). Types: the working type (fp32 or bf16) unless said; "+" marks an output that obeys attrs.accumulate.
  *
  *  op                    in                                         out                                       attrs
@@ -23,6 +23,7 @@
  *  attention_grad        do, q, k, v, probs, spans                  dq, dk, dv                                heads
  *  flash_attention       q, k, v [N,C], spans                       o[N,C], lse[B,H,T] f32                    heads
  *  flash_attention_grad  do, q, k, v, o, lse, spans                 dq, dk, dv                                heads
+ *  kv_attention          q, k, v [N,C], spans[B,2], at[B] i32       o[N,C], kcache[B,S,C], vcache in place    heads
  *  cross_entropy         logits[N,V], targets[N] i32, norm[2] f32,  loss[1] f32, lse[N] f32, logp[N] f32|[]   clip
  *                        old[N] f32|[], advantage[N] f32|[]
  *  cross_entropy_grad    logits, lse, targets, norm, old|[],        dlogits[N,V]                              clip
@@ -40,6 +41,8 @@
  * norm: layer norm, epsilon 1e-5, biased variance; statistics in fp32 at least.
  * attention: scale D^-0.5; query t sees keys s with spans[b][0] <= s < spans[b][1] and s <= t; a query that sees none gives
  * o = 0 (probs 0; lse +inf) and no gradient. Softmax in fp32.
+ * kv_attention: attention to what was said before. Row b's T new keys and values go to columns at[b] .. at[b]+T-1 of its
+ * caches, then its query t sees columns s with spans[b][0] <= s < spans[b][1] and s <= at[b]+t. No gradient.
  * cross_entropy: loss = norm[0] * sum over the rows whose target is >= 0 of the row's loss, a function of the target's
  * log-probability logp = its logit - logsumexp: -logp; or, with old and advantage (both or none), PPO's clipped policy loss
  * max(-A rho, -A clip(rho, 1-clip, 1+clip)), rho = exp(logp - old). Gradients are norm[1] times the loss's there, 0 in the
@@ -77,6 +80,7 @@ enum op {
     OP_ATTENTION_GRAD,
     OP_FLASH_ATTENTION,
     OP_FLASH_ATTENTION_GRAD,
+    OP_KV_ATTENTION,
     OP_CROSS_ENTROPY,
     OP_CROSS_ENTROPY_GRAD,
     OP_LINEAR_CE,

@@ -21,6 +21,7 @@ struct sample {
     struct op_attrs attrs;
     enum dtype type;
     int64_t B, T, C, K, M, V, E; /* N = B*T */
+    int64_t S; /* 0 = some more than T */
     int64_t planned_B, planned_T; /* 0 = as B and T */
     bool bare; /* without optional operands */
     bool later_micro;
@@ -112,6 +113,8 @@ static inline int64_t extent_of(const struct sample *s, char letter, bool planne
         return B;
     case 'T':
         return T;
+    case 'S':
+        return s->S ? s->S : s->T + 9;
     case 'C':
         return s->C;
     case 'K':
@@ -212,7 +215,7 @@ static inline void fixture_free(struct fixture *f)
 /* Spans with room left, right and on both sides, a whole row and one that sees nothing. */
 static inline void fill_spans(struct fixture *f, int i)
 {
-    const int64_t T = f->sample.T;
+    const int64_t T = extent_of(&f->sample, f->sample.op == OP_KV_ATTENTION ? 'S' : 'T', false);
 
     for (int64_t b = 0; b < f->sample.B; b++) {
         const int64_t kinds[5][2] = { { T / 3, T - T / 4 }, { 0, T }, { T / 2, T }, { 0, T - T / 3 }, { T, T } };
@@ -231,6 +234,15 @@ static inline void fill_ids(struct fixture *f, int i, struct rng *rng)
 
         put(f, i, n, none && n + 1 < f->used[i] ? -1 : (double)rng_below(rng, (uint32_t)f->sample.V));
     }
+}
+
+/* Columns of a cache: the first, the last that there is room for, and between. */
+static inline void fill_columns(struct fixture *f, int i)
+{
+    const int64_t last = extent_of(&f->sample, 'S', false) - f->sample.T;
+
+    for (int64_t b = 0; b < f->sample.B; b++)
+        put(f, i, b, (double)(b % 3 == 0 ? last : b % 3 == 1 ? 0 : last / 2));
 }
 
 static inline void fill_hyper(struct fixture *f, int i)
@@ -253,7 +265,9 @@ static inline void fill_operand(struct fixture *f, int i, struct rng *rng)
 
     if (!f->data[i])
         return;
-    if (form->type == 'i' && form->extent[0] == 'B') {
+    if (form->type == 'i' && strcmp(form->extent, "B") == 0) {
+        fill_columns(f, i);
+    } else if (form->type == 'i' && form->extent[0] == 'B') {
         fill_spans(f, i);
     } else if (form->type == 'i') {
         fill_ids(f, i, rng);

@@ -4,7 +4,7 @@
 #include "backend/row_loss.h"
 
 /* Ops with neither a gradient nor one they are the gradient of that finite differences could see: own tests below. */
-static const enum op alone[] = { OP_ADD, OP_SUMSQ, OP_GRAD_SCALE, OP_ADAMW };
+static const enum op alone[] = { OP_ADD, OP_SUMSQ, OP_GRAD_SCALE, OP_ADAMW, OP_KV_ATTENTION };
 
 static const enum op by_comm[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER };
 
@@ -347,7 +347,7 @@ static const struct extents {
 } extents[] = {
     { 1, 1, 8, 1, 5, 7, 11, 3, 1 },           { 1, 5, 24, 3, 24, 24, 13, 24, 77 },
     { 2, 37, 160, 2, 33, 65, 101, 40, 5003 }, { 5, 16, 128, 2, 64, 128, 256, 64, 4096 },
-    { 2, 130, 64, 1, 16, 48, 64, 16, 70001 },
+    { 2, 130, 64, 1, 16, 48, 64, 16, 70001 }, { 3, 2, 96, 3, 80, 72, 300, 56, 9 },
 };
 
 static struct sample sample_of(enum op op, enum dtype type, const struct extents *e)
@@ -452,6 +452,92 @@ static void check_backend(struct backend *b, struct backend *ref, int n_extents)
             }
 }
 
+/* Tokens from .. from+T-1 of all rows of whole, through the caches of *cached, must give what whole gave for them. */
+static void check_cached(const struct fixture *whole, struct fixture *cached, int64_t from, struct backend *b)
+{
+    const int64_t T = cached->sample.T, C = cached->sample.C;
+
+    for (int64_t i = 0; i < cached->sample.B * T * C; i++)
+        for (int x = 0; x < 3; x++)
+            put(cached, x, i, get(whole, x, (i / (T * C) * whole->sample.T + from) * C + i % (T * C)));
+    for (int64_t row = 0; row < cached->sample.B; row++) {
+        put(cached, 3, 2 * row, get(whole, 3, 2 * row));
+        put(cached, 3, 2 * row + 1, get(whole, 3, 2 * row + 1));
+        put(cached, 4, row, (double)from);
+    }
+    fixture_run(cached, b);
+    for (int64_t i = 0; i < cached->sample.B * T * C; i++) {
+        const double want = get(whole, 4, (i / (T * C) * whole->sample.T + from) * C + i % (T * C));
+
+        if (fabs(get(cached, 5, i) - want) > 1e-12)
+            fail_msg("element %d from token %d on is %.15g, all at once gives %.15g", (int)i, (int)from,
+                     get(cached, 5, i), want);
+    }
+}
+
+TEST(cached_attention_is_attention)
+{
+    struct backend ref;
+    struct err err = { 0 };
+    struct sample s = { .op = OP_ATTENTION, .attrs = plain, .type = F64, .B = 5, .T = 9, .C = 8 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    struct fixture whole = run_once(&s, &ref, &ref);
+    s.op = OP_KV_ATTENTION;
+    s.S = 9;
+    s.T = 4;
+    struct fixture prompt, step;
+    fixture_make(&prompt, &s, &ref);
+    check_cached(&whole, &prompt, 0, &ref);
+    s.T = 1;
+    fixture_make(&step, &s, &ref);
+    copy_operand(&step, 6, &prompt, 6);
+    copy_operand(&step, 7, &prompt, 7);
+    for (int64_t t = 3; t < 9; t++) /* the prompt's last token twice, as decoding does */
+        check_cached(&whole, &step, t, &ref);
+    fixture_free(&prompt);
+    fixture_free(&step);
+    fixture_free(&whole);
+    ref.close(&ref);
+}
+
+static void check_column(struct backend *b, int64_t at, const char *text)
+{
+    const struct sample s = { .op = OP_KV_ATTENTION, .attrs = plain, .type = F32, .B = 2, .T = 3, .C = 8, .S = 7 };
+    void *in[OP_MAX_IN] = { 0 }, *out[OP_MAX_OUT] = { 0 }, **test_state = NULL;
+    struct err err = { 0 };
+    struct fixture f;
+    struct kernel k;
+
+    fixture_make(&f, &s, b);
+    put(&f, 4, 1, (double)at);
+    for (int i = 0; i < f.form.n_in; i++)
+        in[i] = f.data[i];
+    for (int i = 0; i < f.form.n_out; i++)
+        out[i] = f.data[f.form.n_in + i];
+    CHECK_OK(b->prepare(b, &f.plan, &f.step, &k, &err), &err);
+    void *scratch = aligned_alloc(64, (k.scratch_bytes + 63) / 64 * 64 + 64);
+    CHECK_ERR(b->run(b, &k, in, out, scratch, &f.c, &err), &err, ERR_RUN, text);
+    free(scratch);
+    b->kernel_free(b, &k);
+    fixture_free(&f);
+}
+
+TEST(cache_has_an_end)
+{
+    static const char *const names[] = { "ref", "cpu" };
+
+    for (int i = 0; i < COUNT_OF(names); i++) {
+        struct backend b;
+        struct err err = { 0 };
+
+        CHECK_OK(backend_open(&b, names[i], 1, &err), &err);
+        check_column(&b, 5, "row 1 is to be cached from column 5 on, which is not in 0 .. 4");
+        check_column(&b, -1, "column -1");
+        b.close(&b);
+    }
+}
+
 TEST(ref_works_on_fewer_rows_than_planned)
 {
     struct backend ref;
@@ -474,8 +560,31 @@ TEST(cpu_agrees_with_ref)
     ref.close(&ref);
 }
 
+/* The steps of decoding: one token a row, caches of many lengths. */
+TEST(cpu_decodes_as_ref_does)
+{
+    struct backend cpu, ref;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
+    for (int64_t S = 1; S < 300; S += S / 2 + 1)
+        for (int type = F32; type <= BF16; type++)
+            for (int64_t B = 1; B <= 7; B += 3) {
+                struct sample s = { .op = OP_KV_ATTENTION, .attrs = plain, .type = (enum dtype)type, .B = B, .T = 1 };
+
+                s.S = S;
+                s.attrs.heads = 5;
+                s.C = 5 * (S % 2 ? 64 : 40 + S % 5);
+                check_sample(s, &cpu, &ref, "decoding");
+            }
+    cpu.close(&cpu);
+    ref.close(&ref);
+}
+
 TEST_MAIN(CASE(every_op_has_a_case), CASE(gradients_are_finite_differences),
           CASE(optimizer_ops_do_as_their_formulas_say), CASE(ranges_hold_to_their_ends),
           CASE(padding_row_of_the_embedding_gets_no_gradient), CASE(query_that_sees_nothing_gives_nothing),
           CASE(clipped_policy_loss_moves_one_way), CASE(log_probabilities_come_without_a_policy),
+          CASE(cached_attention_is_attention), CASE(cache_has_an_end), CASE(cpu_decodes_as_ref_does),
           CASE(ref_works_on_fewer_rows_than_planned), CASE(cpu_agrees_with_ref))

@@ -27,6 +27,7 @@ static const struct cpu_op *const ops[OP_N] = {
     [OP_ATTENTION_GRAD] = &cpu_attention_grad,
     [OP_FLASH_ATTENTION] = &cpu_flash_attention,
     [OP_FLASH_ATTENTION_GRAD] = &cpu_flash_attention_grad,
+    [OP_KV_ATTENTION] = &cpu_kv_attention,
     [OP_CROSS_ENTROPY] = &cpu_cross_entropy,
     [OP_CROSS_ENTROPY_GRAD] = &cpu_cross_entropy_grad,
     [OP_LINEAR_CE] = &cpu_linear_ce,

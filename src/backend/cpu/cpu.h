@@ -37,5 +37,6 @@ extern const struct cpu_op cpu_layernorm, cpu_layernorm_grad, cpu_add_norm, cpu_
 extern const struct cpu_op cpu_cross_entropy, cpu_cross_entropy_grad;
 extern const struct cpu_op cpu_sumsq, cpu_grad_scale, cpu_adamw;
 extern const struct cpu_op cpu_attention, cpu_attention_grad, cpu_flash_attention, cpu_flash_attention_grad;
+extern const struct cpu_op cpu_kv_attention;
 
 #endif

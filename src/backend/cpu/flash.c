@@ -3,9 +3,9 @@
  *
  * A head's keys and values, and in the gradient its queries, are first copied as fp32 to memory of the thread, which stays
  * in its cache: rows of a head lie H*D apart in the tensors. */
-#include <string.h>
+#include "backend/cpu/flash.h"
 
-#include "backend/cpu/heads.h"
+#include <string.h>
 
 /* --- forward --- */
 
@@ -18,13 +18,13 @@ struct forward {
 };
 
 /* Returns the floats that a thread needs. */
-static int64_t forward_work(const struct heads *g, float *work, struct forward *w)
+static int64_t forward_work(const struct heads *keys, float *work, struct forward *w)
 {
-    const int64_t block = BLOCK_TOKENS * g->padded_D;
+    const int64_t block = BLOCK_TOKENS * keys->padded_D;
     int64_t used = 0;
 
-    w->keys = heads_take(work, &used, g->padded_T * g->D);
-    w->values = heads_take(work, &used, g->padded_T * g->padded_D);
+    w->keys = heads_take(work, &used, keys->padded_T * keys->D);
+    w->values = heads_take(work, &used, keys->padded_T * keys->padded_D);
     w->q = heads_take(work, &used, block);
     w->o = heads_take(work, &used, block);
     w->s = heads_take(work, &used, BLOCK_TOKENS * BLOCK_TOKENS);
@@ -43,7 +43,7 @@ static void read_keys(const struct heads *g, struct forward *w, const void *k, c
     }
 }
 
-/* Adds the keys from `key` on to the running softmax of the block of queries. */
+/* Adds the keys from `key` on to the running softmax of the block of queries; query counts as keys do. */
 static void forward_block(const struct heads *g, struct forward *w, struct span seen, int64_t query, int64_t rows,
                           int64_t key)
 {
@@ -75,22 +75,30 @@ static void forward_queries(const struct heads *g, struct forward *w, struct spa
     g->block->scale_rows(w->o, g->padded_D, rows, g->padded_D, w->factor);
 }
 
-static void forward_head(const struct heads *g, float *work, int64_t head, void *const *in, void *const *out)
+int64_t flash_floats(const struct heads *keys)
 {
-    const struct span seen = heads_span(g, head);
-    float *lse = (float *)out[1] + head * g->T;
     struct forward w;
 
-    forward_work(g, work, &w);
-    read_keys(g, &w, in[1], in[2], head, seen);
+    return forward_work(keys, NULL, &w);
+}
+
+void flash_head(const struct flash *f, float *work, int64_t head)
+{
+    const struct heads *g = f->queries;
+    struct span seen = heads_span(f->keys, head);
+    struct forward w;
+
+    seen.end = f->at + g->T < seen.end ? f->at + g->T : seen.end; /* keys beyond are not there yet */
+    forward_work(f->keys, work, &w);
+    read_keys(f->keys, &w, f->k, f->v, head, seen);
     for (int64_t t = 0; t < g->T; t += BLOCK_TOKENS) {
         const int64_t rows = heads_rows(g, t);
 
-        heads_read(g, w.q, in[0], head, t, rows, g->scale);
-        forward_queries(g, &w, seen, t, rows);
-        heads_write(g, out[0], w.o, head, t, rows, 1);
-        for (int64_t i = 0; i < rows; i++)
-            lse[t + i] = w.sum[i] == 0 ? INFINITY : w.max[i] + logf(w.sum[i]);
+        heads_read(g, w.q, f->q, head, t, rows, g->scale);
+        forward_queries(g, &w, seen, f->at + t, rows);
+        heads_write(g, f->o, w.o, head, t, rows, 1);
+        for (int64_t i = 0; f->lse && i < rows; i++)
+            f->lse[head * g->T + t + i] = w.sum[i] == 0 ? INFINITY : w.max[i] + logf(w.sum[i]);
     }
 }
 
@@ -191,10 +199,9 @@ static int flash_prepare(struct backend *b, struct kernel *k, struct err *err)
 {
     const struct shape *lse = &kernel_out(k, 1)->shape;
     const struct heads g = heads_of(b, k, NULL, lse->dim[0], lse->dim[2]);
-    struct forward w;
 
     (void)err;
-    k->scratch_bytes = (size_t)forward_work(&g, NULL, &w) * sizeof(float) * (size_t)b->threads;
+    k->scratch_bytes = (size_t)flash_floats(&g) * sizeof(float) * (size_t)b->threads;
     return 0;
 }
 
@@ -202,13 +209,15 @@ static int flash_run(struct backend *b, const struct kernel *k, void *const *in,
                      const struct run_context *c, struct err *err)
 {
     const struct heads g = heads_of(b, k, in[3], c->B, c->T);
-    struct forward w;
-    const int64_t each = forward_work(&g, NULL, &w);
+    const struct flash f = {
+        .queries = &g, .keys = &g, .q = in[0], .k = in[1], .v = in[2], .o = out[0], .lse = out[1]
+    };
+    const int64_t each = flash_floats(&g);
 
     (void)err;
 #pragma omp parallel for schedule(dynamic) num_threads(b->threads)
     for (int64_t head = 0; head < g.B * g.H; head++)
-        forward_head(&g, (float *)scratch + cpu_thread() * each, head, in, out);
+        flash_head(&f, (float *)scratch + cpu_thread() * each, head);
     return 0;
 }
 

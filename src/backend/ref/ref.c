@@ -21,6 +21,7 @@ static const struct ref_op *const ops[OP_N] = {
     [OP_ATTENTION_GRAD] = &ref_attention_grad,
     [OP_FLASH_ATTENTION] = &ref_flash_attention,
     [OP_FLASH_ATTENTION_GRAD] = &ref_flash_attention_grad,
+    [OP_KV_ATTENTION] = &ref_kv_attention,
     [OP_CROSS_ENTROPY] = &ref_cross_entropy,
     [OP_CROSS_ENTROPY_GRAD] = &ref_cross_entropy_grad,
     [OP_LINEAR_CE] = &ref_linear_ce,

@@ -27,6 +27,7 @@ extern const struct ref_op ref_embed, ref_embed_grad, ref_add, ref_relu, ref_rel
 extern const struct ref_op ref_linear, ref_linear_dx, ref_linear_dw;
 extern const struct ref_op ref_layernorm, ref_layernorm_grad, ref_add_norm, ref_add_norm_grad;
 extern const struct ref_op ref_attention, ref_attention_grad, ref_flash_attention, ref_flash_attention_grad;
+extern const struct ref_op ref_kv_attention;
 extern const struct ref_op ref_cross_entropy, ref_cross_entropy_grad, ref_linear_ce, ref_linear_ce_train;
 extern const struct ref_op ref_sumsq, ref_grad_scale, ref_adamw;
 
