@@ -30,6 +30,10 @@ static const char *const forms[OP_N][2] = {
     [OP_CROSS_ENTROPY_GRAD] = { "w[N,V] f[N] i[N] f[2] f?[N] f?[N]", "w[N,V]" },
     [OP_LINEAR_CE] = { "w[N,E] w[V,E] i[N] f[2] f?[N] f?[N]", "f[1] f?[N]" },
     [OP_LINEAR_CE_TRAIN] = { "w[N,E] w[V,E] i[N] f[2] f?[N] f?[N]", "f[1] w[N,E] +w[V,E] f?[N]" },
+    [OP_VALUE_HEAD] = { "w[N,E] w[1,E]", "f[N]" },
+    [OP_VALUE_HEAD_GRAD] = { "f[N] w[N,E] w[1,E]", "w[N,E] +w[1,E]" },
+    [OP_PAIR_LOSS] = { "f[N] i[Q,5] f[2]", "f[1]" },
+    [OP_PAIR_LOSS_GRAD] = { "f[N] i[Q,5] f[2]", "f[N]" },
     [OP_SUMSQ] = { "v[~]", "+d[1]" },
     [OP_GRAD_SCALE] = { "d[1] d[P]", "v[~]" },
     [OP_ADAMW] = { "v[~] d[P] d?[1]", "v[~] f[~] f[~] f?[~]" },
@@ -192,6 +196,9 @@ static int check_attrs(const struct checker *c, const struct op_form *form)
     if (bound['T'] >= 0 && bound['B'] * bound['T'] != bound['N'])
         return err_set(c->err, ERR_RUN, "%s of %" PRId64 " x %" PRId64 " tokens in %" PRId64 " rows", name, bound['B'],
                        bound['T'], bound['N']);
+    if (bound['Q'] == 0 || (bound['Q'] > 0 && bound['N'] % (2 * bound['Q']) != 0))
+        return err_set(c->err, ERR_RUN, "%s of %" PRId64 " scores in %" PRId64 " pairs of rows", name, bound['N'],
+                       bound['Q']);
     if (!(a->p >= 0 && a->p < 1))
         return err_set(c->err, ERR_RUN, "%s with the dropout probability %g", name, (double)a->p);
     const bool chunked = c->step->op == OP_LINEAR_CE || c->step->op == OP_LINEAR_CE_TRAIN;
@@ -212,6 +219,7 @@ int operands_check(const struct plan *p, const struct op_step *s, const char *ba
     memset(c.bound, -1, sizeof c.bound);
     c.bound['1'] = 1;
     c.bound['2'] = 2;
+    c.bound['5'] = 5;
     c.bound['P'] = HYPER_N;
     if (s->attrs.heads > 0)
         c.bound['H'] = s->attrs.heads;
@@ -240,5 +248,21 @@ int operands_check_columns(const int32_t *at, int64_t B, int64_t last, struct er
             return err_set(err, ERR_RUN,
                            "row %" PRId64 " is to be cached from column %" PRId32 " on, which is not in 0 .. %" PRId64,
                            b, at[b], last);
+    return 0;
+}
+
+int operands_check_pairs(const int32_t *pairs, int64_t B, int64_t T, struct err *err)
+{
+    if (B % 2 != 0)
+        return err_set(err, ERR_RUN, "%" PRId64 " rows of scores do not come in pairs", B);
+    for (int64_t p = 0; p < B / 2; p++) {
+        const int32_t *pair = pairs + PAIR_N * p;
+        const bool begins = pair[PAIR_CHOSEN_BEGIN] >= 0 && pair[PAIR_REJECTED_BEGIN] >= 0;
+        const bool lasts = pair[PAIR_CHOSEN_LAST] >= 0 && pair[PAIR_CHOSEN_LAST] < T && pair[PAIR_REJECTED_LAST] >= 0 &&
+                           pair[PAIR_REJECTED_LAST] < T;
+
+        if (!begins || !lasts || pair[PAIR_TERMS] < 0 || pair[PAIR_TERMS] > T)
+            return err_set(err, ERR_RUN, "pair %" PRId64 " compares scores that are not in its rows of %" PRId64, p, T);
+    }
     return 0;
 }

@@ -27,6 +27,8 @@ int operands_check(const struct plan *p, const struct op_step *s, const char *ba
 /* ids that a kernel is about to use as indexes: each in low .. n-1, where low is 0, or INT32_MIN when negative ones mean
  * "none". An ERR_RUN that names the first wrong one otherwise. */
 int operands_check_ids(const int32_t *ids, int64_t count, int32_t low, int64_t n, const char *what, struct err *err);
+/* The pairs of B rows of T scores: B is even, and no position is outside of its row. */
+int operands_check_pairs(const int32_t *pairs, int64_t B, int64_t T, struct err *err);
 
 /* The first column that each of B rows is about to write to in a cache: each in 0 .. last. */
 int operands_check_columns(const int32_t *at, int64_t B, int64_t last, struct err *err);

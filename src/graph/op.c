@@ -85,6 +85,20 @@ static double linear_ce_train_flops(const struct operand *in, const struct opera
     return 3 * linear_ce_flops(in, out, attrs);
 }
 
+static double value_head_flops(const struct operand *in, const struct operand *out, const struct op_attrs *attrs)
+{
+    (void)out;
+    (void)attrs;
+    return 2.0 * (double)count(&in[0]);
+}
+
+static double value_head_grad_flops(const struct operand *in, const struct operand *out, const struct op_attrs *attrs)
+{
+    (void)in;
+    (void)attrs;
+    return 3.0 * (double)count(&out[0]);
+}
+
 static const struct op_rule rules[OP_N] = {
     [OP_EMBED] = { "embed", 2, 1, op_embed_gradient, NULL, false },
     [OP_EMBED_GRAD] = { "embed_grad", 2, 1, NULL, NULL, false },
@@ -108,6 +122,10 @@ static const struct op_rule rules[OP_N] = {
     [OP_CROSS_ENTROPY_GRAD] = { "cross_entropy_grad", 6, 1, NULL, NULL, false },
     [OP_LINEAR_CE] = { "linear_ce", 6, 2, op_linear_ce_gradient, linear_ce_flops, true },
     [OP_LINEAR_CE_TRAIN] = { "linear_ce_train", 6, 4, NULL, linear_ce_train_flops, true },
+    [OP_VALUE_HEAD] = { "value_head", 2, 1, op_value_head_gradient, value_head_flops, false },
+    [OP_VALUE_HEAD_GRAD] = { "value_head_grad", 3, 2, NULL, value_head_grad_flops, false },
+    [OP_PAIR_LOSS] = { "pair_loss", 3, 1, op_pair_loss_gradient, NULL, false },
+    [OP_PAIR_LOSS_GRAD] = { "pair_loss_grad", 3, 1, NULL, NULL, false },
     [OP_SUMSQ] = { "sumsq", 1, 1, NULL, NULL, false },
     [OP_GRAD_SCALE] = { "grad_scale", 2, 1, NULL, NULL, false },
     [OP_ADAMW] = { "adamw", 3, 4, NULL, NULL, false },

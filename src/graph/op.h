@@ -31,6 +31,10 @@
  *  linear_ce             h[N,E], w[V,E], targets, norm, old|[],     loss[1] f32, logp[N] f32|[]               chunk clip
  *                        advantage|[]
  *  linear_ce_train       h, w, targets, norm, old|[], advantage|[]  loss, dh[N,E], +dw[V,E], logp[N] f32|[]   chunk clip
+ *  value_head            h[N,E], w[1,E]                             r[N] f32
+ *  value_head_grad       dr[N] f32, h, w                            dh[N,E], +dw[1,E]
+ *  pair_loss             r[N] f32, pairs[Q,5] i32, norm[2] f32      loss[1] f32
+ *  pair_loss_grad        r, pairs, norm                             dr[N] f32
  *  sumsq                 x                                          +sum[1] f64                               begin count
  *  grad_scale            sum[1] f64, hyper f64                      x, in place                               begin count
  *  adamw                 g, hyper f64, sum[1] f64|[]                param, m f32, v f32, master|[] f32        begin count group
@@ -48,6 +52,10 @@
  * max(-A rho, -A clip(rho, 1-clip, 1+clip)), rho = exp(logp - old). Gradients are norm[1] times the loss's there, 0 in the
  * other rows, as is logp; softmax in fp32.
  * linear_ce, linear_ce_train: the same on logits = h wT, made chunk rows at a time, so that no [N,V] tensor exists.
+ * pair_loss: rows p and Q+p of the 2Q = B rows of T scores are the chosen and the rejected answer of pair p. Its line of
+ * pairs is chosen begin, rejected begin, n, chosen last, rejected last, positions in 0 .. T-1 (begins may be larger); term k
+ * of n compares the scores x = r[min(begin + k, last)] of both rows: -log sigmoid(x chosen - x rejected). A pair's loss is
+ * the mean of its terms, or ln 2 without gradient when n = 0; loss = norm[0] * their sum, gradients are times norm[1].
  * dropout: keeps x / (1-p) where a 16-bit draw is at least round(p * 65536), see backend/dropout.h; off unless training.
  * sumsq: sum of squares of x[begin .. begin+count) in fp64. adamw, grad_scale: graph/optimizer.h has the formulas; the range
  * is of the flat tensors g and param, while m, v and master hold this rank's share and start at the range's begin.
@@ -85,6 +93,10 @@ enum op {
     OP_CROSS_ENTROPY_GRAD,
     OP_LINEAR_CE,
     OP_LINEAR_CE_TRAIN,
+    OP_VALUE_HEAD,
+    OP_VALUE_HEAD_GRAD,
+    OP_PAIR_LOSS,
+    OP_PAIR_LOSS_GRAD,
     OP_SUMSQ,
     OP_GRAD_SCALE,
     OP_ADAMW,
@@ -93,6 +105,9 @@ enum op {
     OP_ALL_GATHER,
     OP_N,
 };
+
+/* The columns of pair_loss's pairs. */
+enum pair { PAIR_CHOSEN_BEGIN, PAIR_REJECTED_BEGIN, PAIR_TERMS, PAIR_CHOSEN_LAST, PAIR_REJECTED_LAST, PAIR_N };
 
 #define OP_MAX_IN 7
 #define OP_MAX_OUT 4
@@ -153,5 +168,7 @@ int op_add_norm_gradient(struct graph *g, int node, const int *dout, struct err 
 int op_attention_gradient(struct graph *g, int node, const int *dout, struct err *err);
 int op_cross_entropy_gradient(struct graph *g, int node, const int *dout, struct err *err);
 int op_linear_ce_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_value_head_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_pair_loss_gradient(struct graph *g, int node, const int *dout, struct err *err);
 
 #endif

@@ -57,6 +57,8 @@ static const struct gradient_link links[] = {
     { OP_FLASH_ATTENTION, OP_FLASH_ATTENTION_GRAD, "d0 i0 i1 i2 o0 o1 i3", "012" },
     { OP_CROSS_ENTROPY, OP_CROSS_ENTROPY_GRAD, "i0 o1 i1 i2 i3 i4", "0" },
     { OP_LINEAR_CE, OP_LINEAR_CE_TRAIN, "i0 i1 i2 i3 i4 i5", ".01" },
+    { OP_VALUE_HEAD, OP_VALUE_HEAD_GRAD, "d0 i0 i1", "01" },
+    { OP_PAIR_LOSS, OP_PAIR_LOSS_GRAD, "i0 i1 i2", "0" },
 };
 
 static inline const struct gradient_link *link_of_gradient(enum op op)
@@ -111,6 +113,8 @@ static inline int64_t extent_of(const struct sample *s, char letter, bool planne
         return B * T;
     case 'B':
         return B;
+    case 'Q':
+        return B / 2;
     case 'T':
         return T;
     case 'S':
@@ -167,6 +171,11 @@ static inline void fixture_init(struct fixture *f, const struct sample *s)
 
     *f = (struct fixture){ .sample = *s };
     operands_form(s->op, &f->form);
+    if (f->form.n_in > 1 && f->form.in[1].extent[0] == 'Q') { /* rows come in pairs */
+        f->sample.B += s->B % 2;
+        f->sample.planned_B += s->planned_B % 2;
+        s = &f->sample;
+    }
     f->plan = (struct plan){ .buffers = f->buffers, .n_buffers = n_operands(f) };
     f->step = (struct op_step){ .op = s->op, .attrs = s->attrs };
     memset(f->step.in, -1, sizeof f->step.in);
@@ -225,6 +234,23 @@ static inline void fill_spans(struct fixture *f, int i)
     }
 }
 
+/* Pairs that go on past the end of one row, past that of both, compare nothing, all, the last scores alone. */
+static inline void fill_pairs(struct fixture *f, int i)
+{
+    const int64_t T = f->sample.T, last = T - 1;
+
+    for (int64_t p = 0; p < f->sample.B / 2; p++) {
+        const int64_t kinds[5][PAIR_N] = { { T / 2, T / 3, T - T / 2, last / 2, last },
+                                           { T / 2, T, T, last / 3, last / 2 },
+                                           { T, T, 0, last, 0 },
+                                           { 0, 0, T, last, last },
+                                           { last, last, 1, last, last } };
+
+        for (int k = 0; k < PAIR_N; k++)
+            put(f, i, PAIR_N * p + k, (double)kinds[p % 5][k]);
+    }
+}
+
 static inline void fill_ids(struct fixture *f, int i, struct rng *rng)
 {
     const bool targets = f->sample.op != OP_EMBED && f->sample.op != OP_EMBED_GRAD;
@@ -269,6 +295,8 @@ static inline void fill_operand(struct fixture *f, int i, struct rng *rng)
         fill_columns(f, i);
     } else if (form->type == 'i' && form->extent[0] == 'B') {
         fill_spans(f, i);
+    } else if (form->type == 'i' && form->extent[0] == 'Q') {
+        fill_pairs(f, i);
     } else if (form->type == 'i') {
         fill_ids(f, i, rng);
     } else if (form->extent[0] == 'P') {

@@ -112,5 +112,30 @@ TEST(ids_outside_of_the_vocabulary_are_named)
     CHECK_ERR(operands_check_ids(ids, 4, INT32_MIN, 7, "target", &err), &err, ERR_RUN, "target 3 is 7");
 }
 
+TEST(pairs_outside_of_their_rows_are_named)
+{
+    const int32_t pairs[] = { 0, 9, 8, 7, 7, 2, 2, 1, 7, 8 }; /* begins may lie behind the row */
+    const int32_t odd[][PAIR_N] = { { -1, 0, 1, 7, 7 }, { 0, 0, 9, 7, 7 }, { 0, 0, -1, 7, 7 }, { 0, 0, 1, -1, 7 } };
+    struct err err = { 0 };
+
+    CHECK_OK(operands_check_pairs(pairs, 2, 8, &err), &err);
+    CHECK_ERR(operands_check_pairs(pairs, 4, 8, &err), &err, ERR_RUN, "pair 1 compares");
+    CHECK_ERR(operands_check_pairs(pairs, 3, 8, &err), &err, ERR_RUN, "3 rows");
+    for (int i = 0; i < COUNT_OF(odd); i++)
+        CHECK_ERR(operands_check_pairs(odd[i], 2, 8, &err), &err, ERR_RUN, "pair 0 compares");
+}
+
+TEST(scores_that_make_no_pairs_are_refused)
+{
+    struct fixture f = step_of(OP_PAIR_LOSS, F32);
+
+    f.plan.buffers = f.buffers;
+    f.buffers[0].shape.dim[0]--;
+    check_refused(&f, "in 1 pairs of rows");
+    fixture_free(&f);
+    CHECK(true);
+}
+
 TEST_MAIN(CASE(forms_are_as_the_table_says), CASE(good_steps_pass), CASE(operands_that_do_not_go_together_are_refused),
-          CASE(attributes_out_of_range_are_refused), CASE(ids_outside_of_the_vocabulary_are_named))
+          CASE(attributes_out_of_range_are_refused), CASE(ids_outside_of_the_vocabulary_are_named),
+          CASE(pairs_outside_of_their_rows_are_named), CASE(scores_that_make_no_pairs_are_refused))

@@ -29,6 +29,7 @@ extern const struct ref_op ref_layernorm, ref_layernorm_grad, ref_add_norm, ref_
 extern const struct ref_op ref_attention, ref_attention_grad, ref_flash_attention, ref_flash_attention_grad;
 extern const struct ref_op ref_kv_attention;
 extern const struct ref_op ref_cross_entropy, ref_cross_entropy_grad, ref_linear_ce, ref_linear_ce_train;
+extern const struct ref_op ref_value_head, ref_value_head_grad, ref_pair_loss, ref_pair_loss_grad;
 extern const struct ref_op ref_sumsq, ref_grad_scale, ref_adamw;
 
 /* An operand: data is NULL when it is missing. */
