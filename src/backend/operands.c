@@ -34,9 +34,12 @@ static const char *const forms[OP_N][2] = {
     [OP_VALUE_HEAD_GRAD] = { "f[N] w[N,E] w[1,E]", "w[N,E] +w[1,E]" },
     [OP_PAIR_LOSS] = { "f[N] i[Q,5] f[2]", "f[1]" },
     [OP_PAIR_LOSS_GRAD] = { "f[N] i[Q,5] f[2]", "f[N]" },
+    [OP_VALUE_LOSS] = { "f[N] f[N] f[N] i[N] f[2]", "f[1]" },
+    [OP_VALUE_LOSS_GRAD] = { "f[N] f[N] f[N] i[N] f[2]", "f[N]" },
     [OP_SUMSQ] = { "v[~]", "+d[1]" },
     [OP_GRAD_SCALE] = { "d[1] d[P]", "v[~]" },
     [OP_ADAMW] = { "v[~] d[P] d?[1]", "v[~] f[~] f[~] f?[~]" },
+    [OP_EMA] = { "v[~]", "v[~]" },
 };
 
 /* One word of a form; returns what follows it. */
@@ -169,17 +172,16 @@ static int check_range(const struct checker *c, const struct op_form *form)
     return 0;
 }
 
-/* Inputs old and advantage of a loss over the vocabulary: its last two. */
-static int check_policy(const struct checker *c, const struct op_form *form)
+/* PPO's losses; those over the vocabulary are meant as such when their last two inputs, old and advantage, are there. */
+static int check_clip(const struct checker *c, const struct op_form *form)
 {
-    const struct op_attrs *a = &c->step->attrs;
     const int old = c->step->in[form->n_in - 2], advantage = c->step->in[form->n_in - 1];
     const char *name = op_rule(c->step->op)->name;
 
     if ((old < 0) != (advantage < 0))
         return err_set(c->err, ERR_RUN, "%s with one of old and advantage, but not both", name);
-    if (old >= 0 && !(a->clip > 0))
-        return err_set(c->err, ERR_RUN, "%s with the clip %g", name, a->clip);
+    if (old >= 0 && !(c->step->attrs.clip > 0))
+        return err_set(c->err, ERR_RUN, "%s with the clip %g", name, c->step->attrs.clip);
     return 0;
 }
 
@@ -200,13 +202,21 @@ static int check_attrs(const struct checker *c, const struct op_form *form)
         return err_set(c->err, ERR_RUN, "%s of %" PRId64 " scores in %" PRId64 " pairs of rows", name, bound['N'],
                        bound['Q']);
     if (!(a->p >= 0 && a->p < 1))
-        return err_set(c->err, ERR_RUN, "%s with the dropout probability %g", name, (double)a->p);
-    const bool chunked = c->step->op == OP_LINEAR_CE || c->step->op == OP_LINEAR_CE_TRAIN;
-    if (chunked && a->chunk < 1)
-        return err_set(c->err, ERR_RUN, "%s by %" PRId64 " rows", name, a->chunk);
-    if (chunked || c->step->op == OP_CROSS_ENTROPY || c->step->op == OP_CROSS_ENTROPY_GRAD)
-        return check_policy(c, form);
-    return check_range(c, form);
+        return err_set(c->err, ERR_RUN, "%s with the probability or decay %g", name, (double)a->p);
+    switch (c->step->op) {
+    case OP_LINEAR_CE:
+    case OP_LINEAR_CE_TRAIN:
+        if (a->chunk < 1)
+            return err_set(c->err, ERR_RUN, "%s by %" PRId64 " rows", name, a->chunk);
+        return check_clip(c, form);
+    case OP_CROSS_ENTROPY:
+    case OP_CROSS_ENTROPY_GRAD:
+    case OP_VALUE_LOSS:
+    case OP_VALUE_LOSS_GRAD:
+        return check_clip(c, form);
+    default:
+        return check_range(c, form);
+    }
 }
 
 int operands_check(const struct plan *p, const struct op_step *s, const char *backend, bool fp64, struct err *err)

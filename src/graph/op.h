@@ -35,9 +35,13 @@
  *  value_head_grad       dr[N] f32, h, w                            dh[N,E], +dw[1,E]
  *  pair_loss             r[N] f32, pairs[Q,5] i32, norm[2] f32      loss[1] f32
  *  pair_loss_grad        r, pairs, norm                             dr[N] f32
+ *  value_loss            v[N] f32, old[N] f32, returns[N] f32,      loss[1] f32                               clip
+ *                        targets[N] i32, norm[2] f32
+ *  value_loss_grad       v, old, returns, targets, norm             dv[N] f32                                 clip
  *  sumsq                 x                                          +sum[1] f64                               begin count
  *  grad_scale            sum[1] f64, hyper f64                      x, in place                               begin count
  *  adamw                 g, hyper f64, sum[1] f64|[]                param, m f32, v f32, master|[] f32        begin count group
+ *  ema                   param                                      ema, in place                             begin count p
  *  all_reduce            -                                          x, in place                               begin count bucket
  *  reduce_scatter        -                                          g (own shard valid after), comm[R*bucket] bucket
  *  all_gather            -                                          x (own shard valid before)
@@ -56,10 +60,13 @@
  * pairs is chosen begin, rejected begin, n, chosen last, rejected last, positions in 0 .. T-1 (begins may be larger); term k
  * of n compares the scores x = r[min(begin + k, last)] of both rows: -log sigmoid(x chosen - x rejected). A pair's loss is
  * the mean of its terms, or ln 2 without gradient when n = 0; loss = norm[0] * their sum, gradients are times norm[1].
+ * value_loss: loss = norm[0] * sum over the rows whose target is >= 0 of 1/2 max((v - returns)^2, (clipped - returns)^2),
+ * clipped = clip(v, old-clip, old+clip): PPO's clipped loss of a critic. Its gradient is norm[1] times that of the sum.
  * dropout: keeps x / (1-p) where a 16-bit draw is at least round(p * 65536), see backend/dropout.h; off unless training.
  * sumsq: sum of squares of x[begin .. begin+count) in fp64. adamw, grad_scale: graph/optimizer.h has the formulas; the range
  * is of the flat tensors g and param, while m, v and master hold this rank's share and start at the range's begin.
- * adamw with sum clips as it goes; without it, the gradient was scaled before. */
+ * adamw with sum clips as it goes; without it, the gradient was scaled before.
+ * ema: ema = p ema + (1-p) param in the range, which is of both tensors; either may be fp32 or bf16. */
 #ifndef TUNEUP_GRAPH_OP_H
 #define TUNEUP_GRAPH_OP_H
 
@@ -97,9 +104,12 @@ enum op {
     OP_VALUE_HEAD_GRAD,
     OP_PAIR_LOSS,
     OP_PAIR_LOSS_GRAD,
+    OP_VALUE_LOSS,
+    OP_VALUE_LOSS_GRAD,
     OP_SUMSQ,
     OP_GRAD_SCALE,
     OP_ADAMW,
+    OP_EMA,
     OP_ALL_REDUCE,
     OP_REDUCE_SCATTER,
     OP_ALL_GATHER,
@@ -119,7 +129,7 @@ enum accumulate { ACCUMULATE_NO, ACCUMULATE_YES, ACCUMULATE_UNLESS_FIRST };
 struct op_attrs {
     int64_t heads;
     bool relu;
-    float p; /* dropout probability */
+    float p; /* dropout probability; ema's decay */
     int32_t site; /* which dropout of the model: its own stream of draws */
     int32_t skip_row; /* embed_grad: the row that gets no gradient, or -1 */
     enum accumulate accumulate; /* of every "+" output */
@@ -170,5 +180,6 @@ int op_cross_entropy_gradient(struct graph *g, int node, const int *dout, struct
 int op_linear_ce_gradient(struct graph *g, int node, const int *dout, struct err *err);
 int op_value_head_gradient(struct graph *g, int node, const int *dout, struct err *err);
 int op_pair_loss_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_value_loss_gradient(struct graph *g, int node, const int *dout, struct err *err);
 
 #endif

@@ -56,6 +56,7 @@ static const struct gradient_link links[] = {
     { OP_ATTENTION, OP_ATTENTION_GRAD, "d0 i0 i1 i2 o1 i3", "012" },
     { OP_FLASH_ATTENTION, OP_FLASH_ATTENTION_GRAD, "d0 i0 i1 i2 o0 o1 i3", "012" },
     { OP_CROSS_ENTROPY, OP_CROSS_ENTROPY_GRAD, "i0 o1 i1 i2 i3 i4", "0" },
+    { OP_VALUE_LOSS, OP_VALUE_LOSS_GRAD, "i0 i1 i2 i3 i4", "0" },
     { OP_LINEAR_CE, OP_LINEAR_CE_TRAIN, "i0 i1 i2 i3 i4 i5", ".01" },
     { OP_VALUE_HEAD, OP_VALUE_HEAD_GRAD, "d0 i0 i1", "01" },
     { OP_PAIR_LOSS, OP_PAIR_LOSS_GRAD, "i0 i1 i2", "0" },

@@ -4,7 +4,7 @@
 #include "backend/row_loss.h"
 
 /* Ops with neither a gradient nor one they are the gradient of that finite differences could see: own tests below. */
-static const enum op alone[] = { OP_ADD, OP_SUMSQ, OP_GRAD_SCALE, OP_ADAMW, OP_KV_ATTENTION };
+static const enum op alone[] = { OP_ADD, OP_SUMSQ, OP_GRAD_SCALE, OP_ADAMW, OP_EMA, OP_KV_ATTENTION };
 
 static const enum op by_comm[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER };
 
@@ -158,6 +158,48 @@ TEST(optimizer_ops_do_as_their_formulas_say)
     b.close(&b);
 }
 
+/* Also where the average is finer than what is averaged, as it had better be: bf16 would not notice a hundredth. */
+static void check_average(struct backend *b, struct backend *ref, enum dtype param)
+{
+    struct sample s = { .op = OP_EMA, .attrs = plain, .type = F32 };
+    struct fixture before, f;
+
+    s.attrs.begin = 5;
+    s.attrs.p = 0.875f;
+    fixture_make(&before, &s, ref);
+    fixture_make(&f, &s, ref);
+    f.buffers[0].dtype = before.buffers[0].dtype = param;
+    f.buffers[0].bytes = (size_t)f.used[0] * dtype_bytes(param);
+    for (int64_t i = 0; i < f.used[0]; i++) {
+        put(&f, 0, i, (double)i / 16);
+        put(&before, 0, i, (double)i / 16);
+    }
+    fixture_run(&f, b);
+    for (int64_t i = 0; i < f.used[1]; i++) {
+        const bool in = i >= 5 && i < 55;
+        const double old = get(&before, 1, i), want = in ? 0.875 * old + 0.125 * get(&before, 0, i) : old;
+
+        assert_true(fabs(get(&f, 1, i) - want) < 1e-6);
+    }
+    fixture_free(&before);
+    fixture_free(&f);
+}
+
+TEST(averages_keep_to_their_range)
+{
+    struct backend ref, cpu;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
+    for (int type = F32; type <= BF16; type++) {
+        check_average(&ref, &ref, (enum dtype)type);
+        check_average(&cpu, &ref, (enum dtype)type);
+    }
+    cpu.close(&cpu);
+    ref.close(&ref);
+}
+
 static void check_range_ops(struct backend *b, struct backend *ref)
 {
     struct sample s = { .op = OP_SUMSQ, .attrs = plain, .type = F32 };
@@ -230,6 +272,26 @@ TEST(clipped_policy_loss_moves_one_way)
         CHECK_NEAR(r.slope, cases[i].slope, 1e-12);
     }
     CHECK(isnan(row_loss_policy(NAN, 0, 1, 0.2).loss) && isnan(row_loss_policy(0, NAN, -1, 0.2).loss));
+}
+
+TEST(clipped_value_loss_is_the_larger_one)
+{
+    static const struct {
+        double v, old, wanted, loss, slope;
+    } cases[] = {
+        { 1.0, 1.1, 3, 2.0, -2.0 }, /* inside the clip */
+        { 2.0, 1.0, 0, 2.0, 2.0 }, /* further off than what it is clipped to */
+        { 2.0, 1.0, 3, 1.62, 0 }, /* nearer than that: no pull */
+        { 0.0, 1.0, 0, 0.32, 0 },
+    };
+
+    for (int i = 0; i < COUNT_OF(cases); i++) {
+        const struct row_loss r = row_loss_value(cases[i].v, cases[i].old, cases[i].wanted, 0.2);
+
+        CHECK_NEAR(r.loss, cases[i].loss, 1e-12);
+        CHECK_NEAR(r.slope, cases[i].slope, 1e-12);
+    }
+    CHECK(isnan(row_loss_value(NAN, 0, 1, 0.2).loss) && isnan(row_loss_value(0, 0, NAN, 0.2).loss));
 }
 
 /* Scoring wants the log-probabilities alone: the loss is then minus their sum, as in phase 1. */
@@ -585,6 +647,7 @@ TEST(cpu_decodes_as_ref_does)
 TEST_MAIN(CASE(every_op_has_a_case), CASE(gradients_are_finite_differences),
           CASE(optimizer_ops_do_as_their_formulas_say), CASE(ranges_hold_to_their_ends),
           CASE(padding_row_of_the_embedding_gets_no_gradient), CASE(query_that_sees_nothing_gives_nothing),
-          CASE(clipped_policy_loss_moves_one_way), CASE(log_probabilities_come_without_a_policy),
           CASE(cached_attention_is_attention), CASE(cache_has_an_end), CASE(cpu_decodes_as_ref_does),
+          CASE(clipped_policy_loss_moves_one_way), CASE(averages_keep_to_their_range),
+          CASE(clipped_value_loss_is_the_larger_one), CASE(log_probabilities_come_without_a_policy),
           CASE(ref_works_on_fewer_rows_than_planned), CASE(cpu_agrees_with_ref))

@@ -36,9 +36,12 @@ static const struct cpu_op *const ops[OP_N] = {
     [OP_VALUE_HEAD_GRAD] = &cpu_value_head_grad,
     [OP_PAIR_LOSS] = &cpu_pair_loss,
     [OP_PAIR_LOSS_GRAD] = &cpu_pair_loss_grad,
+    [OP_VALUE_LOSS] = &cpu_value_loss,
+    [OP_VALUE_LOSS_GRAD] = &cpu_value_loss_grad,
     [OP_SUMSQ] = &cpu_sumsq,
     [OP_GRAD_SCALE] = &cpu_grad_scale,
     [OP_ADAMW] = &cpu_adamw,
+    [OP_EMA] = &cpu_ema,
 };
 
 int64_t cpu_thread(void)

@@ -1,4 +1,4 @@
-/* Cross-entropy of stored logits. A row's maximum and sum are found together, tile by tile, so that it is read once; the
+/* Cross-entropy of stored logits, and the critic's loss. A row's maximum and sum are found together, tile by tile, so that it is read once; the
  * losses of rows are added in row order, whoever made them. */
 #include "backend/cpu/call.h"
 
@@ -179,5 +179,42 @@ static int grad_run(struct backend *b, const struct kernel *k, void *const *in, 
     return 0;
 }
 
+static struct row_loss critic_loss(const struct cpu_call *a, int64_t n)
+{
+    const float *v = a->in[0], *old = a->in[1], *wanted = a->in[2];
+
+    if (((const int32_t *)a->in[3])[n] < 0)
+        return (struct row_loss){ 0, 0 };
+    return row_loss_value((double)v[n], (double)old[n], (double)wanted[n], a->attrs->clip);
+}
+
+/* A number a row, on one thread: threads would cost more than they do. */
+static int value_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                     const struct run_context *c, struct err *err)
+{
+    const struct cpu_call a = cpu_call(b, k, in, out, scratch, c, 0, 0);
+    double sum = 0;
+
+    (void)err;
+    for (int64_t n = 0; n < a.rows; n++)
+        sum += critic_loss(&a, n).loss;
+    *(float *)out[0] = (float)(sum * (double)((const float *)in[4])[0]);
+    return 0;
+}
+
+static int value_grad_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                          const struct run_context *c, struct err *err)
+{
+    const struct cpu_call a = cpu_call(b, k, in, out, scratch, c, 0, 0);
+    const double scale = (double)((const float *)in[4])[1];
+
+    (void)err;
+    for (int64_t n = 0; n < a.rows; n++)
+        ((float *)out[0])[n] = (float)(critic_loss(&a, n).slope * scale);
+    return 0;
+}
+
 const struct cpu_op cpu_cross_entropy = { loss_prepare, loss_run },
-                    cpu_cross_entropy_grad = { cpu_no_scratch, grad_run };
+                    cpu_cross_entropy_grad = { cpu_no_scratch, grad_run },
+                    cpu_value_loss = { cpu_no_scratch, value_run },
+                    cpu_value_loss_grad = { cpu_no_scratch, value_grad_run };

@@ -1,5 +1,5 @@
-/* The norm of the gradient, clipping by it, and AdamW in one pass over gradient, parameter, moments and master copy. The
- * formulas are in graph/optimizer.h; the ranges begin anywhere in the flat tensors. */
+/* The norm of the gradient, clipping by it, and AdamW in one pass over gradient, parameter, moments and master copy: the
+ * formulas are in graph/optimizer.h. And the average of weights. The ranges begin anywhere in the flat tensors. */
 #include "backend/cpu/call.h"
 
 #include <math.h>
@@ -190,5 +190,41 @@ static int adamw_run(struct backend *b, const struct kernel *k, void *const *in,
     return 0;
 }
 
+SIMD_CLONES static void ema_tile(float *restrict average, const float *restrict param, float decay, float rest,
+                                 int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        average[i] = decay * average[i] + rest * param[i];
+}
+
+static void ema_part(const struct cpu_call *a, int part)
+{
+    const struct simd_part range = simd_part(a->attrs->count, 64, part, a->parts);
+    const enum dtype param_type = kernel_in(a->kernel, 0)->dtype;
+    const float decay = a->attrs->p, rest = (float)(1 - (double)decay);
+    float param_buffer[SIMD_TILE], buffer[SIMD_TILE];
+
+    for (int64_t i = range.begin; i < range.end; i += SIMD_TILE) {
+        const int64_t n = range.end - i < SIMD_TILE ? range.end - i : SIMD_TILE, at = a->attrs->begin + i;
+        float *average = simd_room(a->out[0], a->type, at, buffer);
+
+        if (a->type == BF16)
+            simd_from_bf16(average, (const uint16_t *)a->out[0] + at, n);
+        ema_tile(average, simd_load(a->in[0], param_type, at, n, param_buffer), decay, rest, n);
+        simd_store(a->out[0], a->type, at, n, average);
+    }
+}
+
+static int ema_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                   const struct run_context *c, struct err *err)
+{
+    const struct cpu_call a = cpu_call(b, k, in, out, scratch, c, 0, 0);
+
+    (void)err;
+    cpu_parts(&a, ema_part);
+    return 0;
+}
+
 const struct cpu_op cpu_sumsq = { sumsq_prepare, sumsq_run }, cpu_grad_scale = { cpu_no_scratch, scale_run },
-                    cpu_adamw = { cpu_no_scratch, adamw_run };
+                    cpu_adamw = { cpu_no_scratch, adamw_run }, cpu_ema = { cpu_no_scratch, ema_run };

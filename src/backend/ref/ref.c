@@ -30,9 +30,12 @@ static const struct ref_op *const ops[OP_N] = {
     [OP_VALUE_HEAD_GRAD] = &ref_value_head_grad,
     [OP_PAIR_LOSS] = &ref_pair_loss,
     [OP_PAIR_LOSS_GRAD] = &ref_pair_loss_grad,
+    [OP_VALUE_LOSS] = &ref_value_loss,
+    [OP_VALUE_LOSS_GRAD] = &ref_value_loss_grad,
     [OP_SUMSQ] = &ref_sumsq,
     [OP_GRAD_SCALE] = &ref_grad_scale,
     [OP_ADAMW] = &ref_adamw,
+    [OP_EMA] = &ref_ema,
 };
 
 static int prepare(struct backend *b, const struct plan *p, const struct op_step *s, struct kernel *out,

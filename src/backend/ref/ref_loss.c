@@ -162,6 +162,30 @@ static int linear_ce_train(const struct ref_call *r)
     return 0;
 }
 
+static struct row_loss critic_loss(const struct ref_call *r, int64_t n)
+{
+    if (((const int32_t *)r->in[3])[n] < 0)
+        return (struct row_loss){ 0, 0 };
+    return row_loss_value(ref_get(ref_in(r, 0), n), ref_get(ref_in(r, 1), n), ref_get(ref_in(r, 2), n), r->attrs->clip);
+}
+
+static int value_loss(const struct ref_call *r)
+{
+    double sum = 0;
+
+    for (int64_t n = 0; n < ref_rows(r); n++)
+        sum += critic_loss(r, n).loss;
+    ref_set(ref_out(r, 0), 0, sum * ref_get(ref_in(r, 4), 0));
+    return 0;
+}
+
+static int value_loss_grad(const struct ref_call *r)
+{
+    for (int64_t n = 0; n < ref_rows(r); n++)
+        ref_set(ref_out(r, 0), n, critic_loss(r, n).slope * ref_get(ref_in(r, 4), 1));
+    return 0;
+}
+
 static int64_t logits_scratch(const struct kernel *k)
 {
     return kernel_in(k, 0)->shape.dim[1];
@@ -182,4 +206,5 @@ static int64_t train_scratch(const struct kernel *k)
 const struct ref_op ref_cross_entropy = { cross_entropy, logits_scratch },
                     ref_cross_entropy_grad = { cross_entropy_grad, NULL },
                     ref_linear_ce = { linear_ce, vocabulary_scratch },
-                    ref_linear_ce_train = { linear_ce_train, train_scratch };
+                    ref_linear_ce_train = { linear_ce_train, train_scratch }, ref_value_loss = { value_loss, NULL },
+                    ref_value_loss_grad = { value_loss_grad, NULL };

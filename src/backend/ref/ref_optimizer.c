@@ -1,4 +1,4 @@
-/* The norm of the gradient, clipping by it, and AdamW: graph/optimizer.h has the formulas. */
+/* The norm of the gradient, clipping by it, and AdamW: graph/optimizer.h has the formulas. And the average of weights. */
 #include "backend/ref/ref.h"
 
 #include "graph/optimizer.h"
@@ -52,4 +52,15 @@ static int adamw(const struct ref_call *r)
     return 0;
 }
 
-const struct ref_op ref_sumsq = { sumsq, NULL }, ref_grad_scale = { grad_scale, NULL }, ref_adamw = { adamw, NULL };
+static int ema(const struct ref_call *r)
+{
+    const struct ref_tensor param = ref_in(r, 0), average = ref_out(r, 0);
+    const double decay = (double)r->attrs->p;
+
+    for (int64_t i = r->attrs->begin; i < r->attrs->begin + r->attrs->count; i++)
+        ref_set(average, i, decay * ref_get(average, i) + (1 - decay) * ref_get(param, i));
+    return 0;
+}
+
+const struct ref_op ref_sumsq = { sumsq, NULL }, ref_grad_scale = { grad_scale, NULL }, ref_adamw = { adamw, NULL },
+                    ref_ema = { ema, NULL };
