@@ -183,15 +183,62 @@ int head_logits(struct graph *g, const struct opt_shape *o, int h)
     return logits;
 }
 
+/* One number a row of h: an input, or what is read. */
+static int row_input(struct graph *g, int h, const char *name)
+{
+    return graph_input(g, F32, shape_of(1, g->values[h].shape.dim[0]), name);
+}
+
+/* What all losses have: which rows count, and how much. */
+struct counted {
+    int targets, norm, loss;
+};
+
+static struct counted counted_rows(struct graph *g, int h)
+{
+    struct counted c;
+
+    c.targets = graph_input(g, I32, shape_of(1, g->values[h].shape.dim[0]), "targets");
+    c.norm = graph_input(g, F32, shape_of(1, (int64_t)2), "norm");
+    c.loss = graph_input(g, F32, shape_of(1, (int64_t)1), "loss");
+    return c;
+}
+
+/* old, advantages, logp: -1 = none */
+static int token_loss(struct graph *g, const struct opt_shape *o, int h, double clip, int old, int advantages, int logp)
+{
+    const struct counted c = counted_rows(g, h);
+    const int logits = head_logits(g, o, h);
+    const int lse = graph_value(g, KIND_ACTIVATION, F32, shape_of(1, g->values[h].shape.dim[0]), "logits.lse");
+
+    graph_node(g, OP_CROSS_ENTROPY, (struct op_attrs){ .clip = clip },
+               NODE_LIST(logits, c.targets, c.norm, old, advantages), NODE_LIST(c.loss, lse, logp));
+    return c.loss;
+}
+
 int head_lm_loss(struct graph *g, const struct opt_shape *o, int h)
 {
-    const int64_t N = g->values[h].shape.dim[0];
-    const int targets = graph_input(g, I32, shape_of(1, N), "targets");
-    const int scale = graph_input(g, F32, shape_of(1, (int64_t)2), "norm");
-    const int loss = graph_input(g, F32, shape_of(1, (int64_t)1), "loss");
-    const int logits = head_logits(g, o, h);
-    const int lse = graph_value(g, KIND_ACTIVATION, F32, shape_of(1, N), "logits.lse");
+    return token_loss(g, o, h, 0, -1, -1, -1);
+}
 
-    graph_node(g, OP_CROSS_ENTROPY, (struct op_attrs){ 0 }, NODE_LIST(logits, targets, scale), NODE_LIST(loss, lse));
-    return loss;
+int head_logprob(struct graph *g, const struct opt_shape *o, int h)
+{
+    return token_loss(g, o, h, 0, -1, -1, row_input(g, h, "logp"));
+}
+
+int head_policy_loss(struct graph *g, const struct opt_shape *o, int h, double clip)
+{
+    const int old = row_input(g, h, "old_logp"), advantages = row_input(g, h, "advantages");
+
+    return token_loss(g, o, h, clip, old, advantages, row_input(g, h, "logp"));
+}
+
+int head_value_loss(struct graph *g, int r, double clip)
+{
+    const int old = row_input(g, r, "old_values"), returns = row_input(g, r, "returns");
+    const struct counted c = counted_rows(g, r);
+
+    graph_node(g, OP_VALUE_LOSS, (struct op_attrs){ .clip = clip }, NODE_LIST(r, old, returns, c.targets, c.norm),
+               NODE_LIST(c.loss));
+    return c.loss;
 }

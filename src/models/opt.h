@@ -30,4 +30,12 @@ int opt_trunk(struct graph *g, const struct opt_shape *o, const struct extents *
 int head_logits(struct graph *g, const struct opt_shape *o, int h);
 int head_lm_loss(struct graph *g, const struct opt_shape *o, int h);
 
+/* PPO's heads. logprob: head_lm_loss that also gives out "logp" fp32 [N], the log-probability of each target, 0 where none is
+ * counted. policy_loss: the same outputs, but the loss is the clipped one of what logp was, "old_logp", and "advantages",
+ * both fp32 [N]. value_loss: the clipped loss of values r [N] fp32 against "old_values" and "returns", fp32 [N], over the
+ * rows that "targets" count, scaled by "norm". */
+int head_logprob(struct graph *g, const struct opt_shape *o, int h);
+int head_policy_loss(struct graph *g, const struct opt_shape *o, int h, double clip);
+int head_value_loss(struct graph *g, int r, double clip);
+
 #endif
