@@ -343,13 +343,31 @@ json_t *option_json(const struct option_set *sets, int n_sets, const struct opti
     return all;
 }
 
+/* The names of a copy, in lines of some 100 letters: what they mean stands with the original. */
+static void print_names(FILE *out, const struct option_set *set)
+{
+    int column = 0;
+
+    for (const struct option *o = set->options; o->name; o++) {
+        const int n = (int)(strlen(set->prefix) + strlen(o->name)) + 4;
+        if (column == 0 || column + n > 100) {
+            fprintf(out, "%s ", column ? "\n" : "");
+            column = 1;
+        }
+        fprintf(out, " --%s%s", set->prefix, o->name);
+        column += n;
+    }
+    if (column)
+        fputc('\n', out);
+}
+
 void option_help(FILE *out, const struct option_set *sets, int n_sets)
 {
     for (int s = 0; s < n_sets; s++) {
         if (s == 0 || strcmp(sets[s].title, sets[s - 1].title) != 0)
             fprintf(out, "\n%s:\n", sets[s].title);
-        for (const struct option *o = sets[s].options; sets[s].prefix && o->name; o++)
-            fprintf(out, "  --%s%s\n", sets[s].prefix, o->name);
+        if (sets[s].prefix)
+            print_names(out, &sets[s]);
         for (const struct option *o = sets[s].options; !sets[s].prefix && o->name; o++) {
             char left[160];
             snprintf(left, sizeof left, "--%s%s%s%s%s", o->name, o->alias ? ", --" : "", o->alias ? o->alias : "",

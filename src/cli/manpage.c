@@ -84,7 +84,7 @@ static void put_options(FILE *out, const struct option_set *sets, int n_sets)
         }
         for (const struct option *o = sets[s].options; o->name; o++)
             if (sets[s].prefix)
-                fprintf(out, ".br\n\\-\\-%s%s\n", sets[s].prefix, o->name);
+                fprintf(out, "\\-\\-%s%s\n", sets[s].prefix, o->name);
             else
                 put_option(out, o);
     }
