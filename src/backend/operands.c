@@ -11,7 +11,7 @@ static const char *const forms[OP_N][2] = {
     [OP_EMBED] = { "i[N] w[V,C]", "w[N,C]" },
     [OP_EMBED_GRAD] = { "i[N] w[N,C]", "+w[V,C]" },
     [OP_ADD] = { "w[*] w[*]", "w[*]" },
-    [OP_LINEAR] = { "w[N,K] w[M,K] w?[M]", "w[N,M]" },
+    [OP_LINEAR] = { "w[N,K] w[M,K] w?[M]", "o[N,M]" },
     [OP_LINEAR_DX] = { "w[N,M] w[M,K]", "+w[N,K]" },
     [OP_LINEAR_DW] = { "w[N,M] w[N,K]", "+w[M,K] +w?[M]" },
     [OP_RELU] = { "w[*]", "w[*]" },
@@ -99,6 +99,8 @@ static bool type_fits(struct checker *c, enum dtype t, char wanted)
         if (c->working == DTYPE_N && (t == BF16 || fp32_or_more))
             c->working = t;
         return t == c->working;
+    case 'o':
+        return t == c->working || fp32_or_more;
     case 'v':
         return t == BF16 || fp32_or_more;
     case 'f':

@@ -6,7 +6,8 @@
 #include "backend/backend.h"
 
 struct operand_form {
-    char type; /* w: the step's working type; v: fp32 or bf16, for itself; f: fp32; d: fp64; i: int32 */
+    char
+        type; /* w: the step's working type; o: that or fp32; v: fp32 or bf16, for itself; f: fp32; d: fp64; i: int32 */
     bool optional;
     bool adds; /* obeys attrs.accumulate */
     char extent[5]; /* letters of graph/op.h, or a digit; "*": one shape for all such operands; "~": any shape */

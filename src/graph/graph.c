@@ -73,7 +73,7 @@ static const char *keep_name(struct graph *g, const char *prefix, const char *fo
 
 static int add_value(struct graph *g, const struct value *v, const char *format, va_list args)
 {
-    const char *prefix = v->kind == KIND_PARAM ? g->model : "";
+    const char *prefix = v->kind == KIND_PARAM || v->kind == KIND_KV ? g->model : "";
 
     if (!grow(g, (void **)&g->values, g->n_values, &g->values_room, sizeof *g->values))
         return 0;
@@ -108,6 +108,17 @@ int graph_activation(struct graph *g, struct shape shape, const char *format, ..
 int graph_param(struct graph *g, struct shape shape, const char *format, ...)
 {
     const struct value value = { .kind = KIND_PARAM, .dtype = F32, .working = true, .shape = shape };
+    va_list args;
+
+    va_start(args, format);
+    const int v = add_value(g, &value, format, args);
+    va_end(args);
+    return v;
+}
+
+int graph_cache(struct graph *g, struct shape shape, const char *format, ...)
+{
+    const struct value value = { .kind = KIND_KV, .dtype = F32, .working = true, .shape = shape };
     va_list args;
 
     va_start(args, format);
@@ -173,6 +184,29 @@ void graph_remove_node(struct graph *g, int node)
 {
     memmove(&g->nodes[node], &g->nodes[node + 1], (size_t)(g->n_nodes - node - 1) * sizeof *g->nodes);
     g->n_nodes--;
+}
+
+/* Whether one of the node's results is read after the graph has run, or by a later node. */
+static bool is_waited_for(const struct graph *g, int node)
+{
+    for (int k = 0; k < OP_MAX_OUT; k++) {
+        const int out = g->nodes[node].out[k];
+
+        if (out >= 0 && (g->values[out].input || g->values[out].kind == KIND_KV))
+            return true;
+        for (int i = node + 1; out >= 0 && i < g->n_nodes; i++)
+            for (int j = 0; j < OP_MAX_IN; j++)
+                if (g->nodes[i].in[j] == out)
+                    return true;
+    }
+    return false;
+}
+
+void graph_remove_unread(struct graph *g)
+{
+    for (int i = g->n_nodes - 1; i >= 0; i--)
+        if (!is_waited_for(g, i))
+            graph_remove_node(g, i);
 }
 
 int graph_producer(const struct graph *g, int value)

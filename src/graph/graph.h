@@ -66,6 +66,8 @@ int graph_value(struct graph *g, enum buffer_kind kind, enum dtype dtype, struct
 /* An activation, or a parameter (the model's prefix goes before its name), of the working type. */
 int graph_activation(struct graph *g, struct shape shape, const char *format, ...) ERR_PRINTF(3, 4);
 int graph_param(struct graph *g, struct shape shape, const char *format, ...) ERR_PRINTF(3, 4);
+/* A cache, in every program of the model that names it: of the working type, with the model's prefix before its name. */
+int graph_cache(struct graph *g, struct shape shape, const char *format, ...) ERR_PRINTF(3, 4);
 int graph_input(struct graph *g, enum dtype dtype, struct shape shape, const char *name);
 int graph_find(const struct graph *g, const char *name); /* -1 = none */
 int graph_find_param(const struct graph *g, const char *name); /* of the graph's model */
@@ -75,6 +77,9 @@ int graph_find_param(const struct graph *g, const char *name); /* of the graph's
 int graph_node(struct graph *g, enum op op, struct op_attrs attrs, const int *in, const int *out);
 #define NODE_LIST(...) ((const int[]){ __VA_ARGS__, NODE_END })
 void graph_remove_node(struct graph *g, int node);
+/* Removes the nodes that nobody waits for: they write neither an input of the graph, nor a cache, nor what a node that stays
+ * reads. */
+void graph_remove_unread(struct graph *g);
 int graph_producer(const struct graph *g, int value); /* the node that writes it first, or -1 */
 int graph_only_user(const struct graph *g, int value, enum op op); /* its one user, if that is this op; else -1 */
 

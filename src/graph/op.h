@@ -8,7 +8,7 @@
  *  embed                 ids[N] i32, table[V,C]                     y[N,C]
  *  embed_grad            ids[N], dy[N,C]                            +dtable[V,C]                              skip_row
  *  add                   a, b                                       y (shape of a)
- *  linear                x[N,K], w[M,K], bias[M]|[]                 y[N,M]                                    relu
+ *  linear                x[N,K], w[M,K], bias[M]|[]                 y[N,M], also f32                          relu
  *  linear_dx             dy[N,M], w[M,K]                            +dx[N,K]
  *  linear_dw             dy[N,M], x[N,K]                            +dw[M,K], +db[M]|[]
  *  relu                  x                                          y

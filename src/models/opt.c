@@ -8,7 +8,8 @@ struct builder {
     struct graph *g;
     const struct opt_shape *o;
     int64_t B, T;
-    int spans;
+    int64_t S; /* columns of the caches; 0: there are none */
+    int spans, at;
 };
 
 static struct shape rows_of(const struct builder *b, int64_t width)
@@ -83,7 +84,7 @@ static int residual(struct builder *b, int a, int r, int layer, int which)
     struct graph *g = b->g;
     const int sum = graph_activation(g, rows_of(b, b->o->C), "layers.%d.residual%d", layer, which);
 
-    if (b->o->dropout > 0) {
+    if (b->o->dropout > 0 && b->S == 0) {
         const struct op_attrs attrs = { .p = (float)b->o->dropout, .site = 2 * layer + which };
         const int dropped = graph_activation(g, rows_of(b, b->o->C), "layers.%d.dropped%d", layer, which);
         graph_node(g, OP_DROPOUT, attrs, NODE_LIST(r), NODE_LIST(dropped));
@@ -93,24 +94,39 @@ static int residual(struct builder *b, int a, int r, int layer, int which)
     return sum;
 }
 
-static int attention(struct builder *b, int x, int layer)
+/* Of the tokens at hand alone, or with a cache of those before them. */
+static int mix(struct builder *b, int q, int k, int v, int layer)
 {
     const struct opt_shape *o = b->o;
+    const struct op_attrs attrs = { .heads = o->H };
     struct graph *g = b->g;
+    const int mixed = graph_activation(g, rows_of(b, o->C), "layers.%d.self_attn.out", layer);
+
+    if (b->S == 0) {
+        const int probs = graph_activation(g, shape_of(4, b->B, o->H, b->T, b->T), "layers.%d.self_attn.probs", layer);
+        graph_node(g, OP_ATTENTION, attrs, NODE_LIST(q, k, v, b->spans), NODE_LIST(mixed, probs));
+        return mixed;
+    }
+    const int keys = graph_cache(g, shape_of(3, b->B, b->S, o->C), "kv/layers.%d.k", layer);
+    const int values = graph_cache(g, shape_of(3, b->B, b->S, o->C), "kv/layers.%d.v", layer);
+    graph_node(g, OP_KV_ATTENTION, attrs, NODE_LIST(q, k, v, b->spans, b->at), NODE_LIST(mixed, keys, values));
+    return mixed;
+}
+
+static int attention(struct builder *b, int x, int layer)
+{
+    const int64_t C = b->o->C;
     char stem[64];
 
     snprintf(stem, sizeof stem, "layers.%d.self_attn.q_proj", layer);
-    const int q = linear(b, x, stem, o->C);
+    const int q = linear(b, x, stem, C);
     snprintf(stem, sizeof stem, "layers.%d.self_attn.k_proj", layer);
-    const int k = linear(b, x, stem, o->C);
+    const int k = linear(b, x, stem, C);
     snprintf(stem, sizeof stem, "layers.%d.self_attn.v_proj", layer);
-    const int v = linear(b, x, stem, o->C);
-    const int mixed = graph_activation(g, rows_of(b, o->C), "layers.%d.self_attn.out", layer);
-    const int probs = graph_activation(g, shape_of(4, b->B, o->H, b->T, b->T), "layers.%d.self_attn.probs", layer);
-    graph_node(g, OP_ATTENTION, (struct op_attrs){ .heads = o->H }, NODE_LIST(q, k, v, b->spans),
-               NODE_LIST(mixed, probs));
+    const int v = linear(b, x, stem, C);
+    const int mixed = mix(b, q, k, v, layer);
     snprintf(stem, sizeof stem, "layers.%d.self_attn.out_proj", layer);
-    return linear(b, mixed, stem, o->C);
+    return linear(b, mixed, stem, C);
 }
 
 static int feed_forward(struct builder *b, int x, int layer)
@@ -146,13 +162,15 @@ static int decoder_layer(struct builder *b, int x, int layer)
 
 int opt_trunk(struct graph *g, const struct opt_shape *o, const struct extents *x)
 {
-    struct builder b = { .g = g, .o = o, .B = x->B, .T = x->T };
+    struct builder b = { .g = g, .o = o, .B = x->B, .T = x->T, .S = x->S };
     const int64_t N = x->B * x->T;
 
     add_params(g, o);
     const int ids = graph_input(g, I32, shape_of(1, N), "ids");
     const int positions = graph_input(g, I32, shape_of(1, N), "positions");
     b.spans = graph_input(g, I32, shape_of(2, x->B, (int64_t)2), "spans");
+    if (x->S > 0)
+        b.at = graph_input(g, I32, shape_of(1, x->B), "at");
 
     /* Row 1 is padding_idx: the look-up gives it no gradient. */
     int words = graph_activation(g, rows_of(&b, o->E), "embed_tokens.out");
@@ -173,10 +191,27 @@ int opt_trunk(struct graph *g, const struct opt_shape *o, const struct extents *
     return o->E != o->C ? linear(&b, h, "project_out", o->E) : h;
 }
 
+int opt_prefill(struct graph *g, const struct opt_shape *o, const struct extents *x)
+{
+    opt_trunk(g, o, x);
+    graph_remove_unread(g);
+    return -1;
+}
+
+int opt_decode(struct graph *g, const struct opt_shape *o, const struct extents *x)
+{
+    const int h = opt_trunk(g, o, x);
+    const int logits = graph_input(g, F32, shape_of(2, x->B * x->T, o->V), "logits");
+
+    graph_node(g, OP_LINEAR, (struct op_attrs){ 0 }, NODE_LIST(h, graph_find_param(g, "embed_tokens.weight"), -1),
+               NODE_LIST(logits));
+    return -1;
+}
+
 int head_logits(struct graph *g, const struct opt_shape *o, int h)
 {
     const int64_t N = g->values[h].shape.dim[0];
-    const int logits = graph_activation(g, shape_of(2, N, o->V), "logits");
+    const int logits = graph_activation(g, shape_of(2, N, o->V), "head.logits");
 
     graph_node(g, OP_LINEAR, (struct op_attrs){ 0 }, NODE_LIST(h, graph_find_param(g, "embed_tokens.weight"), -1),
                NODE_LIST(logits));
@@ -209,7 +244,7 @@ static int token_loss(struct graph *g, const struct opt_shape *o, int h, double 
 {
     const struct counted c = counted_rows(g, h);
     const int logits = head_logits(g, o, h);
-    const int lse = graph_value(g, KIND_ACTIVATION, F32, shape_of(1, g->values[h].shape.dim[0]), "logits.lse");
+    const int lse = graph_value(g, KIND_ACTIVATION, F32, shape_of(1, g->values[h].shape.dim[0]), "head.lse");
 
     graph_node(g, OP_CROSS_ENTROPY, (struct op_attrs){ .clip = clip },
                NODE_LIST(logits, c.targets, c.norm, old, advantages), NODE_LIST(c.loss, lse, logp));

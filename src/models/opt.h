@@ -25,6 +25,13 @@ struct extents {
  * Returns the last hidden state, [B*T, E]; a failure is kept in the graph. */
 int opt_trunk(struct graph *g, const struct opt_shape *o, const struct extents *x);
 
+/* The two programs of generation, of extents with S > 0; both return -1, as there is no loss. Layer N's keys and values are in
+ * the caches "kv/layers.N.k" and "kv/layers.N.v" [B,S,C], which both programs share. A further input is "at" [B] int32: the
+ * column of each row's first new id; "spans" are then columns of the cache. prefill fills the caches and gives nothing back;
+ * decode gives "logits" [B*T,V] in fp32, whatever the working type. There is no dropout. */
+int opt_prefill(struct graph *g, const struct opt_shape *o, const struct extents *x);
+int opt_decode(struct graph *g, const struct opt_shape *o, const struct extents *x);
+
 /* Heads on a hidden state h [N,E]. logits: [N,V], a program may mark it as its output. lm_loss: mean cross-entropy of "targets"
  * [N] int32 (-1 or less: not counted), scaled by "norm" fp32 [2]; returns the value "loss", readable. */
 int head_logits(struct graph *g, const struct opt_shape *o, int h);

@@ -1,5 +1,5 @@
 /* A graph becomes a program: values become buffers, nodes become steps. What outlives a program (parameters, gradients of
- * parameters, inputs) is one buffer in all programs that name it; everything else is the program's own. */
+ * parameters, caches, inputs) is one buffer in all programs that name it; everything else is the program's own. */
 #include "plan/plan.h"
 
 #include <strings.h>
@@ -49,7 +49,7 @@ static int input_memory(struct plan *p, const struct value *v, struct err *err)
 
 static int lower_value(struct plan *p, int program, const char *model, const struct value *v, struct err *err)
 {
-    const bool of_model = v->kind == KIND_PARAM || v->kind == KIND_GRAD;
+    const bool trains = v->kind == KIND_PARAM || v->kind == KIND_GRAD, of_model = trains || v->kind == KIND_KV;
     const int there = of_model ? plan_find(p, v->name) : -1;
 
     if (there >= 0)
@@ -66,7 +66,7 @@ static int lower_value(struct plan *p, int program, const char *model, const str
         .shards = 1,
         .tier = TIER_DEVICE,
         .parent = parent,
-        .group = of_model ? group_of(v->name) : -1,
+        .group = trains ? group_of(v->name) : -1,
         .persistent = of_model || v->input,
         .input = v->input,
         .program = of_model || v->input ? -1 : program,

@@ -23,6 +23,7 @@ struct sample {
     int64_t B, T, C, K, M, V, E; /* N = B*T */
     int64_t S; /* 0 = some more than T */
     int64_t planned_B, planned_T; /* 0 = as B and T */
+    bool wide; /* fp32 where the working type may also be that */
     bool bare; /* without optional operands */
     bool later_micro;
 };
@@ -159,6 +160,8 @@ static inline enum dtype dtype_for(const struct sample *s, const struct operand_
         return I32;
     case 'd':
         return F64;
+    case 'o':
+        return s->wide && s->type == BF16 ? F32 : s->type;
     case 'f':
         return s->type == F64 ? F64 : F32;
     default:

@@ -489,6 +489,10 @@ static void check_variants(const struct sample *s, struct backend *cpu, struct b
     v.attrs.relu = true;
     v.attrs.p = 0;
     check_sample(v, cpu, ref, "with relu, without dropout");
+    v = *s;
+    v.wide = true;
+    if (s->op == OP_LINEAR)
+        check_sample(v, cpu, ref, "to fp32");
     if (!has_sums(s->op))
         return;
     v = *s;

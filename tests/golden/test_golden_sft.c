@@ -53,7 +53,7 @@ static int add_loss(struct graph *g, const struct opt_shape *o, const struct ext
 
 static int add_readable_logits(struct graph *g, const struct opt_shape *o, const struct extents *x)
 {
-    const int loss = add_loss(g, o, x), logits = graph_find(g, "logits");
+    const int loss = add_loss(g, o, x), logits = graph_find(g, "head.logits");
 
     if (logits >= 0)
         g->values[logits].input = true;
@@ -72,7 +72,7 @@ static void compare_logits(void **test_state, const struct golden *g, const stru
                            const struct golden_rows *r, const char *name)
 {
     const struct stored_tensor *t = safetensors_find(&g->arrays, name);
-    const float *got = exec_buffer(&e->exec, "input/logits"), *want = t ? t->data : NULL;
+    const float *got = exec_buffer(&e->exec, "input/head.logits"), *want = t ? t->data : NULL;
     const int64_t V = e->shape.V, N = r->batch.B * r->batch.T;
 
     CHECK(want && shape_count(&t->shape) == N * V);
