@@ -17,6 +17,7 @@
 
 static struct new_options {
     int64_t records, eval_records, seed;
+    struct task_options task;
     bool force;
 } new_options;
 
@@ -45,6 +46,15 @@ static const struct option new_table[] = {
       .max = 1e15,
       .value = "N",
       .help = "the same seed writes the same files" },
+    { .name = "kinds",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct new_options, task.kinds),
+      .value = "A,B",
+      .help = "these kinds of tasks alone; a wrong one gets the list" },
+    { .name = "plain",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct new_options, task.plain),
+      .help = "no talk around question and answer: for small models that learn in minutes" },
     { .name = "force",
       .type = OPTION_FLAG,
       .offset = offsetof(struct new_options, force),
@@ -62,7 +72,8 @@ static int write_side(const char *folder, const char *name, int64_t n, bool eval
 {
     char path[FILE_PATH_MAX];
 
-    if (file_join(path, folder, name, err) != 0 || task_write(path, n, (uint64_t)new_options.seed, eval, err) != 0)
+    if (file_join(path, folder, name, err) != 0 ||
+        task_write(path, n, (uint64_t)new_options.seed, eval, &new_options.task, err) != 0)
         return -1;
     log_note("%s: %" PRId64 " records", path, n);
     return 0;
@@ -99,7 +110,8 @@ const struct command cmd_data_new = {
     .summary = "write the built-in task data",
     .usage = "tuneup data new DIR [options]",
     .examples = "  tuneup data new my-data\n"
-                "  tuneup data new my-data --records 20000 --seed 7\n",
+                "  tuneup data new my-data --records 20000 --seed 7\n"
+                "  tuneup data new my-data --plain --kinds fastest,oldest,largest\n",
     .details = "Writes DIR/train.jsonl and DIR/eval.jsonl: preference records (prompt, chosen, rejected) of everyday\n"
                "tasks whose answers can be checked, with lengths like those of real preference data.",
     .sets = new_sets,

@@ -179,19 +179,55 @@ bool task_right(const char *prompt, const char *answer)
 
 /* ---- putting words around ---- */
 
-/* One of the kinds, each family as often as it has kinds. */
-static const struct task_kind *draw_kind(struct rng *r)
-{
-    uint32_t n = 0;
+#define KINDS_MAX 128
 
+/* What records are made of. */
+struct recipe {
+    const struct task_kind *kinds[KINDS_MAX];
+    uint32_t n_kinds;
+    bool plain;
+};
+
+/* Is name one of the words of a list with commas? */
+static bool in_list(const char *list, const char *name)
+{
+    const size_t n = strlen(name);
+
+    for (const char *at = list; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, name, n) == 0 && (at[n] == ',' || at[n] == '\0'))
+            return true;
+    }
+    return false;
+}
+
+static uint32_t words_of(const char *list)
+{
+    uint32_t n = 1;
+
+    for (; *list; list++)
+        n += *list == ',';
+    return n;
+}
+
+static int recipe_of(struct recipe *out, const struct task_options *o, struct err *err)
+{
+    char names[1024] = "";
+
+    *out = (struct recipe){ .plain = o->plain };
     for (int i = 0; task_kinds[i]; i++)
-        for (const struct task_kind *k = task_kinds[i]; k->name; k++)
-            n++;
-    uint32_t left = rng_below(r, n);
-    for (int i = 0;; i++)
-        for (const struct task_kind *k = task_kinds[i]; k->name; k++)
-            if (left-- == 0)
-                return k;
+        for (const struct task_kind *k = task_kinds[i]; k->name; k++) {
+            const size_t n = strlen(names);
+            snprintf(names + n, sizeof names - n, "%s%s", n ? "," : "", k->name);
+            if (o->kinds && !in_list(o->kinds, k->name))
+                continue;
+            MUST(out->n_kinds < KINDS_MAX);
+            out->kinds[out->n_kinds++] = k;
+        }
+    if (!o->kinds || out->n_kinds == words_of(o->kinds))
+        return 0;
+    err_set(err, ERR_USAGE, "not all of \"%.200s\" are kinds of tasks", o->kinds);
+    return err_hint(err, "These are: %s", names);
 }
 
 static bool one_in(struct rng *r, uint32_t n)
@@ -210,14 +246,14 @@ static bool is_eval_question(const char *question)
 }
 
 /* A question of the wanted side, alone in *question. */
-static const struct task_kind *draw_question(struct rng *r, bool eval, struct task_values *v,
-                                             struct task_text *question)
+static const struct task_kind *draw_question(struct rng *r, const struct recipe *recipe, bool eval,
+                                             struct task_values *v, struct task_text *question)
 {
     const struct task_kind *k;
     uint32_t n;
 
     do {
-        k = draw_kind(r);
+        k = recipe->kinds[rng_below(r, recipe->n_kinds)];
         task_draw(k, r, v);
         for (n = 0; n < TASK_WORDINGS && k->questions[n]; n++)
             ;
@@ -252,9 +288,14 @@ static void say(struct task_text *t, const char *sentence)
     task_text_add(t, " %s", sentence);
 }
 
-static void add_human(struct task_text *prompt, struct rng *r, const char *question, bool first)
+static void add_human(struct task_text *prompt, struct rng *r, bool plain, const char *question, bool first)
 {
     task_text_add(prompt, "\n\nHuman:");
+    if (plain) {
+        say(prompt, question);
+        task_text_add(prompt, "\n\nAssistant:");
+        return;
+    }
     if (!first)
         say(prompt, PICK(r, next_turn));
     else if (one_in(r, 2))
@@ -274,10 +315,12 @@ struct manner {
     int remarks;
 };
 
-static struct manner draw_manner(struct rng *r)
+static struct manner draw_manner(struct rng *r, bool plain)
 {
     struct manner m = { .opening = one_in(r, 2), .lines = one_in(r, 3) };
 
+    if (plain)
+        return (struct manner){ .steps = one_in(r, 2) };
     m.steps = rng_below(r, 5) > 0;
     m.remarks = (int)task_between(r, 0, m.steps ? 5 : 3);
     m.remarks += m.steps && one_in(r, 5) ? (int)task_between(r, 3, 8) : 0;
@@ -311,9 +354,10 @@ static void add_answer(struct task_text *t, struct rng *r, const struct task_kin
         say(t, PICK(r, openings));
 }
 
-static void add_right_answer(struct task_text *t, struct rng *r, const struct task_kind *k, struct task_values *v)
+static void add_right_answer(struct task_text *t, struct rng *r, bool plain, const struct task_kind *k,
+                             struct task_values *v)
 {
-    const struct manner m = draw_manner(r);
+    const struct manner m = draw_manner(r, plain);
     int64_t answer;
 
     MUST(task_solve(k, v, 0, &answer));
@@ -321,10 +365,10 @@ static void add_right_answer(struct task_text *t, struct rng *r, const struct ta
 }
 
 /* Mostly a slip; else no answer to the point: evasive, unfinished, or an echo of the question. */
-static void add_wrong_answer(struct task_text *t, struct rng *r, const struct task_kind *k, struct task_values *v,
-                             const char *question)
+static void add_wrong_answer(struct task_text *t, struct rng *r, bool plain, const struct task_kind *k,
+                             struct task_values *v, const char *question)
 {
-    const struct manner m = draw_manner(r);
+    const struct manner m = draw_manner(r, plain);
     const uint32_t way = rng_below(r, 100);
     int64_t answer;
 
@@ -345,22 +389,23 @@ struct record {
     const char *kind;
 };
 
-static void draw_record(struct record *out, struct rng *r, bool eval)
+static void draw_record(struct record *out, struct rng *r, const struct recipe *recipe, bool eval)
 {
-    const int turns = one_in(r, 16) ? (int)task_between(r, 2, MAX_TURNS) : 1;
+    const bool plain = recipe->plain;
+    const int turns = !plain && one_in(r, 16) ? (int)task_between(r, 2, MAX_TURNS) : 1;
     struct task_values v;
 
     do {
         out->prompt.n = out->chosen.n = out->rejected.n = 0;
-        const struct task_kind *k = draw_question(r, eval, &v, &out->question);
-        add_human(&out->prompt, r, out->question.s, true);
+        const struct task_kind *k = draw_question(r, recipe, eval, &v, &out->question);
+        add_human(&out->prompt, r, plain, out->question.s, true);
         for (int turn = 1; turn < turns; turn++) {
-            add_right_answer(&out->prompt, r, k, &v);
-            k = draw_question(r, eval, &v, &out->question);
-            add_human(&out->prompt, r, out->question.s, false);
+            add_right_answer(&out->prompt, r, plain, k, &v);
+            k = draw_question(r, recipe, eval, &v, &out->question);
+            add_human(&out->prompt, r, plain, out->question.s, false);
         }
-        add_right_answer(&out->chosen, r, k, &v);
-        add_wrong_answer(&out->rejected, r, k, &v, out->question.s);
+        add_right_answer(&out->chosen, r, plain, k, &v);
+        add_wrong_answer(&out->rejected, r, plain, k, &v, out->question.s);
         out->kind = k->name;
     } while (!task_right(out->prompt.s, out->chosen.s) || task_right(out->prompt.s, out->rejected.s));
 }
@@ -381,29 +426,31 @@ static int write_record(FILE *stream, const struct record *r, struct err *err)
     return 0;
 }
 
-static int write_records(FILE *stream, int64_t n, uint64_t seed, bool eval, struct err *err)
+static int write_records(FILE *stream, int64_t n, uint64_t seed, bool eval, const struct recipe *recipe,
+                         struct err *err)
 {
     struct record *record = mem_array(1, 1, sizeof *record, MEM_DATA, err);
     int result = record ? 0 : -1;
 
     for (int64_t i = 0; i < n && result == 0; i++) {
         struct rng r = { .seed = seed, .purpose = RNG_TASK, .stream = (uint32_t)(2 * i + eval) };
-        draw_record(record, &r, eval);
+        draw_record(record, &r, recipe, eval);
         result = write_record(stream, record, err);
     }
     mem_free(record);
     return result;
 }
 
-int task_write(const char *path, int64_t n, uint64_t seed, bool eval, struct err *err)
+int task_write(const char *path, int64_t n, uint64_t seed, bool eval, const struct task_options *o, struct err *err)
 {
+    struct recipe recipe;
     struct file_out out;
 
     if (n < 1 || n > TASK_MAX_RECORDS)
         return err_set(err, ERR_USAGE, "cannot write %" PRId64 " records, only 1 to %" PRId64, n, TASK_MAX_RECORDS);
-    if (file_out_open(&out, path, err) != 0)
+    if (recipe_of(&recipe, o, err) != 0 || file_out_open(&out, path, err) != 0)
         return -1;
-    if (write_records(out.stream, n, seed, eval, err) != 0) {
+    if (write_records(out.stream, n, seed, eval, &recipe, err) != 0) {
         err_where(err, "file \"%s\"", path);
         file_out_abort(&out);
         return -1;

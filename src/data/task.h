@@ -15,9 +15,15 @@
 
 #define TASK_MAX_RECORDS INT64_C(100000000)
 
-/* Writes n records as JSON lines; the file appears whole or not at all. Record i is a function of (seed, eval, i). No
- * question of an eval file is in any train file, whatever their seeds. ERR_USAGE if n < 1 or > TASK_MAX_RECORDS. */
-int task_write(const char *path, int64_t n, uint64_t seed, bool eval, struct err *err);
+struct task_options {
+    const char *kinds; /* "largest,fastest": only these; NULL: all */
+    bool plain; /* one turn, and no talk around question and answer: for models that are to learn in minutes */
+};
+
+/* Writes n records as JSON lines; the file appears whole or not at all. Record i is a function of (options, seed, eval, i).
+ * No question of an eval file is in any train file, whatever their seeds. ERR_USAGE if n < 1 or > TASK_MAX_RECORDS, or if a
+ * kind is unknown. */
+int task_write(const char *path, int64_t n, uint64_t seed, bool eval, const struct task_options *o, struct err *err);
 /* Whether the answer to the last question of the prompt is right: the question is parsed back and worked out anew. What
  * counts is the last number in the answer, or, where the answer is words, how it ends. False for prompts of other origin
  * (see task_known) and for anything that begins a new turn before the answer is there. */

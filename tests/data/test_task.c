@@ -10,7 +10,9 @@
 
 #define ASK(question) "\n\nHuman: " question "\n\nAssistant:"
 
-static struct source made(int64_t n, uint64_t seed, bool eval)
+static const struct task_options all;
+
+static struct source made_of(int64_t n, uint64_t seed, bool eval, const struct task_options *options)
 {
     char path[] = "/tmp/tuneup-task-XXXXXX";
     struct source s;
@@ -19,10 +21,15 @@ static struct source made(int64_t n, uint64_t seed, bool eval)
 
     assert_true(fd >= 0);
     close(fd);
-    if (task_write(path, n, seed, eval, &err) != 0 || source_load(&s, path, false, &err) != 0)
+    if (task_write(path, n, seed, eval, options, &err) != 0 || source_load(&s, path, false, &err) != 0)
         fail_msg("%s; %s", err.what, err.where);
     unlink(path);
     return s;
+}
+
+static struct source made(int64_t n, uint64_t seed, bool eval)
+{
+    return made_of(n, seed, eval, &all);
 }
 
 TEST(the_judge_agrees_with_every_record)
@@ -150,15 +157,37 @@ TEST(what_is_no_task_is_not_right)
     CHECK(!task_known(ASK("Why is the sky blue?")));
 }
 
+TEST(kinds_are_chosen_and_plain_is_short)
+{
+    const struct task_options some = { .kinds = "fastest,longest word", .plain = true };
+    const struct task_options wrong = { .kinds = "fastest,word" };
+    struct source s = made_of(300, 3, false, &some);
+    int64_t fastest = 0;
+    struct err err;
+
+    for (int64_t i = 0; i < s.n_records; i++) {
+        const struct record_text *r = &s.records[i];
+        const char *kind = task_known(r->prompt);
+        CHECK(kind && (strcmp(kind, "fastest") == 0 || strcmp(kind, "longest word") == 0));
+        CHECK(task_right(r->prompt, r->chosen) && !task_right(r->prompt, r->rejected));
+        CHECK(r->prompt_n < 300);
+        fastest += strcmp(kind, "fastest") == 0;
+    }
+    CHECK_NEAR((double)fastest / 300, 0.5, 0.1);
+    source_free(&s);
+    CHECK_ERR(task_write("/tmp/x", 1, 1, false, &wrong, &err), &err, ERR_USAGE, "kinds of tasks");
+    CHECK(strstr(err.hint, "longest word"));
+}
+
 TEST(sizes_are_checked)
 {
     struct err err;
 
-    CHECK_ERR(task_write("/tmp/x", 0, 1, false, &err), &err, ERR_USAGE, "records");
-    CHECK_ERR(task_write("/nowhere/at/all/x", 1, 1, false, &err), &err, ERR_SYSTEM, "nowhere");
+    CHECK_ERR(task_write("/tmp/x", 0, 1, false, &all, &err), &err, ERR_USAGE, "records");
+    CHECK_ERR(task_write("/nowhere/at/all/x", 1, 1, false, &all, &err), &err, ERR_SYSTEM, "nowhere");
 }
 
 TEST_MAIN(CASE(the_judge_agrees_with_every_record), CASE(seed_and_number_fix_a_record),
           CASE(train_and_eval_share_no_prompt), CASE(numbers_are_judged_by_the_last_one),
           CASE(words_are_judged_by_the_end), CASE(only_the_last_question_counts), CASE(what_is_no_task_is_not_right),
-          CASE(sizes_are_checked))
+          CASE(kinds_are_chosen_and_plain_is_short), CASE(sizes_are_checked))
