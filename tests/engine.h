@@ -5,6 +5,7 @@
 
 #include "base/rng.h"
 #include "exec/exec.h"
+#include "phases/reward.h"
 #include "phases/sft.h"
 #include "phases/trainer.h"
 #include "run/build.h"
@@ -20,6 +21,8 @@ struct engine {
     struct comm comm;
     struct exec exec;
     struct sft sft;
+    struct reward_options reward_options; /* of phase_reward, set before engine_open */
+    struct reward reward;
     struct trainer trainer;
 };
 
@@ -56,9 +59,19 @@ static inline int engine_open(struct engine *e, const char *backend, const char 
         backend_open(&e->backend, backend, e->comm.ranks > 1 ? 1 : 2, err) != 0 ||
         exec_prepare(&e->exec, &e->plan, &e->backend, &e->comm, err) != 0 || exec_allocate(&e->exec, err) != 0)
         return -1;
-    sft_init(&e->sft, &e->exec);
+    if (e->phase == &phase_reward)
+        reward_init(&e->reward, &e->exec, &e->reward_options);
+    else
+        sft_init(&e->sft, &e->exec);
     trainer_init(&e->trainer, &e->exec, "", o);
     return 0;
+}
+
+static inline int engine_micro_step(struct engine *e, const struct batch *b, struct run_context *c, double *loss,
+                                    struct err *err)
+{
+    return e->phase == &phase_reward ? reward_micro_step(&e->reward, b, c, loss, err)
+                                     : sft_micro_step(&e->sft, b, c, loss, err);
 }
 
 static inline void engine_close(struct engine *e)

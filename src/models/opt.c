@@ -277,3 +277,27 @@ int head_value_loss(struct graph *g, int r, double clip)
                NODE_LIST(c.loss));
     return c.loss;
 }
+
+int head_value_param(struct graph *g, const struct opt_shape *o)
+{
+    return graph_param(g, shape_of(2, (int64_t)1, o->E), "v_head.weight");
+}
+
+int head_value(struct graph *g, int h)
+{
+    const int scores = graph_input(g, F32, shape_of(1, g->values[h].shape.dim[0]), "scores");
+
+    graph_node(g, OP_VALUE_HEAD, (struct op_attrs){ 0 }, NODE_LIST(h, graph_find_param(g, "v_head.weight")),
+               NODE_LIST(scores));
+    return scores;
+}
+
+int head_pair_loss(struct graph *g, const struct extents *x, int scores)
+{
+    const int pairs = graph_input(g, I32, shape_of(2, x->B / 2, (int64_t)PAIR_N), "pairs");
+    const int scale = graph_input(g, F32, shape_of(1, (int64_t)2), "norm");
+    const int loss = graph_input(g, F32, shape_of(1, (int64_t)1), "loss");
+
+    graph_node(g, OP_PAIR_LOSS, (struct op_attrs){ 0 }, NODE_LIST(scores, pairs, scale), NODE_LIST(loss));
+    return loss;
+}

@@ -37,6 +37,13 @@ int opt_decode(struct graph *g, const struct opt_shape *o, const struct extents 
 int head_logits(struct graph *g, const struct opt_shape *o, int h);
 int head_lm_loss(struct graph *g, const struct opt_shape *o, int h);
 
+/* One number a token, for reward models and critics: "v_head.weight" [1,E], which a checkpoint has before the decoder's, so
+ * head_value_param is called before opt_trunk. value: the value "scores" fp32 [N], readable. pair_loss, on scores of x->B
+ * rows: the loss of "pairs" int32 [B/2,PAIR_N], scaled by "norm" fp32 [2] (graph/op.h); returns "loss", readable. */
+int head_value_param(struct graph *g, const struct opt_shape *o);
+int head_value(struct graph *g, int h);
+int head_pair_loss(struct graph *g, const struct extents *x, int scores);
+
 /* PPO's heads. logprob: head_lm_loss that also gives out "logp" fp32 [N], the log-probability of each target, 0 where none is
  * counted. policy_loss: the same outputs, but the loss is the clipped one of what logp was, "old_logp", and "advantages",
  * both fp32 [N]. value_loss: the clipped loss of values r [N] fp32 against "old_values" and "returns", fp32 [N], over the

@@ -21,6 +21,6 @@ struct phase {
     const struct phase_program *programs; /* name NULL at the end */
 };
 
-extern const struct phase phase_sft;
+extern const struct phase phase_sft, phase_reward;
 
 #endif

@@ -3,21 +3,17 @@
 #ifndef TUNEUP_PHASES_SFT_H
 #define TUNEUP_PHASES_SFT_H
 
-#include "data/batcher.h"
-#include "exec/exec.h"
 #include "phases/phase.h"
+#include "phases/step.h"
 
 struct sft {
-    struct exec *exec; /* borrowed */
-    int train, eval; /* programs, -1 = not planned */
-    int32_t *ids, *positions, *targets, *spans;
-    float *norm, *loss;
+    struct step step;
+    int32_t *targets;
 };
 
 void sft_init(struct sft *s, struct exec *e);
-/* Forward and backward of one micro-batch: gradients are added up, scaled so that after micro_steps of them on all ranks
- * they are the mean. c holds seed and rows; B, T and training are set here. loss: this rank's mean over its targets (0
- * when there are none). ERR_RUN when it is not finite. */
+/* Forward and backward of one micro-batch; gradients are added up (phases/step.h). c holds seed and rows; B, T and training
+ * are set here. loss: this rank's mean over its targets. */
 int sft_micro_step(struct sft *s, const struct batch *b, struct run_context *c, double *loss, struct err *err);
 /* Forward alone, without dropout. */
 int sft_eval_step(struct sft *s, const struct batch *b, struct run_context *c, double *loss, struct err *err);
