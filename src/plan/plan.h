@@ -89,6 +89,10 @@ int plan_lower(struct plan *p, const struct graph *g, const char *name, int64_t 
  * in the same memory: from a model's first micro-batch to its update no other model trains. */
 int plan_update(struct plan *p, const char *model, struct err *err);
 
+/* average.c: after plan_update of a model, a moving average of its weights as the model `into`, of the same tensors in fp32,
+ * and the program "update" of that model: average = decay * average + (1 - decay) * weight. */
+int plan_average(struct plan *p, const char *model, const char *into, double decay, struct err *err);
+
 /* layout.c: sizes, lifetimes, offsets. Every buffer and the scratch are aligned to 64 bytes. */
 int layout_assign(struct plan *p, struct err *err);
 

@@ -85,6 +85,8 @@ int build_plan(const struct build *b, struct plan *p, struct err *err)
             result = plan_update(p, b->models[i].prefix, err);
     for (int i = 0; i < b->n_models && result == 0; i++)
         result = technique_on_plan(b->models[i].techniques, p, b->models[i].prefix, err);
+    if (result == 0 && b->averaged)
+        result = plan_average(p, b->averaged, b->average, b->average_decay, err);
     if (result != 0)
         plan_free(p);
     return result;

@@ -23,6 +23,8 @@ struct build {
     struct extents extents[EXTENTS_N]; /* a rank's; B = 0: programs of these extents are left out */
     int64_t micro_steps;
     int rank, ranks;
+    const char *averaged, *average; /* model whose weights get a moving average, and that one's prefix; NULL: none */
+    double average_decay;
 };
 
 /* The model's shape, with `dropout` in the place of the configuration's unless negative. ERR_INPUT for what the model
