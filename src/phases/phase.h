@@ -5,7 +5,7 @@
 #include "models/opt.h"
 
 /* Which extents a program is planned for: build has one of each, and leaves out the programs whose extents have no rows. */
-enum extents_of { EXTENTS_TRAIN, EXTENTS_EVAL, EXTENTS_SCORE, EXTENTS_PREFILL, EXTENTS_DECODE, EXTENTS_N };
+enum extents_of { EXTENTS_TRAIN, EXTENTS_TEXT, EXTENTS_EVAL, EXTENTS_SCORE, EXTENTS_PREFILL, EXTENTS_DECODE, EXTENTS_N };
 
 struct phase_program {
     const char *model; /* prefix of the model it runs: "" where there is one, "actor/" */
