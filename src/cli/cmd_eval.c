@@ -1,6 +1,5 @@
 /* tuneup eval: loss and perplexity of a data file, taken whole. */
 #include <inttypes.h>
-#include <math.h>
 
 #include "cli/command.h"
 #include "run/launch.h"
@@ -24,12 +23,28 @@ static const struct option eval_options[] = {
 static int sets(struct option_set *out)
 {
     out[0] = (struct option_set){ .title = "Evaluation", .options = eval_options, .values = &eval };
-    return 1 + spec_sets(&spec, &out[1]);
+    return 1 + spec_sets(&spec, &phase_sft, &out[1]);
+}
+
+static void tell(const struct run_evaluation *e)
+{
+    const struct phase_metric *m = spec.phase->metrics;
+    char words[256];
+
+    if (!spec.json) {
+        printf("%s  records %" PRId64 "  tokens %" PRId64 "\n",
+               record_words(spec.phase, e->metrics, true, "  ", words, sizeof words), e->records, e->tokens);
+        return;
+    }
+    printf("{");
+    for (int i = 0; m[i].name; i++)
+        printf("\"%s\": %.17g, ", m[i].name, e->metrics[i]);
+    printf("\"records\": %" PRId64 ", \"tokens\": %" PRId64 "}\n", e->records, e->tokens);
 }
 
 static int run(struct command_line *line, struct err *err)
 {
-    const struct run_request request = { &spec, line->sets, line->n_sets, line->given, line->n_given };
+    const struct run_request request = { &run_batches, &spec, line->sets, line->n_sets, line->given, line->n_given };
     struct run_evaluation e;
 
     if (!spec.model || !spec.data || line->n_words > 0) {
@@ -44,12 +59,7 @@ static int run(struct command_line *line, struct err *err)
         return -1;
     if (!e.tells)
         return 0;
-    if (spec.json)
-        printf("{\"loss\": %.17g, \"perplexity\": %.17g, \"records\": %" PRId64 ", \"tokens\": %" PRId64 "}\n", e.loss,
-               exp(e.loss), e.records, e.tokens);
-    else
-        printf("loss %.6f  perplexity %.6g  records %" PRId64 "  tokens %" PRId64 "\n", e.loss, exp(e.loss), e.records,
-               e.tokens);
+    tell(&e);
     return 0;
 }
 

@@ -8,6 +8,7 @@
 #include "run/run.h"
 
 static struct spec spec;
+static const struct run_form *const form = &run_batches;
 static struct plan_options {
     bool steps;
     int64_t rank;
@@ -32,7 +33,7 @@ static const struct option plan_table[] = {
 static int sets(struct option_set *out)
 {
     out[0] = (struct option_set){ .title = "Plan", .options = plan_table, .values = &options };
-    return 1 + spec_sets(&spec, &out[1]);
+    return 1 + spec_sets(&spec, &phase_sft, &out[1]);
 }
 
 /* The same run with every technique off. */
@@ -50,14 +51,14 @@ static int plain_spec(struct spec *plain, struct err *err)
     return 0;
 }
 
-static int make_plan(const struct spec *s, const struct hf_config *c, int ranks, struct plan *p, struct err *err)
+static int make_plan(const struct spec *s, const struct run_model *models, int ranks, struct plan *p, struct err *err)
 {
     struct backend backend;
     struct exec exec = { 0 };
     struct comm comm;
 
     comm_alone(&comm);
-    if (setup_plan(s, c, true, (int)options.rank, ranks, p, err) != 0)
+    if (form->plan(s, models, true, (int)options.rank, ranks, p, err) != 0)
         return -1;
     if (backend_open(&backend, spec_backend_name(s), setup_threads(s, ranks), err) != 0)
         return -1;
@@ -67,20 +68,30 @@ static int make_plan(const struct spec *s, const struct hf_config *c, int ranks,
     return result;
 }
 
-static int load_config(struct hf_config *c, struct err *err)
+/* Descriptions alone: of a folder, or of a published size. */
+static int load_models(struct run_model *models, struct err *err)
 {
-    return file_is_dir(spec.model) ? hf_config_load(c, spec.model, err) : hf_config_named(c, spec.model, err);
+    const int n = form->models(&spec, true, models);
+
+    for (int i = 0; i < n; i++) {
+        struct run_model *m = &models[i];
+        if (file_is_dir(m->dir) ? hf_config_load(&m->config, m->dir, err) != 0
+                                : hf_config_named(&m->config, m->dir, err) != 0)
+            return -1;
+    }
+    return 0;
 }
 
-static int check_limit(const struct hf_config *c, const struct plan *p, struct err *err)
+static int check_limit(const struct run_model *models, const struct plan *p, struct err *err)
 {
+    const struct run_request request = { .form = form, .spec = &spec };
     int64_t limit;
 
     if (!spec.memory_limit)
         return 0;
     if (spec_bytes(spec.memory_limit, &limit, err) != 0)
         return -1;
-    return setup_fits(&spec, c, true, p, 1, limit, err);
+    return setup_fits(&request, models, true, p, 1, limit, err);
 }
 
 static int print_all(const struct plan *p, const struct plan *plain)
@@ -101,7 +112,7 @@ static int print_all(const struct plan *p, const struct plan *plain)
 static int run(struct command_line *line, struct err *err)
 {
     const int ranks = spec.ranks > 0 ? (int)spec.ranks : 1;
-    struct hf_config config = { 0 };
+    struct run_model models[RUN_MAX_MODELS] = { 0 };
     struct plan p = { 0 }, plain = { 0 };
     struct spec off;
 
@@ -115,18 +126,19 @@ static int run(struct command_line *line, struct err *err)
     }
     if (options.rank >= ranks)
         return err_set(err, ERR_USAGE, "--rank %d is not among %d ranks", (int)options.rank, ranks);
-    int result = load_config(&config, err);
+    int result = load_models(models, err);
     if (result == 0)
-        result = make_plan(&spec, &config, ranks, &p, err);
+        result = make_plan(&spec, models, ranks, &p, err);
     if (result == 0 && !spec.json)
-        result = plain_spec(&off, err) != 0 ? -1 : make_plan(&off, &config, ranks, &plain, err);
+        result = plain_spec(&off, err) != 0 ? -1 : make_plan(&off, models, ranks, &plain, err);
     if (result == 0)
         result = print_all(&p, spec.json ? NULL : &plain);
     if (result == 0)
-        result = check_limit(&config, &p, err);
+        result = check_limit(models, &p, err);
     plan_free(&p);
     plan_free(&plain);
-    hf_config_free(&config);
+    for (int i = 0; i < RUN_MAX_MODELS; i++)
+        hf_config_free(&models[i].config);
     return result;
 }
 

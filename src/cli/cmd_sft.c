@@ -1,42 +1,18 @@
-/* tuneup sft: phase 1. Words to spec; ranks, if more than one is asked for; then run/. */
-#include <stdlib.h>
-
-#include "cli/command.h"
-#include "run/launch.h"
-#include "run/run.h"
-#include "run/stop.h"
+/* tuneup sft: phase 1. Words to spec, then run/. */
+#include "cli/training.h"
 
 static struct spec spec;
 
 static int sets(struct option_set *out)
 {
-    return spec_sets(&spec, out);
-}
-
-static int exit_of_stop(void)
-{
-    if (getenv("TUNEUP_LAUNCHED")) /* the launcher knows which signal it was, and mpirun stays quiet about 0 */
-        return 0;
-    return stop_wanted() == 2 ? 130 : 143;
+    return spec_sets(&spec, &phase_sft, out);
 }
 
 static int run(struct command_line *line, struct err *err)
 {
-    const struct run_request request = { &spec, line->sets, line->n_sets, line->given, line->n_given };
-
-    if (line->n_words > 0)
-        return err_set(err, ERR_USAGE, "unexpected word \"%.80s\"", line->words[0]);
-    if (spec_check_train(&spec, err) != 0)
+    if (training_no_words(line, err) != 0 || spec_check_train(&spec, err) != 0)
         return -1;
-    if (spec.ranks > 1 && !comm_launched())
-        return launch_ranks((int)spec.ranks, line->argc, line->argv, err);
-    const int result = run_train(&request, err);
-    if (result != 0 && err->code == ERR_STOPPED) {
-        if (err->what[0])
-            fprintf(stderr, "tuneup: %s\n  hint: %s\n", err->what, err->hint);
-        return exit_of_stop();
-    }
-    return result;
+    return training_run(&run_batches, &spec, line, err);
 }
 
 const struct command cmd_sft = {

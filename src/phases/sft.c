@@ -14,8 +14,6 @@ static const struct phase_program programs[] = {
     { 0 },
 };
 
-const struct phase phase_sft = { "sft", programs };
-
 void sft_init(struct sft *s, struct exec *e)
 {
     *s = (struct sft){ .targets = exec_buffer(e, "targets") };
@@ -39,3 +37,67 @@ int sft_eval_step(struct sft *s, const struct batch *b, struct run_context *c, d
     set_inputs(s, b, c);
     return step_eval(&s->step, b->n_targets, c, loss, err);
 }
+
+/* ---- as run/ drives it ---- */
+
+static void open_state(void *state, struct exec *e, const void *options, bool reference)
+{
+    (void)options;
+    (void)reference;
+    sft_init(state, e);
+}
+
+static int add_mean(int result, double loss, struct phase_mean *mean)
+{
+    if (result == 0) {
+        mean->sum += loss;
+        mean->weight += 1;
+    }
+    return result;
+}
+
+static int micro_step(void *state, const struct batch *b, struct run_context *c, struct phase_mean *means,
+                      struct err *err)
+{
+    double loss = 0;
+    const int result = sft_micro_step(state, b, c, &loss, err);
+
+    return add_mean(result, loss, means);
+}
+
+static int eval_step(void *state, const struct batch *b, struct run_context *c, struct phase_mean *means,
+                     struct err *err)
+{
+    double loss = 0;
+    const int result = sft_eval_step(state, b, c, &loss, err);
+
+    return add_mean(result, loss, means);
+}
+
+enum { LOSS, PERPLEXITY };
+
+static void derive(double *metrics)
+{
+    metrics[PERPLEXITY] = exp(metrics[LOSS]);
+}
+
+static const struct phase_metric metrics[] = {
+    [LOSS] = { "loss", "loss", false },
+    [PERPLEXITY] = { "perplexity", "perplexity", true },
+    { 0 },
+};
+
+const struct phase phase_sft = {
+    .name = "sft",
+    .programs = programs,
+    .number = 1,
+    .samples = SAMPLE_TEXT,
+    .learning_rate = "1e-3",
+    .metrics = metrics,
+    .n_means = 1,
+    .derive = derive,
+    .state_bytes = sizeof(struct sft),
+    .open = open_state,
+    .micro_step = micro_step,
+    .eval_step = eval_step,
+};

@@ -44,10 +44,11 @@ static int add_side(struct inputs *in, struct samples *out, const struct spec *s
 
     if (split_parse(&split, s->data_split, err) != 0)
         return -1;
-    int result = whole ? every_row(source->n_records, &rows, &n_rows, err)
-                       : split_rows(&split, source->n_records, side, (uint32_t)s->seed, 1, &rows, &n_rows, err);
+    int result =
+        whole ? every_row(source->n_records, &rows, &n_rows, err)
+              : split_rows(&split, source->n_records, side, (uint32_t)s->seed, s->phase->number, &rows, &n_rows, err);
     if (result == 0)
-        result = samples_init(out, SAMPLE_TEXT, s->max_seq_len, bpe_eos(in->tokenizer), err);
+        result = samples_init(out, s->phase->samples, s->max_seq_len, bpe_eos(in->tokenizer), err);
     if (result == 0)
         result = tokenize_records(out, source, rows, n_rows, in->tokenizer, &o, err);
     mem_free(rows);
@@ -87,25 +88,37 @@ static int load_samples(struct inputs *in, const struct spec *s, bool eval_only,
     return result;
 }
 
-int inputs_open(struct inputs *in, const struct spec *s, const struct hf_config *c, bool eval_only, struct err *err)
+int inputs_open_tokenizer(struct inputs *in, const char *dir, const struct hf_config *c, struct err *err)
 {
     *in = (struct inputs){ 0 };
-    if (bpe_open(&in->tokenizer, s->model, err) != 0)
+    if (bpe_open(&in->tokenizer, dir, err) != 0)
         return -1;
-    int result = 0;
-    if (bpe_vocab_size(in->tokenizer) > c->vocab_size) {
-        result = err_set(err, ERR_INPUT, "the tokenizer has ids up to %d, the model has embeddings for %" PRId64,
-                         bpe_vocab_size(in->tokenizer) - 1, c->vocab_size);
-        err_where(err, "folder \"%s\"", s->model);
-        err_hint(err, "Use the tokenizer files that came with the model.");
-    }
-    if (result == 0)
-        result = load_samples(in, s, eval_only, err);
-    if (result == 0 && (eval_only ? in->eval.n : in->train.n) == 0) {
-        result = err_set(err, ERR_INPUT, "no record of \"%s\" falls to phase 1", s->data);
-        err_hint(err, "There are %" PRId64 " records and --data_split is %s; \"1,0,0\" gives all to phase 1.",
-                 in->n_records, s->data_split);
-    }
+    if (bpe_vocab_size(in->tokenizer) <= c->vocab_size)
+        return 0;
+    err_set(err, ERR_INPUT, "the tokenizer has ids up to %d, the model has embeddings for %" PRId64,
+            bpe_vocab_size(in->tokenizer) - 1, c->vocab_size);
+    err_where(err, "folder \"%s\"", dir);
+    err_hint(err, "Use the tokenizer files that came with the model.");
+    inputs_close(in);
+    return -1;
+}
+
+static int nothing_left(const struct inputs *in, const struct spec *s, struct err *err)
+{
+    const int phase = s->phase->number;
+
+    err_set(err, ERR_INPUT, "no record of \"%s\" falls to phase %d", s->data, phase);
+    return err_hint(err, "There are %" PRId64 " records and --data_split is %s; \"%d,%d,%d\" gives all to phase %d.",
+                    in->n_records, s->data_split, phase == 1, phase == 2, phase == 3, phase);
+}
+
+int inputs_open(struct inputs *in, const struct spec *s, const struct hf_config *c, bool eval_only, struct err *err)
+{
+    if (inputs_open_tokenizer(in, s->model, c, err) != 0)
+        return -1;
+    int result = load_samples(in, s, eval_only, err);
+    if (result == 0 && (eval_only ? in->eval.n : in->train.n) == 0)
+        result = nothing_left(in, s, err);
     if (result != 0)
         inputs_close(in);
     return result;

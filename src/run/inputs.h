@@ -13,9 +13,11 @@ struct inputs {
     int64_t n_records, n_skipped;
 };
 
-/* Phase 1's samples. eval_only: a data file is taken whole as evaluation records, without any split. ERR_INPUT when nothing is
+/* The samples of the spec's phase. eval_only: a data file is taken whole as evaluation records, without any split. ERR_INPUT when nothing is
  * left, or when the tokenizer has ids that the model has no embedding for. On error *in is empty. */
 int inputs_open(struct inputs *in, const struct spec *s, const struct hf_config *c, bool eval_only, struct err *err);
+/* The tokenizer alone, with the same check. */
+int inputs_open_tokenizer(struct inputs *in, const char *dir, const struct hf_config *c, struct err *err);
 void inputs_close(struct inputs *in);
 /* A number that tells two sets of samples apart: ranks compare it. */
 uint64_t inputs_hash(const struct inputs *in);

@@ -1,18 +1,180 @@
-/* The loop: micro-batches until an update is due, the update, one small all-reduce of what every rank must know (loss, tokens,
- * peak memory, has anyone been asked to stop), the record. */
+/* Runs of one model that learns from batches of samples: micro-batches until an update is due, the update, one small
+ * all-reduce of what every rank must know (metrics, tokens, peak memory, has anyone been asked to stop), the record. What is
+ * computed, the phase's table says. */
 #include <inttypes.h>
 #include <math.h>
-#include <signal.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "measure/clock.h"
 #include "plan/print.h"
 #include "run/run.h"
 #include "run/stop.h"
-#include "run/weights.h"
-#include "store/checkpoint.h"
+
+/* ---- set up ---- */
+
+static int models(const struct spec *s, bool trains, struct run_model *out)
+{
+    out[0] = (struct run_model){
+        .prefix = "", .dir = s->model, .value_head = s->phase->value_head, .new_head = trains, .learns = trains
+    };
+    return 1;
+}
+
+/* Rows that a record makes. */
+static int64_t rows_each(const struct phase *p)
+{
+    return p->samples == SAMPLE_PAIR ? 2 : 1;
+}
+
+static int plan(const struct spec *s, const struct run_model *m, bool trains, int rank, int ranks, struct plan *p,
+                struct err *err)
+{
+    const int64_t each = rows_each(s->phase), T = s->max_seq_len;
+    struct build b = { .phase = s->phase,
+                       .models = { { .prefix = m->prefix, .techniques = &s->techniques } },
+                       .n_models = 1,
+                       .micro_steps = s->accumulation,
+                       .rank = rank,
+                       .ranks = ranks };
+
+    if (trains)
+        b.extents[EXTENTS_TRAIN] =
+            (struct extents){ .B = s->train_batch * each, .T = T, .times = (double)s->accumulation };
+    if (!trains || s->eval_batches != 0)
+        b.extents[EXTENTS_EVAL] = (struct extents){ .B = s->eval_batch * each, .T = T };
+    if (setup_length(&m->config, "max_seq_len", T, err) != 0 ||
+        build_shape(&m->config, s->dropout, &b.models[0].shape, err) != 0)
+        return -1;
+    return build_plan(&b, p, err);
+}
+
+static int data(struct run *r, struct err *err)
+{
+    const struct spec *s = r->spec;
+    struct batcher_options o = { .B = s->train_batch,
+                                 .T = s->max_seq_len,
+                                 .rank = r->comm.rank,
+                                 .ranks = r->comm.ranks,
+                                 .seed = (uint64_t)s->seed,
+                                 .convention = inputs_convention(s),
+                                 .trim = s->convention != SPEC_PAPER,
+                                 .reference_order = s->convention != SPEC_TUNEUP };
+
+    if (inputs_open(&r->inputs, s, &r->models[0].config, !r->trains, err) != 0 ||
+        (r->trains && batcher_init(&r->train, &r->inputs.train, &o, err) != 0))
+        return -1;
+    o.B = s->eval_batch;
+    if (r->inputs.eval.n == 0 || (r->trains && s->eval_batches == 0))
+        return 0;
+    return batcher_init(&r->eval, &r->inputs.eval, &o, err);
+}
+
+static int start(struct run *r, struct err *err)
+{
+    const struct spec *s = r->spec;
+
+    r->work = mem_array(1, 1, s->phase->state_bytes, MEM_OTHER, err);
+    if (!r->work)
+        return -1;
+    s->phase->open(r->work, &r->exec, s->phase_options, s->convention != SPEC_TUNEUP);
+    if (!r->trains)
+        return 0;
+    const int64_t batches = batcher_steps(&r->train);
+    const int64_t updates = s->epochs * ((batches + s->accumulation - 1) / s->accumulation);
+    r->total_updates = s->max_steps > 0 ? s->max_steps : updates;
+    const struct trainer_options o = setup_trainer_options(s, r->total_updates);
+    trainer_init(&r->models[0].trainer, &r->exec, "", &o);
+    return 0;
+}
+
+static void close_work(struct run *r)
+{
+    mem_free(r->work);
+    r->work = NULL;
+}
+
+/* ---- evaluation ---- */
+
+/* Of no batch: NAN. */
+static void metrics_of(const struct phase *p, const struct phase_mean *means, double *metrics)
+{
+    for (int i = 0; i < p->n_means; i++)
+        metrics[i] = means[i].weight > 0 ? means[i].sum / means[i].weight : NAN;
+    if (p->derive)
+        p->derive(metrics);
+}
+
+/* Ranks stop together or not at all: a program may hold collectives. Gradients of half an update are in no checkpoint, so an
+ * evaluation between micro-batches is not left. */
+static int ask_stop(struct run *r, bool *stop, struct err *err)
+{
+    double asked = stop_wanted() && r->at.n_micro % r->spec->accumulation == 0 ? 1 : 0;
+
+    if (r->comm.ranks > 1 && r->comm.all_reduce(&r->comm, &asked, 1, F64, err) != 0)
+        return -1;
+    *stop = asked > 0;
+    return 0;
+}
+
+static int evaluate_batch(struct run *r, struct phase_mean *means, struct err *err)
+{
+    struct run_context c = { .row_step = 1, .seed = (uint64_t)r->spec->seed };
+
+    if (r->spec->phase->eval_step(r->work, &r->eval.batch, &c, means, err) == 0)
+        return 0;
+    return err->where[0] ? -1 : err_where(err, "evaluation after update %" PRId64, r->at.n_updates);
+}
+
+int loop_evaluate(struct run *r, struct err *err)
+{
+    const int64_t limit = r->spec->eval_batches;
+    struct phase_mean means[PHASE_MAX_METRICS] = { 0 };
+    bool stop = false;
+    int more;
+
+    if (batcher_epoch(&r->eval, 0, err) != 0)
+        return -1;
+    for (int64_t n = 0; (limit < 0 || n < limit) && (more = batcher_step(&r->eval, err)) != 0; n++) {
+        if (more < 0 || ask_stop(r, &stop, err) != 0)
+            return -1;
+        if (stop)
+            return 1;
+        if (evaluate_batch(r, means, err) != 0)
+            return -1;
+    }
+    if (r->comm.all_reduce(&r->comm, means, 2 * PHASE_MAX_METRICS, F64, err) != 0)
+        return -1;
+    metrics_of(r->spec->phase, means, r->evaluation);
+    return 0;
+}
+
+static int stopped(struct err *err)
+{
+    err_set(err, ERR_STOPPED, "stopped by a signal after saving a checkpoint");
+    return err_hint(err, "The same command with --resume goes on from there.");
+}
+
+/* Once at every place where it is due, however many reasons there are. */
+static int evaluate(struct run *r, struct err *err)
+{
+    char words[256];
+
+    if (r->inputs.eval.n == 0 || r->spec->eval_batches == 0 || r->evaluated_at == r->at.n_updates)
+        return 0;
+    const int result = loop_evaluate(r, err);
+    if (result != 0)
+        return result < 0 || resume_save(r, err) != 0 ? -1 : stopped(err);
+    r->evaluated_at = r->at.n_updates;
+    if (r->at.n_updates == 0)
+        memcpy(r->at.first_eval, r->evaluation, sizeof r->evaluation);
+    log_note("step %" PRId64 ": evaluation %s", r->at.n_updates,
+             record_words(r->spec->phase, r->evaluation, true, ", ", words, sizeof words));
+    return record_eval(r, err);
+}
+
+/* ---- training ---- */
 
 /* Rows are numbered through all epochs, so that no two draws of dropout are the same; and alike with any number of ranks,
  * though an epoch's last rows are repeated when ranks do not divide them. */
@@ -28,45 +190,10 @@ static struct run_context context_of(const struct run *r, const struct batch *b)
     };
 }
 
-int loop_evaluate(struct run *r, double *loss, struct err *err)
-{
-    const int64_t limit = r->spec->eval_batches;
-    double sums[2] = { 0, 0 };
-    int more;
-
-    if (batcher_epoch(&r->eval, 0, err) != 0)
-        return -1;
-    while ((limit < 0 || sums[1] < (double)limit) && (more = batcher_step(&r->eval, err)) != 0) {
-        struct run_context c = { .row_step = 1, .seed = (uint64_t)r->spec->seed };
-        double batch_loss;
-
-        if (more < 0)
-            return -1;
-        if (sft_eval_step(&r->sft, &r->eval.batch, &c, &batch_loss, err) != 0)
-            return err->where[0] ? -1 : err_where(err, "evaluation after update %" PRId64, r->at.n_updates);
-        sums[0] += batch_loss;
-        sums[1] += 1;
-    }
-    if (r->comm.all_reduce(&r->comm, sums, 2, F64, err) != 0)
-        return -1;
-    *loss = sums[0] / fmax(1, sums[1]);
-    return 0;
-}
-
-static int evaluate_and_record(struct run *r, struct err *err)
-{
-    if (r->inputs.eval.n == 0 || r->spec->eval_batches == 0)
-        return 0;
-    if (loop_evaluate(r, &r->eval_loss, err) != 0)
-        return -1;
-    log_note("step %" PRId64 ": evaluation loss %.4f, perplexity %.4g", r->at.n_updates, r->eval_loss,
-             exp(r->eval_loss));
-    return record_eval(r, r->eval_loss, err);
-}
-
-/* What ranks tell each other after an update. */
+/* What ranks tell each other after an update: doubles alone. */
 struct together {
-    double loss, tokens, peak_bytes, stop;
+    struct phase_mean means[PHASE_MAX_METRICS];
+    double tokens, peak_bytes, stop;
 };
 
 static int tell_all(struct run *r, struct together *t, struct err *err)
@@ -75,39 +202,36 @@ static int tell_all(struct run *r, struct together *t, struct err *err)
         memory_sampler_note(r->memory);
     t->peak_bytes = r->memory ? (double)memory_sampler_peak(r->memory) : NAN; /* one unknown makes the sum unknown */
     t->stop = stop_wanted() ? 1 : 0;
-    if (r->comm.all_reduce(&r->comm, t, (int64_t)(sizeof *t / sizeof(double)), F64, err) != 0)
-        return -1;
-    t->loss /= r->comm.ranks;
-    return 0;
+    return r->comm.all_reduce(&r->comm, t, (int64_t)(sizeof *t / sizeof(double)), F64, err);
 }
 
 static void show_progress(struct run *r, const struct record_update *u)
 {
     const struct run_position *at = &r->at;
     const double rate = at->seconds > 0 ? (double)at->n_updates / at->seconds : 0;
-    const double left_s = rate > 0 ? (double)(r->trainer.options.total - at->n_updates) / rate : 0;
-    char memory[PRINT_BYTES_MAX];
+    const double left_s = rate > 0 ? (double)(r->total_updates - at->n_updates) / rate : 0;
+    char memory[PRINT_BYTES_MAX], words[256];
 
     if (r->peak_bytes < 0)
         snprintf(memory, sizeof memory, "memory unknown");
     else
         print_bytes((double)r->peak_bytes, memory);
     if (stop_status_wanted())
-        log_note("step %" PRId64 "/%" PRId64 ", loss %.4f, %.0f s left", at->n_updates, r->trainer.options.total,
-                 u->loss, left_s);
-    log_progress("step %" PRId64 "/%" PRId64 "  loss %.4f  %.0f tokens/s  %s  %d:%02d left", at->n_updates,
-                 r->trainer.options.total, u->loss, (double)u->tokens / u->seconds, memory, (int)(left_s / 60),
-                 (int)left_s % 60);
+        log_note("step %" PRId64 "/%" PRId64 ", %s, %.0f s left", at->n_updates, r->total_updates,
+                 record_words(r->spec->phase, u->metrics, false, ", ", words, sizeof words), left_s);
+    log_progress("step %" PRId64 "/%" PRId64 "  %s  %.0f tokens/s  %s  %d:%02d left", at->n_updates, r->total_updates,
+                 record_words(r->spec->phase, u->metrics, false, "  ", words, sizeof words),
+                 (double)u->tokens / u->seconds, memory, (int)(left_s / 60), (int)left_s % 60);
 }
 
 static int after_update(struct run *r, struct record_update *u, struct together *t, struct err *err)
 {
     if (tell_all(r, t, err) != 0)
         return -1;
-    u->loss = t->loss;
+    metrics_of(r->spec->phase, t->means, u->metrics);
     u->tokens = (int64_t)t->tokens;
     r->peak_bytes = isfinite(t->peak_bytes) ? (int64_t)t->peak_bytes : -1;
-    r->at.last_loss = u->loss;
+    r->at.last_loss = u->metrics[0];
     r->at.n_tokens += u->tokens;
     r->at.seconds += u->seconds;
     if (r->at.n_updates > r->spec->measure_warmup) {
@@ -119,15 +243,9 @@ static int after_update(struct run *r, struct record_update *u, struct together 
     if (record_update(r, u, err) != 0)
         return -1;
     const bool due = r->spec->save_interval > 0 && r->at.n_updates % r->spec->save_interval == 0;
-    if (due || t->stop > 0)
-        return resume_save(r, err);
-    return 0;
-}
-
-static int stopped(struct err *err)
-{
-    err_set(err, ERR_STOPPED, "stopped by a signal after saving a checkpoint");
-    return err_hint(err, "The same command with --resume goes on from there.");
+    if ((due || t->stop > 0) && resume_save(r, err) != 0)
+        return -1;
+    return t->stop > 0 ? stopped(err) : 0;
 }
 
 /* Where in the run; what is known better stands. */
@@ -142,7 +260,7 @@ static int failed_at(const struct run *r, struct err *err)
 static int step(struct run *r, struct record_update *u, struct together *t, struct err *err)
 {
     const double start_s = clock_seconds();
-    double loss;
+    struct trainer *trainer = &r->models[0].trainer;
     const int more = batcher_step(&r->train, err);
 
     if (more <= 0)
@@ -150,9 +268,8 @@ static int step(struct run *r, struct record_update *u, struct together *t, stru
     struct run_context c = context_of(r, &r->train.batch);
     if (c.first_micro)
         record_begin(r);
-    if (sft_micro_step(&r->sft, &r->train.batch, &c, &loss, err) != 0)
+    if (r->spec->phase->micro_step(r->work, &r->train.batch, &c, t->means, err) != 0)
         return failed_at(r, err);
-    t->loss += loss / (double)r->spec->accumulation;
     t->tokens += (double)r->train.batch.n_tokens;
     r->at.batch++;
     r->at.n_micro++;
@@ -160,197 +277,57 @@ static int step(struct run *r, struct record_update *u, struct together *t, stru
         u->seconds += clock_seconds() - start_s;
         return 0;
     }
-    if (trainer_step(&r->trainer, &c, &u->grad_norm, &u->rate, err) != 0)
+    if (trainer_step(trainer, &c, &u->grad_norm, &u->rate, err) != 0)
         return -1;
-    r->at.n_updates = r->trainer.n_updates;
+    r->at.n_updates = trainer->n_updates;
     u->seconds += clock_seconds() - start_s;
     if (after_update(r, u, t, err) != 0)
         return -1;
-    const bool stop = t->stop > 0;
     *u = (struct record_update){ 0 };
     *t = (struct together){ 0 };
-    return stop ? stopped(err) : 0;
+    return 0;
 }
 
-int loop_train(struct run *r, struct err *err)
+/* At the start, and where --eval_interval says; also for a run that goes on from a checkpoint made just before one. */
+static bool evaluation_is_due(const struct run *r)
 {
-    const int64_t total = r->trainer.options.total;
+    const int64_t interval = r->spec->eval_interval;
+
+    return r->at.n_updates == 0 || (interval > 0 && r->at.n_updates % interval == 0);
+}
+
+static bool is_over(const struct run *r)
+{
+    return r->at.n_updates >= r->total_updates || (r->spec->max_steps == 0 && r->at.epoch >= r->spec->epochs);
+}
+
+static int train(struct run *r, struct err *err)
+{
     struct record_update u = { 0 };
     struct together t = { 0 };
 
-    if (r->at.n_updates == 0 && evaluate_and_record(r, err) != 0)
+    if (evaluation_is_due(r) && evaluate(r, err) != 0)
         return -1;
-    r->at.first_eval_loss = r->at.n_updates == 0 ? r->eval_loss : r->at.first_eval_loss;
-    while (r->at.n_updates < total) {
-        if (r->spec->max_steps == 0 && r->at.epoch >= r->spec->epochs)
-            break;
+    while (!is_over(r)) {
+        int ended = 0;
         if (batcher_seek(&r->train, r->at.epoch, r->at.batch, err) != 0)
             return -1;
-        int ended = 0;
-        while (r->at.n_updates < total && (ended = step(r, &u, &t, err)) == 0) {
+        while (!ended && r->at.n_updates < r->total_updates) {
+            ended = step(r, &u, &t, err);
+            if (ended < 0 || (evaluation_is_due(r) && evaluate(r, err) != 0))
+                return -1;
         }
-        if (ended < 0)
+        if (evaluate(r, err) != 0)
             return -1;
-        if (ended) {
-            r->at.epoch++;
-            r->at.batch = 0;
-        }
-        if (evaluate_and_record(r, err) != 0)
-            return -1;
+        r->at.epoch += ended;
+        r->at.batch = ended ? 0 : r->at.batch;
     }
-    if (!isfinite(r->eval_loss) && evaluate_and_record(r, err) != 0) /* resumed at its last step */
+    if (evaluate(r, err) != 0) /* resumed at its last step */
         return -1;
     log_progress("%s", "");
     return 0;
 }
 
-static void note_op(void *context, const struct program *program, const struct op_step *s, double seconds)
-{
-    double *op_seconds = context;
-
-    if (strcmp(program->name, "eval") != 0)
-        op_seconds[s->op] += seconds;
-}
-
-static int gather_peaks(struct run *r, struct err *err)
-{
-    const int64_t own = r->memory ? memory_sampler_peak(r->memory) : -1;
-
-    if (r->comm.gather_bytes(&r->comm, &own, r->rank_peaks, (int64_t)sizeof own, err) != 0)
-        return -1;
-    r->peak_bytes = 0;
-    for (int i = 0; i < r->comm.ranks; i++)
-        r->peak_bytes = r->rank_peaks[i] < 0 || r->peak_bytes < 0 ? -1 : r->peak_bytes + r->rank_peaks[i];
-    return 0;
-}
-
-static int save_result(struct run *r, struct err *err)
-{
-    if (r->comm.rank != 0 || !r->spec->save_model)
-        return 0;
-    log_note("writing the model to %s", r->spec->output);
-    if (weights_check(&r->exec, err) != 0 || weights_save(&r->exec, "", &r->config, r->spec->output, err) != 0)
-        return -1;
-    return bpe_save_files(r->inputs.tokenizer, r->spec->output, err);
-}
-
-static int train_opened(struct run *r, struct err *err)
-{
-    char memory[PRINT_BYTES_MAX];
-    int result = 0;
-
-    log_note("%" PRId64 " of %" PRId64 " records train phase 1 (--data_split %s), %" PRId64 " evaluate it",
-             r->inputs.train.n, r->inputs.n_records, r->spec->data_split, r->inputs.eval.n);
-    log_note("%d rank%s, %s; the plan takes %s a rank", r->comm.ranks, r->comm.ranks == 1 ? "" : "s",
-             r->backend.describe, print_bytes((double)r->plan.tier_bytes[TIER_DEVICE], memory));
-    if (r->spec->profile) {
-        r->exec.hook = note_op;
-        r->exec.hook_context = r->op_seconds;
-    }
-    if (r->spec->resume && resume_load(r, err) < 0)
-        return -1;
-    if (r->comm.rank == 0 && r->spec->overwrite)
-        result = checkpoint_remove_after(r->spec->output, -1, err);
-    if (r->comm.rank == 0 && result == 0)
-        result = record_open(r, err);
-    if (comm_agree(&r->comm, result, err) != 0)
-        return -1;
-    stop_watch();
-    result = loop_train(r, err);
-    if (result != 0 && err->code != ERR_STOPPED)
-        return -1;
-    const struct err stop = *err;
-    if (gather_peaks(r, err) != 0)
-        return -1;
-    if (result == 0)
-        result = save_result(r, err);
-    if (r->comm.rank == 0 && (result == 0 || stop.code == ERR_STOPPED) &&
-        record_finish(r, stop.code == ERR_STOPPED ? "stopped" : "finished", err) != 0)
-        result = -1;
-    if (comm_agree(&r->comm, stop.code == ERR_STOPPED ? 0 : result, err) != 0)
-        return -1;
-    if (stop.code == ERR_STOPPED)
-        *err = stop;
-    else if (r->comm.rank == 0)
-        record_summary(r);
-    return result;
-}
-
-/* A failure that the others do not know of leaves them waiting in a collective, so all are ended. */
-static void end_failed(struct run *r, struct err *err)
-{
-    char host[64] = "unknown";
-
-    if (r->comm_is_open && (r->comm.ranks == 1 || r->comm.agreed || err->code == ERR_STOPPED)) {
-        if (r->comm.rank > 0)
-            err->what[0] = '\0';
-        return;
-    }
-    if (!r->comm_is_open)
-        return;
-    gethostname(host, sizeof host - 1);
-    log_set(log_level(), true);
-    log_warning("rank %d of %d on %s failed, which ends the run: %s%s%s; %s", r->comm.rank, r->comm.ranks, host,
-                err->what, err->where[0] ? "; " : "", err->where, err->hint);
-    r->comm.abort(&r->comm, err_exit_code(err->code));
-}
-
-static void print_json(json_t *json)
-{
-    json_dumpf(json, stdout, JSON_INDENT(2));
-    fputc('\n', stdout);
-    json_decref(json);
-}
-
-/* A finished run that is asked to go on: its result, once more. */
-static int tell_done(const struct run *r, struct err *err)
-{
-    char path[FILE_PATH_MAX];
-    json_t *json;
-
-    log_note("the run in %s has finished: nothing is left to do", r->spec->output);
-    if (r->comm.rank != 0 || !r->spec->json)
-        return 0;
-    if (file_join(path, r->spec->output, "run.json", err) != 0 || !(json = json_read(path, SIZE_MAX / 2, err)))
-        return -1;
-    print_json(json);
-    return 0;
-}
-
-int run_train(const struct run_request *q, struct err *err)
-{
-    struct run r;
-    int result;
-
-    stop_prepare();
-    result = setup_open(&r, q, true, err);
-    if (result == 0)
-        result = r.is_done ? tell_done(&r, err) : train_opened(&r, err);
-    if (result != 0)
-        end_failed(&r, err);
-    else if (!r.is_done && r.comm.rank == 0 && q->spec->json)
-        print_json(record_result(&r));
-    setup_close(&r);
-    return result;
-}
-
-int run_evaluate(const struct run_request *q, struct run_evaluation *out, struct err *err)
-{
-    struct run r;
-    int result;
-
-    *out = (struct run_evaluation){ 0 };
-    stop_prepare();
-    result = setup_open(&r, q, false, err);
-    if (result == 0)
-        result = loop_evaluate(&r, &out->loss, err);
-    if (result == 0) {
-        out->records = r.inputs.eval.n;
-        out->tokens = r.inputs.eval.n_ids;
-        out->tells = r.comm.rank == 0;
-    } else {
-        end_failed(&r, err);
-    }
-    setup_close(&r);
-    return result;
-}
+const struct run_form run_batches = {
+    .models = models, .plan = plan, .data = data, .start = start, .train = train, .close = close_work
+};

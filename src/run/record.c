@@ -131,29 +131,77 @@ void record_begin(struct run *r)
     r->begin_joules = joules_now(r);
 }
 
+/* "eval_loss", and "perplexity" as it stands. */
+static const char *eval_name(const struct phase_metric *m, char out[64])
+{
+    snprintf(out, 64, "%s%s", m->eval_only ? "" : "eval_", m->name);
+    return out;
+}
+
+const char *record_words(const struct phase *p, const double *metrics, bool evaluated, const char *between, char *out,
+                         size_t size)
+{
+    size_t n = 0;
+
+    out[0] = '\0';
+    for (int i = 0; p->metrics[i].name && n < size; i++)
+        if (isfinite(metrics[i]) && (evaluated || !p->metrics[i].eval_only))
+            n += (size_t)snprintf(out + n, size - n, "%s%s %.4g", n ? between : "", p->metrics[i].label, metrics[i]);
+    return out;
+}
+
+static void add_metrics(json_t *line, const struct phase *p, const double *metrics)
+{
+    for (int i = 1; p->metrics[i].name; i++)
+        if (!p->metrics[i].eval_only)
+            json_object_set_new(line, p->metrics[i].name, number(metrics[i]));
+}
+
+static int chart_metrics(struct run *r, const char *side, const double *metrics, bool evaluated, struct err *err)
+{
+    const struct phase_metric *m = r->spec->phase->metrics;
+    char tag[64];
+
+    for (int i = 0; m[i].name; i++) {
+        snprintf(tag, sizeof tag, "%s/%s", side, m[i].name);
+        if ((evaluated || !m[i].eval_only) && chart(r, tag, metrics[i], err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 int record_update(struct run *r, const struct record_update *u, struct err *err)
 {
     if (!r->metrics)
         return 0;
     json_t *line = json_pack("{s:I, s:s, s:o, s:f, s:f, s:I, s:f, s:o, s:o}", "step", (json_int_t)r->at.n_updates,
-                             "phase", "sft", "loss", number(u->loss), "lr", u->rate, "grad_norm", u->grad_norm,
-                             "tokens", (json_int_t)u->tokens, "seconds", u->seconds, "joules",
+                             "phase", r->spec->phase->name, "loss", number(u->metrics[0]), "lr", u->rate, "grad_norm",
+                             u->grad_norm, "tokens", (json_int_t)u->tokens, "seconds", u->seconds, "joules",
                              number(joules_now(r) - r->begin_joules), "peak_bytes", bytes_json(r->peak_bytes));
-    if (write_line(r, line, err) != 0 || chart(r, "train/loss", u->loss, err) != 0 ||
+    add_metrics(line, r->spec->phase, u->metrics);
+    if (write_line(r, line, err) != 0 || chart_metrics(r, "train", u->metrics, false, err) != 0 ||
         chart(r, "train/lr", u->rate, err) != 0 || chart(r, "train/grad_norm", u->grad_norm, err) != 0)
         return -1;
     return chart(r, "train/tokens_per_second", (double)u->tokens / u->seconds, err);
 }
 
-int record_eval(struct run *r, double loss, struct err *err)
+static void add_evaluation(json_t *line, const struct run *r)
+{
+    char name[64];
+
+    for (const struct phase_metric *m = r->spec->phase->metrics; m->name; m++)
+        json_object_set_new(line, eval_name(m, name), number(r->evaluation[m - r->spec->phase->metrics]));
+}
+
+int record_eval(struct run *r, struct err *err)
 {
     if (!r->metrics)
         return 0;
-    json_t *line = json_pack("{s:I, s:s, s:o, s:o}", "step", (json_int_t)r->at.n_updates, "phase", "sft", "eval_loss",
-                             number(loss), "perplexity", number(exp(loss)));
+    json_t *line = json_pack("{s:I, s:s}", "step", (json_int_t)r->at.n_updates, "phase", r->spec->phase->name);
+    add_evaluation(line, r);
     if (write_line(r, line, err) != 0)
         return -1;
-    return chart(r, "eval/loss", loss, err);
+    return chart_metrics(r, "eval", r->evaluation, true, err);
 }
 
 static json_t *measured_json(const struct run *r)
@@ -164,15 +212,17 @@ static json_t *measured_json(const struct run *r)
         json_array_append_new(peaks, bytes_json(r->rank_peaks[i]));
     for (int k = 0; k < KIND_N; k++)
         json_object_set_new(allocated, kind_name((enum buffer_kind)k), json_integer((json_int_t)r->plan.kind_bytes[k]));
-    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o}", "steps",
-                     (json_int_t)r->at.n_updates, "warmup_steps", (json_int_t)r->spec->measure_warmup, "steady_seconds",
-                     r->steady_seconds, "seconds", r->at.seconds, "wall_seconds", clock_seconds() - r->started_s,
-                     "steady_steps", (json_int_t)r->n_steady, "tokens", (json_int_t)r->at.n_tokens, "tokens_per_second",
-                     r->steady_seconds > 0 ? json_real((double)r->steady_tokens / r->steady_seconds) : json_null(),
-                     "peak_bytes", bytes_json(r->peak_bytes), "peak_bytes_per_rank", peaks, "allocated", allocated,
-                     "allocated_bytes", (json_int_t)r->exec.block_bytes, "energy", energy_json(r), "final_loss",
-                     r->at.n_updates ? number(r->at.last_loss) : json_null(), "eval_loss", number(r->eval_loss),
-                     "perplexity", number(exp(r->eval_loss)));
+    json_t *json =
+        json_pack("{s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "steps",
+                  (json_int_t)r->at.n_updates, "warmup_steps", (json_int_t)r->spec->measure_warmup, "steady_seconds",
+                  r->steady_seconds, "seconds", r->at.seconds, "wall_seconds", clock_seconds() - r->started_s,
+                  "steady_steps", (json_int_t)r->n_steady, "tokens", (json_int_t)r->at.n_tokens, "tokens_per_second",
+                  r->steady_seconds > 0 ? json_real((double)r->steady_tokens / r->steady_seconds) : json_null(),
+                  "peak_bytes", bytes_json(r->peak_bytes), "peak_bytes_per_rank", peaks, "allocated", allocated,
+                  "allocated_bytes", (json_int_t)r->exec.block_bytes, "energy", energy_json(r), "final_loss",
+                  r->at.n_updates ? number(r->at.last_loss) : json_null());
+    add_evaluation(json, r);
+    return json;
 }
 
 static json_t *techniques_json(const struct run *r)
@@ -191,7 +241,7 @@ json_t *record_result(const struct run *r)
 
     machine_read(&machine);
     return json_pack("{s:i, s:s, s:o, s:{s:s, s:s}, s:o, s:I, s:o, s:i, s:i, s:o, s:o, s:{s:I, s:I, s:I}}",
-                     "schema_version", 1, "phase", "sft", "options",
+                     "schema_version", 1, "phase", r->spec->phase->name, "options",
                      option_json(r->request.sets, r->request.n_sets, r->request.given, r->request.n_given), "versions",
                      "tuneup", TUNEUP_VERSION, "backend", r->backend.describe, "machine", machine_json(&machine),
                      "seed", (json_int_t)r->spec->seed, "techniques", techniques_json(r), "ranks", r->comm.ranks,
@@ -230,6 +280,17 @@ static void profile_summary(const struct run *r)
     log_note("  products with weights take %.1f %% of the %.3f s in steps", 100 * matmul / all, all);
 }
 
+static void tell_evaluations(const struct run *r)
+{
+    char first[256], last[256];
+
+    record_words(r->spec->phase, r->at.first_eval, true, ", ", first, sizeof first);
+    record_words(r->spec->phase, r->evaluation, true, ", ", last, sizeof last);
+    if (first[0])
+        log_note("evaluation at the start: %s", first);
+    log_note("evaluation at the end: %s", last);
+}
+
 void record_summary(const struct run *r)
 {
     const double wall = clock_seconds() - r->started_s;
@@ -250,9 +311,8 @@ void record_summary(const struct run *r)
         log_note("energy unavailable: %s", e.reason);
     else
         log_note("energy %.1f J (%s)", e.joules, meter_state_name(e.state));
-    if (isfinite(r->at.first_eval_loss) && isfinite(r->eval_loss) && r->at.first_eval_loss > 0)
-        log_note("evaluation loss %.4f at the start, %.4f at the end (perplexity %.4g)", r->at.first_eval_loss,
-                 r->eval_loss, exp(r->eval_loss));
+    if (isfinite(r->evaluation[0]))
+        tell_evaluations(r);
     if (r->spec->profile)
         profile_summary(r);
 }

@@ -3,6 +3,7 @@
  * functions of the position, so the position is all the rest there is. */
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,22 +15,23 @@
 #include "store/checkpoint.h"
 
 #define RUN_JSON_MAX ((size_t)64 << 20)
+#define MANY ((int64_t)1 << 53)
 
-static bool is_state(const struct plan *p, int i, bool sharded)
+static bool is_state(const struct run *r, int i, bool sharded)
 {
-    const struct buffer *b = &p->buffers[i];
+    const struct buffer *b = &r->plan.buffers[i];
     const bool kept = b->kind == KIND_PARAM || b->kind == KIND_MASTER || b->kind == KIND_OPTIMIZER;
 
     return kept && b->persistent && b->parent < 0 && (b->shards > 1) == sharded;
 }
 
-int64_t resume_bytes(const struct plan *p)
+int64_t resume_bytes(const struct run *r)
 {
     int64_t bytes = 0;
 
-    for (int i = 0; i < p->n_buffers; i++)
-        if (is_state(p, i, false) || is_state(p, i, true))
-            bytes += (int64_t)p->buffers[i].bytes * p->buffers[i].shards;
+    for (int i = 0; i < r->plan.n_buffers; i++)
+        if (is_state(r, i, false) || is_state(r, i, true))
+            bytes += (int64_t)r->plan.buffers[i].bytes * r->plan.buffers[i].shards;
     return bytes;
 }
 
@@ -39,7 +41,7 @@ static int pieces_of(const struct run *r, bool sharded, struct checkpoint_piece_
     int n = 0;
 
     for (int i = 0; i < r->plan.n_buffers; i++)
-        if (is_state(&r->plan, i, sharded))
+        if (is_state(r, i, sharded))
             out[n++] = (struct checkpoint_piece_out){ exec_address(&r->exec, i), r->plan.buffers[i].bytes };
     return n;
 }
@@ -55,17 +57,51 @@ static const char *data_mark(const struct run *r, char out[20])
     return out;
 }
 
-static json_t *state_of(const struct run *r)
+static json_t *number(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+/* {"loss": ..}: the first evaluation, null before it. */
+static json_t *first_eval_of(const struct run *r)
+{
+    json_t *json = json_object();
+
+    for (int i = 0; r->spec->phase->metrics[i].name; i++)
+        json_object_set_new(json, r->spec->phase->metrics[i].name, number(r->at.first_eval[i]));
+    return json;
+}
+
+static json_t *trainers_of(const struct run *r)
+{
+    json_t *json = json_object();
+
+    for (int i = 0; i < r->n_models; i++)
+        if (r->models[i].learns)
+            json_object_set_new(json, r->models[i].prefix, json_integer((json_int_t)r->models[i].trainer.n_updates));
+    return json;
+}
+
+static json_t *state_of(const struct run *r, struct err *err)
 {
     const struct run_position *at = &r->at;
     char mark[20];
+    json_t *json =
+        json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:o, s:I, s:f, s:o, s:f, s:s, s:o}", "phase", r->spec->phase->name,
+                  "ranks", r->comm.ranks, "epoch", (json_int_t)at->epoch, "batch", (json_int_t)at->batch, "micro",
+                  (json_int_t)at->n_micro, "updates", (json_int_t)at->n_updates, "trainers", trainers_of(r), "tokens",
+                  (json_int_t)at->n_tokens, "last_loss", at->last_loss, "first_eval", first_eval_of(r), "seconds",
+                  at->seconds, "data", data_mark(r, mark), "options", options_of(r));
 
-    return json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:o}", "phase", "sft", "ranks",
-                     r->comm.ranks, "epoch", (json_int_t)at->epoch, "batch", (json_int_t)at->batch, "micro",
-                     (json_int_t)at->n_micro, "updates", (json_int_t)at->n_updates, "tokens", (json_int_t)at->n_tokens,
-                     "last_loss", at->last_loss, "first_eval_loss",
-                     at->first_eval_loss == at->first_eval_loss ? at->first_eval_loss : 0.0, "seconds", at->seconds,
-                     "data", data_mark(r, mark), "options", options_of(r));
+    if (!json) {
+        err_set(err, ERR_MEMORY, "there is no memory for the state of the run");
+        return NULL;
+    }
+    if (r->form->save_state && r->form->save_state(r, json, err) != 0) {
+        json_decref(json);
+        return NULL;
+    }
+    return json;
 }
 
 static int write_part(struct run *r, const char *tmp, bool sharded, struct checkpoint_part *part, struct err *err)
@@ -91,7 +127,7 @@ static int write_part(struct run *r, const char *tmp, bool sharded, struct check
 static int commit(struct run *r, const char *tmp, const struct checkpoint_part *all, int n_all, struct err *err)
 {
     struct checkpoint_part *parts = mem_array(n_all, 1, sizeof *parts, MEM_STORE, err);
-    json_t *state = state_of(r);
+    json_t *state = state_of(r, err);
     int n = 0, result = -1;
 
     for (int i = 0; parts && i < n_all; i++)
@@ -112,6 +148,8 @@ int resume_save(struct run *r, struct err *err)
     char tmp[FILE_PATH_MAX] = "";
     int result = 0;
 
+    if (r->saved_at == r->at.n_updates)
+        return 0;
     if (r->comm.rank == 0)
         result = weights_check(&r->exec, err);
     if (r->comm.rank == 0 && result == 0)
@@ -133,6 +171,7 @@ int resume_save(struct run *r, struct err *err)
     mem_free(all);
     if (comm_agree(&r->comm, result, err) != 0)
         return -1;
+    r->saved_at = r->at.n_updates;
     log_detail("checkpoint at step %" PRId64, r->at.n_updates);
     return 0;
 }
@@ -151,6 +190,7 @@ static bool may_differ(const char *name)
                                              "enable_tensorboard",
                                              "save_model",
                                              "eval_batches",
+                                             "eval_interval",
                                              "per_device_eval_batch_size",
                                              "measure_warmup",
                                              "ranks",
@@ -198,6 +238,18 @@ static int check_options(const struct run *r, const json_t *state, const char *p
     return err_hint(err, "Give the options of the first run, or another --output without --resume.");
 }
 
+static int check_phase(const struct run *r, const json_t *state, const char *path, struct err *err)
+{
+    const char *then = json_string_value(json_object_get(state, "phase"));
+
+    if (then && strcmp(then, r->spec->phase->name) == 0)
+        return 0;
+    err_set(err, ERR_USAGE, "cannot resume a run of %s as one of %s", then ? then : "an unknown phase",
+            r->spec->phase->name);
+    err_where(err, "\"%s\"", path);
+    return err_hint(err, "Choose another --output.");
+}
+
 static int check_data(const struct run *r, const json_t *state, const char *path, struct err *err)
 {
     char mark[20];
@@ -210,28 +262,49 @@ static int check_data(const struct run *r, const json_t *state, const char *path
     return err_hint(err, "Bring the first run's data and tokenizer back, or start again with --overwrite.");
 }
 
+static int read_position(struct run_position *at, const json_t *state, const char *path, struct err *err)
+{
+    if (json_get_int(state, path, "epoch", 0, MANY, &at->epoch, err) < 0 ||
+        json_get_int(state, path, "batch", 0, MANY, &at->batch, err) < 0 ||
+        json_get_int(state, path, "micro", 0, MANY, &at->n_micro, err) < 0 ||
+        json_get_int(state, path, "updates", 0, MANY, &at->n_updates, err) < 0 ||
+        json_get_int(state, path, "tokens", 0, MANY, &at->n_tokens, err) < 0 ||
+        json_get_real(state, path, "last_loss", -1e300, 1e300, &at->last_loss, err) < 0 ||
+        json_get_real(state, path, "seconds", 0, 1e300, &at->seconds, err) < 0)
+        return -1;
+    return 0;
+}
+
+static int read_models(struct run *r, const json_t *state, const char *path, struct err *err)
+{
+    const json_t *trainers = json_object_get(state, "trainers"), *first = json_object_get(state, "first_eval");
+
+    for (int i = 0; i < r->n_models; i++)
+        if (r->models[i].learns &&
+            json_get_int(trainers, path, r->models[i].prefix, 0, MANY, &r->models[i].trainer.n_updates, err) != 1)
+            return err->what[0] ? -1 : err_set(err, ERR_INPUT, "\"%s\" tells no updates of its trainers", path);
+    for (int i = 0; r->spec->phase->metrics[i].name; i++) {
+        const json_t *value = json_object_get(first, r->spec->phase->metrics[i].name);
+        r->at.first_eval[i] = json_is_number(value) ? json_number_value(value) : NAN;
+    }
+    return 0;
+}
+
 static int read_state(struct run *r, const json_t *state, const char *path, struct err *err)
 {
-    struct run_position *at = &r->at;
     int64_t ranks = 0;
-    const int64_t most = (int64_t)1 << 53;
 
-    if (json_get_int(state, path, "ranks", 1, RUN_MAX_RANKS, &ranks, err) < 0 ||
-        json_get_int(state, path, "epoch", 0, most, &at->epoch, err) < 0 ||
-        json_get_int(state, path, "batch", 0, most, &at->batch, err) < 0 ||
-        json_get_int(state, path, "micro", 0, most, &at->n_micro, err) < 0 ||
-        json_get_int(state, path, "updates", 0, most, &at->n_updates, err) < 0 ||
-        json_get_int(state, path, "tokens", 0, most, &at->n_tokens, err) < 0 ||
-        json_get_real(state, path, "last_loss", -1e300, 1e300, &at->last_loss, err) < 0 ||
-        json_get_real(state, path, "first_eval_loss", -1e300, 1e300, &at->first_eval_loss, err) < 0 ||
-        json_get_real(state, path, "seconds", 0, 1e300, &at->seconds, err) < 0)
+    if (json_get_int(state, path, "ranks", 1, RUN_MAX_RANKS, &ranks, err) < 0)
         return -1;
     if (ranks != r->comm.ranks) {
         err_set(err, ERR_USAGE, "the checkpoint is of %" PRId64 " ranks, this run has %d", ranks, r->comm.ranks);
         return err_hint(err, "Resume with --ranks %" PRId64 ".", ranks);
     }
-    r->trainer.n_updates = at->n_updates;
-    return check_options(r, state, path, err) != 0 ? -1 : check_data(r, state, path, err);
+    if (check_phase(r, state, path, err) != 0 || check_options(r, state, path, err) != 0 ||
+        check_data(r, state, path, err) != 0 || read_position(&r->at, state, path, err) != 0 ||
+        read_models(r, state, path, err) != 0)
+        return -1;
+    return r->form->load_state ? r->form->load_state(r, state, path, err) : 0;
 }
 
 static int read_part(struct run *r, const char *path, bool sharded, struct err *err)
@@ -263,7 +336,7 @@ static int is_done(const struct run *r, struct err *err)
         return file_exists(path) ? -1 : 0;
     const char *state = json_string_value(json_object_get(json, "state"));
     if (state && strcmp(state, "finished") == 0)
-        result = check_options(r, json, path, err) != 0 ? -1 : 1;
+        result = check_phase(r, json, path, err) != 0 || check_options(r, json, path, err) != 0 ? -1 : 1;
     json_decref(json);
     return result;
 }

@@ -1,20 +1,57 @@
-/* run/run.h - a phase run from words to files: set up, loop, record, save. Called by cli/cmd_sft.c and cmd_eval.c.
- * setup.c opens and closes it, loop.c trains and evaluates, resume.c keeps checkpoints, record.c writes what happened. */
+/* run/run.h - a phase run from words to files: set up, loop, record, save. Called by the commands of the phases.
+ * setup.c opens and closes it, run.c leads it from start to end, loop.c trains and evaluates one model on batches (phases 1
+ * and 2), resume.c keeps checkpoints, record.c writes what happened. */
 #ifndef TUNEUP_RUN_RUN_H
 #define TUNEUP_RUN_RUN_H
 
 #include "comm/comm.h"
 #include "measure/energy.h"
 #include "measure/memory.h"
-#include "phases/sft.h"
 #include "phases/trainer.h"
 #include "run/build.h"
 #include "run/inputs.h"
+#include "run/lock.h"
 #include "run/spec.h"
 #include "run/tensorboard.h"
+#include "store/model_dir.h"
+
+#define RUN_MAX_RANKS 4096
+#define RUN_MAX_MODELS 5
+
+struct run;
+
+/* A model of the run. */
+struct run_model {
+    const char *prefix; /* its buffers' in the plan: "" when it is alone, else "actor/" */
+    const char *dir; /* where it comes from */
+    bool value_head; /* it gives scores: has v_head.weight */
+    bool new_head; /* a v_head that is not there is made */
+    bool learns; /* its weights change, so they are in checkpoints */
+    struct hf_config config;
+    struct model_dir files; /* open until the weights are read */
+    struct trainer trainer; /* of one that learns */
+};
+
+/* How the runs of some phases go; all else is the same in every phase. */
+struct run_form {
+    /* Fills in prefix, dir and flags of the models that the spec means; returns how many. Nothing is read. */
+    int (*models)(const struct spec *s, bool trains, struct run_model *models);
+    /* What the spec and the models' descriptions plan, without any tensor: also for `tuneup plan`. */
+    int (*plan)(const struct spec *s, const struct run_model *models, bool trains, int rank, int ranks, struct plan *p,
+                struct err *err);
+    int (*data)(struct run *r, struct err *err); /* tokenizer, samples, batchers: before memory is allocated */
+    int (*start)(struct run *r, struct err *err); /* weights are there: trainers, the phase's state */
+    int (*train)(struct run *r, struct err *err); /* from r->at to the end. ERR_STOPPED after a signal, all saved */
+    /* The form's own part of a checkpoint's state; NULL: none. */
+    int (*save_state)(const struct run *r, json_t *state, struct err *err);
+    int (*load_state)(struct run *r, const json_t *state, const char *path, struct err *err);
+    void (*close)(struct run *r); /* frees r->work; accepts what start left halfway */
+};
+extern const struct run_form run_batches; /* loop.c: phases 1 and 2 */
 
 /* The words and where they came from: for run.json. Borrowed. */
 struct run_request {
+    const struct run_form *form;
     const struct spec *spec;
     const struct option_set *sets;
     int n_sets;
@@ -22,33 +59,36 @@ struct run_request {
     int n_given;
 };
 
-#define RUN_MAX_RANKS 4096
-
 /* Where a run stands: all of it is in a checkpoint. */
 struct run_position {
     int64_t epoch, batch; /* the next batch of the epoch */
     int64_t n_micro; /* micro-batches so far */
     int64_t n_updates;
     int64_t n_tokens; /* real ids seen by all ranks */
-    double last_loss, first_eval_loss;
+    double last_loss;
+    double first_eval[PHASE_MAX_METRICS]; /* of the phase's metrics; NAN: none yet */
     double seconds; /* of all updates */
 };
 
 struct run {
     struct run_request request;
+    const struct run_form *form;
     const struct spec *spec;
+    bool trains;
     struct comm comm;
     bool comm_is_open;
-    struct hf_config config;
+    struct run_model models[RUN_MAX_MODELS];
+    int n_models;
     struct inputs inputs;
     struct batcher train, eval;
     struct plan plan;
     struct backend backend;
     struct exec exec;
-    struct sft sft;
-    struct trainer trainer;
+    void *work; /* the form's */
     bool is_done; /* --resume of a run that has finished: nothing else is open */
+    struct run_lock lock;
     struct run_position at;
+    int64_t total_updates; /* where the run ends, as far as is known */
     double op_seconds[OP_N]; /* --profile */
     /* measured */
     struct memory_sampler *memory;
@@ -58,57 +98,65 @@ struct run {
     double begin_joules; /* since the start, when the update began */
     int64_t peak_bytes; /* all ranks, so far; -1: unknown */
     int64_t *rank_peaks; /* [ranks] on rank 0, at the end */
-    double eval_loss; /* NAN: none yet */
+    double evaluation[PHASE_MAX_METRICS]; /* the last evaluation's; NAN: none yet */
+    int64_t evaluated_at, saved_at; /* n_updates when it was, in this process; -1: never */
     FILE *metrics;
     struct tensorboard tensorboard;
 };
 
-/* The whole of `tuneup sft`. 0, or -1; ERR_STOPPED after a signal, with everything saved. All ranks call it; an error that
- * all share is told by rank 0 alone: on the others err->what is empty. */
+/* run.c: the whole of `tuneup sft` and its like. 0, or -1; ERR_STOPPED after a signal, with everything saved. All ranks call
+ * it; an error that all share is told by rank 0 alone: on the others err->what is empty. */
 int run_train(const struct run_request *q, struct err *err);
-/* `tuneup eval --phase sft`: mean loss over the whole data file. */
+/* `tuneup eval`: the phase's metrics over the whole data file. */
 struct run_evaluation {
-    double loss;
+    double metrics[PHASE_MAX_METRICS];
     int64_t records, tokens;
     bool tells; /* this rank is the one that speaks */
 };
 int run_evaluate(const struct run_request *q, struct run_evaluation *out, struct err *err);
+/* After a failure: a rank that fails alone says so and ends all, since the others wait for it in a collective. */
+void run_end_failed(struct run *r, struct err *err);
 
 /* setup.c */
 int setup_threads(const struct spec *s, int local_ranks); /* of one rank */
 int setup_open(struct run *r, const struct run_request *q, bool trains, struct err *err);
 void setup_close(struct run *r);
-/* What the spec and a model's description plan, without any tensor: `tuneup plan`. ranks and rank as told. */
-int setup_plan(const struct spec *s, const struct hf_config *c, bool trains, int rank, int ranks, struct plan *p,
-               struct err *err);
+/* ERR_USAGE when rows of T ids do not fit the model's positions. option: the word that gave T. */
+int setup_length(const struct hf_config *c, const char *option, int64_t T, struct err *err);
+/* The words of training as a trainer takes them. */
+struct trainer_options setup_trainer_options(const struct spec *s, int64_t total);
 /* ERR_INFEASIBLE, with the plan's table and what would fit, when ranks_here ranks of this plan exceed the limit. */
-int setup_fits(const struct spec *s, const struct hf_config *c, bool trains, const struct plan *p, int ranks_here,
-               int64_t limit, struct err *err);
+int setup_fits(const struct run_request *q, const struct run_model *models, bool trains, const struct plan *p,
+               int ranks_here, int64_t limit, struct err *err);
 
 /* loop.c */
-int loop_evaluate(struct run *r, double *loss, struct err *err); /* over at most eval_batches; all ranks' mean */
-int loop_train(struct run *r, struct err *err);
+/* Over at most eval_batches; all ranks' means, into r->evaluation. 1: a signal came, and there is no result. */
+int loop_evaluate(struct run *r, struct err *err);
 
 /* resume.c */
 /* What is in the output folder already: 0 = nothing that this run could harm, 1 = the very run, finished, and --resume was
  * asked; ERR_USAGE for a model or checkpoints that would be lost. Every rank looks. */
 int resume_check_output(const struct run *r, struct err *err);
-int resume_save(struct run *r, struct err *err);
+int resume_save(struct run *r, struct err *err); /* once an update: nothing is done where it has been done */
 int resume_load(struct run *r, struct err *err); /* 1: went on from a checkpoint, 0: there is none */
-int64_t resume_bytes(const struct plan *p); /* of one checkpoint, all ranks */
+int64_t resume_bytes(const struct run *r); /* of one checkpoint, all ranks */
 
-/* record.c: rank 0 alone writes */
+/* record.c: rank 0 alone writes. metrics: of the phase's table. */
 struct record_update {
-    double loss, rate, grad_norm, seconds;
+    double rate, grad_norm, seconds;
     int64_t tokens;
+    double metrics[PHASE_MAX_METRICS];
 };
 int record_open(struct run *r, struct err *err);
 void record_begin(struct run *r); /* an update begins: its joules are counted from here */
 int record_update(struct run *r, const struct record_update *u, struct err *err);
-int record_eval(struct run *r, double loss, struct err *err);
+int record_eval(struct run *r, struct err *err); /* r->evaluation */
 int record_finish(struct run *r, const char *state, struct err *err); /* run.json */
 json_t *record_result(const struct run *r);
 void record_close(struct run *r);
 void record_summary(const struct run *r);
+/* "loss 0.6931, accuracy 0.5": the metrics that an evaluation (else an update) tells; those that are known. */
+const char *record_words(const struct phase *p, const double *metrics, bool evaluated, const char *between, char *out,
+                         size_t size);
 
 #endif

@@ -19,33 +19,12 @@
 
 #define PROCESS_BYTES ((int64_t)256 << 20) /* beside the plan: libraries, generated kernels, data, MPI */
 
-static int check_length(const struct spec *s, const struct hf_config *c, struct err *err)
+int setup_length(const struct hf_config *c, const char *option, int64_t T, struct err *err)
 {
-    if (s->max_seq_len <= c->max_positions)
+    if (T <= c->max_positions)
         return 0;
-    err_set(err, ERR_USAGE, "--max_seq_len is %" PRId64 ", the model has %" PRId64 " positions", s->max_seq_len,
-            c->max_positions);
-    return err_hint(err, "Use --max_seq_len %" PRId64 " or less.", c->max_positions);
-}
-
-int setup_plan(const struct spec *s, const struct hf_config *c, bool trains, int rank, int ranks, struct plan *p,
-               struct err *err)
-{
-    const int64_t T = s->max_seq_len;
-    struct build b = { .phase = &phase_sft,
-                       .models = { { .prefix = "", .techniques = &s->techniques } },
-                       .n_models = 1,
-                       .micro_steps = s->accumulation,
-                       .rank = rank,
-                       .ranks = ranks };
-
-    if (trains)
-        b.extents[EXTENTS_TRAIN] = (struct extents){ .B = s->train_batch, .T = T, .times = (double)s->accumulation };
-    if (!trains || s->eval_batches != 0)
-        b.extents[EXTENTS_EVAL] = (struct extents){ .B = s->eval_batch, .T = T };
-    if (check_length(s, c, err) != 0 || build_shape(c, s->dropout, &b.models[0].shape, err) != 0)
-        return -1;
-    return build_plan(&b, p, err);
+    err_set(err, ERR_USAGE, "--%s is %" PRId64 ", the model has %" PRId64 " positions", option, T, c->max_positions);
+    return err_hint(err, "Use --%s %" PRId64 " or less.", option, c->max_positions);
 }
 
 static int64_t needed(const struct plan *p, int ranks_here)
@@ -54,8 +33,8 @@ static int64_t needed(const struct plan *p, int ranks_here)
 }
 
 /* Bytes of the plan that the spec would give; -1 when it cannot be made. */
-static int64_t bytes_with(const struct spec *s, const struct hf_config *c, bool trains, const struct plan *like,
-                          int ranks_here)
+static int64_t bytes_with(const struct run_form *form, const struct spec *s, const struct run_model *models,
+                          bool trains, const struct plan *like, int ranks_here)
 {
     struct plan p = { 0 };
     struct backend backend;
@@ -67,7 +46,7 @@ static int64_t bytes_with(const struct spec *s, const struct hf_config *c, bool 
     comm_alone(&comm);
     if (backend_open(&backend, spec_backend_name(s), setup_threads(s, ranks_here), &err) != 0)
         return -1;
-    if (setup_plan(s, c, trains, like->rank, like->ranks, &p, &err) == 0 &&
+    if (form->plan(s, models, trains, like->rank, like->ranks, &p, &err) == 0 &&
         exec_prepare(&exec, &p, &backend, &comm, &err) == 0)
         bytes = needed(&p, ranks_here);
     exec_free(&exec);
@@ -76,8 +55,8 @@ static int64_t bytes_with(const struct spec *s, const struct hf_config *c, bool 
     return bytes;
 }
 
-static void suggest(const struct spec *s, const struct hf_config *c, bool trains, const struct plan *p, int ranks_here,
-                    int64_t limit, char *out, size_t size)
+static void suggest(const struct run_request *q, const struct run_model *models, bool trains, const struct plan *p,
+                    int ranks_here, int64_t limit, char *out, size_t size)
 {
     static const struct {
         const char *technique, *option, *value, *words;
@@ -85,7 +64,7 @@ static void suggest(const struct spec *s, const struct hf_config *c, bool trains
         { "gradient_checkpointing", "gradient_checkpointing", "true", "--gradient_checkpointing" },
         { "bf16", "dtype", "bf16", "--dtype bf16" },
     };
-    struct spec with = *s;
+    struct spec with = *q->spec;
     char words[160] = "", text[PRINT_BYTES_MAX];
     struct err err;
 
@@ -101,7 +80,7 @@ static void suggest(const struct spec *s, const struct hf_config *c, bool trains
             with.train_batch = with.eval_batch = 1;
             snprintf(words + n, sizeof words - n, " --per_device_train_batch_size 1 --per_device_eval_batch_size 1");
         }
-        const int64_t bytes = bytes_with(&with, c, trains, p, ranks_here);
+        const int64_t bytes = bytes_with(q->form, &with, models, trains, p, ranks_here);
         if (bytes >= 0 && bytes <= limit) {
             snprintf(out, size, "%s would fit, with %s.", words, print_bytes((double)bytes, text));
             return;
@@ -110,64 +89,45 @@ static void suggest(const struct spec *s, const struct hf_config *c, bool trains
     snprintf(out, size, "No switch makes it fit here: use a smaller model, shorter rows or more machines.");
 }
 
-int setup_fits(const struct spec *s, const struct hf_config *c, bool trains, const struct plan *p, int ranks_here,
-               int64_t limit, struct err *err)
+int setup_fits(const struct run_request *q, const struct run_model *models, bool trains, const struct plan *p,
+               int ranks_here, int64_t limit, struct err *err)
 {
     char have[PRINT_BYTES_MAX], want[PRINT_BYTES_MAX], kinds[256], advice[320];
 
     if (needed(p, ranks_here) <= limit)
         return 0;
     print_kinds(p, kinds, sizeof kinds);
-    suggest(s, c, trains, p, ranks_here, limit, advice, sizeof advice);
+    suggest(q, models, trains, p, ranks_here, limit, advice, sizeof advice);
     err_set(err, ERR_INFEASIBLE, "the run needs %s and the limit is %s",
             print_bytes((double)needed(p, ranks_here), want), print_bytes((double)limit, have));
     err_where(err, "%d rank%s on this machine; each: %s", ranks_here, ranks_here == 1 ? "" : "s", kinds);
     return err_hint(err, "%s", advice);
 }
 
-static int check_memory(const struct run *r, bool trains, struct err *err)
+static int check_memory(const struct run *r, struct err *err)
 {
     int64_t limit = machine_memory_limit();
 
     if (r->spec->memory_limit && spec_bytes(r->spec->memory_limit, &limit, err) != 0)
         return -1;
-    return setup_fits(r->spec, &r->config, trains, &r->plan, r->comm.local_ranks, limit, err);
+    return setup_fits(&r->request, r->models, r->trains, &r->plan, r->comm.local_ranks, limit, err);
 }
 
-/* Checkpoints that are kept, one being written, and the model. */
+/* Checkpoints that are kept, one being written, and the models. */
 static int check_disk(const struct run *r, struct err *err)
 {
     const int64_t free_bytes = file_free_bytes(r->spec->output, err);
-    const int64_t model = hf_config_parameters(&r->config) * 4 * (r->spec->save_model ? 1 : 0);
     const int64_t kept = r->spec->save_interval > 0 ? r->spec->keep + 1 : 1;
-    const int64_t wanted = model + kept * resume_bytes(&r->plan);
+    int64_t wanted = kept * resume_bytes(r);
     char have[PRINT_BYTES_MAX], want[PRINT_BYTES_MAX];
 
+    for (int i = 0; i < r->n_models && r->spec->save_model; i++)
+        wanted += r->models[i].learns ? hf_config_parameters(&r->models[i].config) * 4 : 0;
     if (free_bytes < 0 || wanted <= free_bytes)
         return free_bytes < 0 ? -1 : 0;
     err_set(err, ERR_INFEASIBLE, "the run will write up to %s, \"%s\" has %s free", print_bytes((double)wanted, want),
             r->spec->output, print_bytes((double)free_bytes, have));
     return err_hint(err, "Free space there, choose another --output, or lower --keep.");
-}
-
-static int open_batchers(struct run *r, bool trains, struct err *err)
-{
-    const struct spec *s = r->spec;
-    struct batcher_options o = { .B = s->train_batch,
-                                 .T = s->max_seq_len,
-                                 .rank = r->comm.rank,
-                                 .ranks = r->comm.ranks,
-                                 .seed = (uint64_t)s->seed,
-                                 .convention = inputs_convention(s),
-                                 .trim = s->convention != SPEC_PAPER,
-                                 .reference_order = s->convention != SPEC_TUNEUP };
-
-    if (trains && batcher_init(&r->train, &r->inputs.train, &o, err) != 0)
-        return -1;
-    o.B = s->eval_batch;
-    if (r->inputs.eval.n == 0 || (trains && s->eval_batches == 0))
-        return 0;
-    return batcher_init(&r->eval, &r->inputs.eval, &o, err);
 }
 
 int setup_threads(const struct spec *s, int local_ranks)
@@ -227,48 +187,74 @@ static int check_same(struct run *r, struct err *err)
     if (comm_same(&r->comm, hash, "the command line", err) != 0 ||
         comm_same(&r->comm, inputs_hash(&r->inputs), "the data", err) != 0)
         return -1;
-    return comm_same(&r->comm, weights_hash(&r->exec, ""), "the model", err);
+    uint64_t models = 0;
+    for (int i = 0; i < r->n_models; i++)
+        models = models * 31 + weights_hash(&r->exec, r->models[i].prefix);
+    return comm_same(&r->comm, models, "the model", err);
 }
 
-static int load_model(struct run *r, struct err *err)
+/* A reward model has no head to speak with, and a language model none to judge with. */
+static int check_form(const struct run_model *m, struct err *err)
 {
-    struct model_dir m = { 0 };
-    int result = model_dir_open(&m, r->spec->model, err);
-
-    if (result == 0)
-        result = model_dir_check(&m, err);
-    if (result == 0)
-        result = weights_load(&r->exec, "", &m, r->spec->allow_nonfinite, err);
-    model_dir_close(&m);
-    return result;
+    if (m->files.is_reward == m->value_head || (m->value_head && m->new_head))
+        return 0;
+    if (m->value_head) {
+        err_set(err, ERR_INPUT, "the model in \"%s\" is a language model: it has no v_head.weight to score with",
+                m->dir);
+        return err_hint(err, "`tuneup reward` makes a reward model of it.");
+    }
+    err_set(err, ERR_INPUT, "the model in \"%s\" is a reward model (it has v_head.weight), a language model is needed",
+            m->dir);
+    return err_hint(err,
+                    "Name the model that it was trained from. Reward models are for reward, score and eval --phase "
+                    "reward.");
 }
 
-static int open_here(struct run *r, bool trains, struct err *err)
+static int open_models(struct run *r, struct err *err)
+{
+    r->n_models = r->form->models(r->spec, r->trains, r->models);
+    MUST(r->n_models >= 1 && r->n_models <= RUN_MAX_MODELS);
+    for (int i = 0; i < r->n_models; i++) {
+        struct run_model *m = &r->models[i];
+        if (hf_config_load(&m->config, m->dir, err) != 0 || model_dir_open(&m->files, m->dir, err) != 0 ||
+            model_dir_check(&m->files, err) != 0 || check_form(m, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int load_weights(struct run *r, struct err *err)
+{
+    for (int i = 0; i < r->n_models; i++) {
+        struct run_model *m = &r->models[i];
+        if (weights_load(&r->exec, m->prefix, &m->files, r->spec->allow_nonfinite, err) != 0)
+            return -1;
+        model_dir_close(&m->files);
+    }
+    return 0;
+}
+
+static int open_here(struct run *r, struct err *err)
 {
     const struct spec *s = r->spec;
 
     if (s->ranks > 0 && s->ranks != r->comm.ranks)
         return err_set(err, ERR_USAGE, "--ranks is %" PRId64 ", but %d were started", s->ranks, r->comm.ranks);
-    const int done = trains ? resume_check_output(r, err) : 0;
+    const int done = r->trains ? resume_check_output(r, err) : 0;
     if (done != 0) {
         r->is_done = done > 0;
         return done > 0 ? 0 : -1;
     }
-    if (hf_config_load(&r->config, s->model, err) != 0 || open_backend(r, err) != 0 ||
-        setup_plan(s, &r->config, trains, r->comm.rank, r->comm.ranks, &r->plan, err) != 0 ||
-        exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 || check_memory(r, trains, err) != 0 ||
-        (trains && check_disk(r, err) != 0) || inputs_open(&r->inputs, s, &r->config, !trains, err) != 0 ||
-        open_batchers(r, trains, err) != 0)
+    if (open_models(r, err) != 0 || open_backend(r, err) != 0 ||
+        r->form->plan(s, r->models, r->trains, r->comm.rank, r->comm.ranks, &r->plan, err) != 0 ||
+        exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 || check_memory(r, err) != 0)
         return -1;
-    return 0;
+    return r->trains && check_disk(r, err) != 0 ? -1 : r->form->data(r, err);
 }
 
-static void start_trainer(struct run *r)
+struct trainer_options setup_trainer_options(const struct spec *s, int64_t total)
 {
-    const struct spec *s = r->spec;
-    const int64_t batches = batcher_steps(&r->train);
-    const int64_t updates = s->epochs * ((batches + s->accumulation - 1) / s->accumulation);
-    const struct trainer_options o = {
+    return (struct trainer_options){
         .learning_rate = s->learning_rate,
         .weight_decay = s->weight_decay,
         .beta1 = s->beta1,
@@ -277,10 +263,8 @@ static void start_trainer(struct run *r)
         .clip = s->clip,
         .schedule = (enum schedule)s->schedule,
         .warmup = s->warmup,
-        .total = s->max_steps > 0 ? s->max_steps : updates,
+        .total = total,
     };
-
-    trainer_init(&r->trainer, &r->exec, "", &o);
 }
 
 static int start_meters(struct run *r, struct err *err)
@@ -295,35 +279,58 @@ static int start_meters(struct run *r, struct err *err)
     return r->rank_peaks ? 0 : -1;
 }
 
+/* The folder, and the right to write there; only now, since all else is known to be good. */
+static int open_output(struct run *r, struct err *err)
+{
+    const int result = file_make_dir(r->spec->output, err);
+
+    return result == 0 && r->comm.rank == 0 ? lock_take(&r->lock, r->spec->output, err) : result;
+}
+
+static void init(struct run *r, const struct run_request *q, bool trains)
+{
+    *r = (struct run){
+        .request = *q, .form = q->form, .spec = q->spec, .trains = trains, .evaluated_at = -1, .saved_at = -1
+    };
+    for (int i = 0; i < PHASE_MAX_METRICS; i++)
+        r->evaluation[i] = r->at.first_eval[i] = NAN;
+}
+
 int setup_open(struct run *r, const struct run_request *q, bool trains, struct err *err)
 {
-    *r = (struct run){ .request = *q, .spec = q->spec, .eval_loss = NAN };
+    init(r, q, trains);
     if (comm_open(&r->comm, err) != 0)
         return -1;
     r->comm_is_open = true;
     log_set(log_level(), r->comm.rank == 0);
     r->started_s = clock_seconds();
-    if (comm_agree(&r->comm, start_meters(r, err), err) != 0 ||
-        comm_agree(&r->comm, open_here(r, trains, err), err) != 0)
+    if (comm_agree(&r->comm, start_meters(r, err), err) != 0 || comm_agree(&r->comm, open_here(r, err), err) != 0)
         return -1;
     if (r->is_done)
         return 0;
     int result = allocate(r, err);
     if (result == 0)
-        result = load_model(r, err);
-    if (comm_agree(&r->comm, result, err) != 0 || check_same(r, err) != 0)
+        result = load_weights(r, err);
+    if (comm_agree(&r->comm, result, err) != 0 || check_same(r, err) != 0 ||
+        (trains && comm_agree(&r->comm, open_output(r, err), err) != 0))
         return -1;
-    if (trains && comm_agree(&r->comm, file_make_dir(r->spec->output, err), err) != 0)
-        return -1;
-    sft_init(&r->sft, &r->exec);
-    if (trains)
-        start_trainer(r);
-    return 0;
+    return comm_agree(&r->comm, r->form->start(r, err), err);
+}
+
+static void close_models(struct run *r)
+{
+    for (int i = 0; i < r->n_models; i++) {
+        model_dir_close(&r->models[i].files);
+        hf_config_free(&r->models[i].config);
+    }
 }
 
 void setup_close(struct run *r)
 {
     record_close(r);
+    lock_release(&r->lock);
+    if (r->form && r->form->close)
+        r->form->close(r);
     memory_sampler_stop(r->memory);
     energy_stop(r->energy);
     batcher_free(&r->train);
@@ -333,7 +340,7 @@ void setup_close(struct run *r)
     plan_free(&r->plan);
     if (r->backend.close)
         r->backend.close(&r->backend);
-    hf_config_free(&r->config);
+    close_models(r);
     mem_free(r->rank_peaks);
     if (r->comm_is_open)
         r->comm.close(&r->comm);

@@ -81,7 +81,7 @@ static const struct option training_options[] = {
       .min = 1,
       .max = 1 << 20,
       .value = "N",
-      .help = "rows a rank in a micro-batch" },
+      .help = "records a rank in a micro-batch" },
     { .name = "per_device_eval_batch_size",
       .type = OPTION_INT,
       AT(eval_batch),
@@ -89,7 +89,7 @@ static const struct option training_options[] = {
       .min = 1,
       .max = 1 << 20,
       .value = "N",
-      .help = "rows a rank in evaluation" },
+      .help = "records a rank in evaluation" },
     { .name = "gradient_accumulation_steps",
       .type = OPTION_INT,
       AT(accumulation),
@@ -117,7 +117,6 @@ static const struct option training_options[] = {
     { .name = "learning_rate",
       .type = OPTION_REAL,
       AT(learning_rate),
-      .fallback = "1e-3",
       .min = 0,
       .max = 10,
       .value = "X",
@@ -185,6 +184,7 @@ static const struct option training_options[] = {
       .value = "N",
       .help = "of order, split and dropout" },
     { .name = "eval_batches",
+      .alias = "eval_iters",
       .type = OPTION_INT,
       AT(eval_batches),
       .fallback = "-1",
@@ -192,6 +192,14 @@ static const struct option training_options[] = {
       .max = 1 << 30,
       .value = "N",
       .help = "batches of an evaluation; -1: all, 0: none" },
+    { .name = "eval_interval",
+      .type = OPTION_INT,
+      AT(eval_interval),
+      .fallback = "0",
+      .min = 0,
+      .max = 1LL << 40,
+      .value = "N",
+      .help = "updates between evaluations; 0: at the start and after each epoch" },
     { 0 },
 };
 
@@ -290,12 +298,27 @@ static const struct option run_options[] = {
     { 0 },
 };
 
-int spec_sets(struct spec *s, struct option_set *sets)
+/* The phases differ in one default of the table. */
+static void fill_training(struct spec *s)
+{
+    MUST(COUNT_OF(training_options) <= SPEC_TRAINING_OPTIONS);
+    memcpy(s->training, training_options, sizeof training_options);
+    for (struct option *o = s->training; o->name; o++)
+        if (strcmp(o->name, "learning_rate") == 0)
+            o->fallback = s->phase->learning_rate;
+}
+
+int spec_sets(struct spec *s, const struct phase *phase, struct option_set *sets)
 {
     int n = 0;
 
+    MUST(phase->options_bytes <= SPEC_PHASE_BYTES);
+    s->phase = phase;
+    fill_training(s);
     sets[n++] = (struct option_set){ .title = "Model and data", .options = input_options, .values = s };
-    sets[n++] = (struct option_set){ .title = "Training", .options = training_options, .values = s };
+    sets[n++] = (struct option_set){ .title = "Training", .options = s->training, .values = s };
+    if (phase->options)
+        sets[n++] = (struct option_set){ .title = "The phase", .options = phase->options, .values = s->phase_options };
     n += technique_sets(&sets[n], &s->techniques);
     sets[n++] = (struct option_set){ .title = "The run", .options = run_options, .values = s };
     return n;

@@ -2,12 +2,16 @@
 #ifndef TUNEUP_RUN_SPEC_H
 #define TUNEUP_RUN_SPEC_H
 
-#include "base/option.h"
+#include "phases/phase.h"
 #include "techniques/technique.h"
 
 enum spec_convention { SPEC_TUNEUP, SPEC_DEEPSPEED_CHAT, SPEC_PAPER };
 
+#define SPEC_TRAINING_OPTIONS 20
+#define SPEC_PHASE_BYTES 64
+
 struct spec {
+    const struct phase *phase; /* the one that was asked for */
     /* model and data */
     const char *model, *data, *output, *data_split;
     int64_t max_seq_len;
@@ -20,6 +24,7 @@ struct spec {
     int schedule;
     int64_t seed;
     int64_t eval_batches; /* negative: all; 0: no evaluation */
+    int64_t eval_interval; /* updates between evaluations; 0: only where an epoch begins or ends */
     /* the run */
     int64_t ranks, threads;
     int backend;
@@ -32,13 +37,15 @@ struct spec {
     int64_t ignored_local_rank;
     const char *ignored_data_output_path;
     struct technique_values techniques;
+    _Alignas(16) char phase_options[SPEC_PHASE_BYTES]; /* of the phase's own table */
+    struct option training[SPEC_TRAINING_OPTIONS]; /* the table of training, with this phase's defaults */
 };
 
 #define SPEC_BACKENDS "cpu|ref"
 const char *spec_backend_name(const struct spec *s);
 
-/* The option sets of a phase that trains; returns how many. */
-int spec_sets(struct spec *s, struct option_set *sets);
+/* The option sets of a phase that trains; returns how many. s->phase becomes it. */
+int spec_sets(struct spec *s, const struct phase *phase, struct option_set *sets);
 /* What must be given, and what must not be together. ERR_USAGE. */
 int spec_check_train(const struct spec *s, struct err *err);
 /* "8GiB", "500M", "1073741824" -> bytes. ERR_USAGE. */

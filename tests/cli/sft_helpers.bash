@@ -24,11 +24,18 @@ no_leaks_of_mpi() {
     export LSAN_OPTIONS=detect_leaks=0
 }
 
-# The words of a small run: the output's name, then more words.
-sft_words() {
+# The words of a small run: the phase, the output's name, then more words.
+train_words() {
+    local phase=$1 split=1,0,0
+    shift
+    [ "$phase" = sft ] || split=0,1,0
     [[ " $* " != *' --ranks '* ]] || no_leaks_of_mpi
-    words=(sft --model "$home/m" --data "$home/data" --data_split 1,0,0 --max_seq_len 128 --batch_size 8 --threads 1
+    words=("$phase" --model "$home/m" --data "$home/data" --data_split $split --max_seq_len 128 --batch_size 8 --threads 1
         --eval_batches 1 --output "$@")
+}
+
+sft_words() {
+    train_words sft "$@"
 }
 
 sft() {
@@ -36,12 +43,16 @@ sft() {
     "$bin" "${words[@]}"
 }
 
-# A run that gets a signal as soon as the checkpoint of that step is told, or meanwhile a function is called; $who: the
-# started process, or "rank" for the last of its ranks. What it says ends in $dir/log, its exit status in $status.
 sft_cut() {
-    local at=$1 signal=$2 line pid
-    shift 2
-    sft_words "$@" -v
+    train_cut sft "$@"
+}
+
+# train_cut PHASE STEP SIGNAL OUTPUT WORDS...: a run that gets a signal as soon as the checkpoint of that step is told, or meanwhile a function is called; $who: the
+# started process, or "rank" for the last of its ranks. What it says ends in $dir/log, its exit status in $status.
+train_cut() {
+    local phase=$1 at=$2 signal=$3 line pid
+    shift 3
+    train_words "$phase" "$@" -v
     rm -f "$dir/pipe" "$dir/log"
     mkfifo "$dir/pipe"
     nice -n 10 "$bin" "${words[@]}" 2>"$dir/pipe" >"$dir/stdout" 3>&- &

@@ -65,7 +65,7 @@ static const struct phase_program readable_programs[] = {
     { "", "eval", false, EXTENTS_EVAL, add_readable_logits },
     { 0 },
 };
-static const struct phase phase_readable = { "sft", readable_programs };
+static const struct phase phase_readable = { .name = "sft", .programs = readable_programs };
 
 /* Only where the mask is 1: elsewhere nothing is promised. */
 static void compare_logits(void **test_state, const struct golden *g, const struct engine *e,

@@ -9,7 +9,7 @@
 static int defaults(struct spec *s, struct option_set *sets)
 {
     *s = (struct spec){ 0 };
-    const int n = spec_sets(s, sets);
+    const int n = spec_sets(s, &phase_sft, sets);
 
     option_defaults(sets, n);
     return n;
