@@ -17,12 +17,21 @@
 #define RUN_JSON_MAX ((size_t)64 << 20)
 #define MANY ((int64_t)1 << 53)
 
+/* A model that does not learn is read from its own folder again. */
+static bool learns(const struct run *r, const char *model)
+{
+    for (int i = 0; i < r->n_models; i++)
+        if (strcmp(r->models[i].prefix, model) == 0)
+            return r->models[i].learns;
+    return true;
+}
+
 static bool is_state(const struct run *r, int i, bool sharded)
 {
     const struct buffer *b = &r->plan.buffers[i];
     const bool kept = b->kind == KIND_PARAM || b->kind == KIND_MASTER || b->kind == KIND_OPTIMIZER;
 
-    return kept && b->persistent && b->parent < 0 && (b->shards > 1) == sharded;
+    return kept && learns(r, b->model) && b->persistent && b->parent < 0 && (b->shards > 1) == sharded;
 }
 
 int64_t resume_bytes(const struct run *r)
