@@ -54,7 +54,7 @@ TEST(characters_appear_whole)
     struct err err = { 0 };
     char got[64];
 
-    CHECK_OK(stream_init(&s, b, &err), &err);
+    CHECK_OK(stream_init(&s, b, "", &err), &err);
     for (int i = 0; i < COUNT_OF(steps); i++) {
         put(got, 0, stream_push(&s, steps[i].id));
         CHECK_STR(got, steps[i].text);
@@ -76,7 +76,7 @@ TEST(streamed_text_is_the_text_decoded_at_once)
     struct stream s;
     struct err err = { 0 };
 
-    CHECK_OK(stream_init(&s, b, &err), &err);
+    CHECK_OK(stream_init(&s, b, "", &err), &err);
     for (int round = 0; round < 3000; round++) {
         int32_t ids[12];
         const int n_ids = 1 + (int)rng_below(&r, COUNT_OF(ids));
@@ -89,9 +89,41 @@ TEST(streamed_text_is_the_text_decoded_at_once)
             n = put(got, n, stream_push(&s, ids[i]));
         }
         n = put(got, n, stream_end(&s));
+        stream_restart(&s);
         CHECK_OK(bpe_decode(b, ids, n_ids, &want, &n_want, &err), &err);
         CHECK(n == n_want && memcmp(got, want, n) == 0);
         mem_free(want);
+    }
+    stream_free(&s);
+    bpe_close(b);
+}
+
+/* Random texts of few letters: what comes out is all that stands before the stop text, wherever it is cut. */
+TEST(a_stop_text_ends_the_text)
+{
+    static const char letters[] = "abc", stop_text[] = "aabaac";
+    struct bpe *b = open_tiny(test_state);
+    struct rng r = { .seed = 6, .purpose = RNG_TASK };
+    struct stream s;
+    struct err err = { 0 };
+
+    CHECK_OK(stream_init(&s, b, stop_text, &err), &err);
+    for (int round = 0; round < 3000; round++) {
+        char text[48] = "", got[48] = "";
+        size_t n = 0;
+        for (size_t i = 0; i < 40; i++)
+            text[i] = letters[rng_below(&r, 3)];
+        if (round % 2)
+            memcpy(text + rng_below(&r, 34), stop_text, strlen(stop_text));
+        char *stop = strstr(text, stop_text);
+        for (size_t i = 0; i < 40; i++)
+            n = put(got, n, stream_push(&s, BYTE(text[i])));
+        put(got, n, stream_end(&s));
+        CHECK_EQ(s.stopped, stop != NULL);
+        if (stop)
+            *stop = 0;
+        CHECK_STR(got, text);
+        stream_restart(&s);
     }
     stream_free(&s);
     bpe_close(b);
@@ -104,9 +136,10 @@ TEST(memory_may_be_out)
     struct err err;
 
     mem_fail_at(1);
-    CHECK_ERR(stream_init(&s, b, &err), &err, ERR_MEMORY, "");
+    CHECK_ERR(stream_init(&s, b, "", &err), &err, ERR_MEMORY, "");
     mem_fail_at(0);
     bpe_close(b);
 }
 
-TEST_MAIN(CASE(characters_appear_whole), CASE(streamed_text_is_the_text_decoded_at_once), CASE(memory_may_be_out))
+TEST_MAIN(CASE(characters_appear_whole), CASE(streamed_text_is_the_text_decoded_at_once),
+          CASE(a_stop_text_ends_the_text), CASE(memory_may_be_out))
