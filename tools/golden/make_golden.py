@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/data: two tiny random OPT models, and what phase 1 computes with them in double precision.
+"""Makes tests/golden/data: two tiny random OPT models, what phase 1 computes with them in double precision, and what they
+answer.
 
     tools/golden/make_golden.py [OUTPUT_FOLDER]
 
@@ -254,6 +255,51 @@ def arrays(exact):
     return {n: x.detach().float().contiguous() for n, x in out.items()}
 
 
+# ---- generation
+
+def greedy(model, batch, length, end):
+    """Greedy continuation of rows padded on the left to `length` columns, by a whole forward pass for each new id; a row
+    that has ended goes on with END. Returns the sequences and the smallest distance between the two best logits."""
+    ids, mask = tensors(batch)
+    ended = torch.zeros(len(ids), dtype=torch.bool)
+    gap = float("inf")
+    while ids.shape[1] < length and not ended.all():
+        with torch.no_grad():
+            best = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -1].topk(2)
+        gap = min(gap, (best.values[:, 0] - best.values[:, 1])[~ended].min().item())
+        new = torch.where(ended, END, best.indices[:, 0])
+        ended |= new == end
+        ids = torch.cat([ids, new[:, None]], 1)
+        mask = torch.cat([mask, torch.ones_like(new)[:, None]], 1)
+    return ids, gap
+
+
+def check_against_library(model, batch, sequences, end):
+    ids, mask = tensors(batch)
+    theirs = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_length=sequences.shape[1],
+                            eos_token_id=end, pad_token_id=END, use_cache=True)
+    assert theirs.tolist() == sequences.tolist(), "decoding with a cache differs from whole forward passes"
+
+
+def generation(model, rng, vocabulary):
+    """Prompts of unlike lengths, and as the end id one that a row comes to in the middle of its answer."""
+    batch = on_the_left(rows(rng, vocabulary, [T, 7, 4, 11]))
+    length = T + 12
+    free, _ = greedy(model, batch, length, end=-1)
+    end = int(free[1, T + 5])
+    sequences, gap = greedy(model, batch, length, end)
+    check_against_library(model, batch, sequences, end)
+    assert gap > 1e-3, f"two logits are {gap} apart: another seed, please"
+    return {**batch, "max_length": length, "end_id": end, "pad_id": END, "sequences": sequences.tolist(),
+            "smallest_gap": gap}
+
+
+def save_generation(name, model, out):
+    (out / "generate").mkdir(exist_ok=True)
+    document = {"model": f"models/{name}", **generation(model, random.Random(f"{SEED} {name} generate"), model.config.vocab_size)}
+    (out / "generate" / f"{name}.json").write_text(json.dumps(document).replace(', "', ',\n"') + "\n")
+
+
 def save_model(model, folder):
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config.to_dict()
@@ -274,6 +320,7 @@ def make(name, out):
     assert zeros and all(n.endswith("k_proj.bias") for n in zeros), zeros
     assert abs(exact["loss"] - exact["left_loss"]) < 1e-12, "padding on the left changes the loss"
     save_model(model, out / "models" / name)
+    save_generation(name, model, out)
     single = results(model.float(), work)
     (out / "sft").mkdir(exist_ok=True)
     text = json.dumps(document(name, exact, single, work, zeros, finite_difference))
