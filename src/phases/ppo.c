@@ -106,7 +106,7 @@ static const struct phase_program programs[] = {
     { 0 },
 };
 
-const struct phase phase_ppo = { "ppo", programs };
+const struct phase phase_ppo = { .name = "ppo", .programs = programs };
 
 void ppo_open(struct ppo *p, struct exec *e, const struct ppo_settings *s)
 {

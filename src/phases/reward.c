@@ -23,7 +23,7 @@ static const struct phase_program programs[] = {
     { 0 },
 };
 
-const struct phase phase_reward = { "reward", programs };
+const struct phase phase_reward = { .name = "reward", .programs = programs };
 
 void reward_init(struct reward *r, struct exec *e, const struct reward_options *o)
 {

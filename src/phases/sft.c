@@ -1,6 +1,8 @@
 /* The loss of a micro-batch is the mean over its own counted targets. */
 #include "phases/sft.h"
 
+#include <math.h>
+
 #include <string.h>
 
 static int add_loss(struct graph *g, const struct opt_shape *o, const struct extents *x)

@@ -22,7 +22,7 @@ static const struct phase_program programs[] = {
     { "actor/", "decode", false, EXTENTS_DECODE, opt_decode },
     { 0 },
 };
-static const struct phase phase_decode = { "decode", programs };
+static const struct phase phase_decode = { .name = "decode", .programs = programs };
 
 /* Rows of ids in columns begin .. end-1, the first n_prompt of which are a prompt. */
 struct rows {
