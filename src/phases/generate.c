@@ -17,7 +17,7 @@ static const struct phase_program programs[] = {
     { 0 },
 };
 
-const struct phase phase_generate = { "generate", programs };
+const struct phase phase_generate = { .name = "generate", .programs = programs };
 
 /* The caches' columns are in the plan: the second dimension of what the first attention writes. */
 static int64_t cache_columns(const struct plan *p, int program)
