@@ -12,11 +12,13 @@
 
 /* One a line, in the order in which --help lists them. */
 /* clang-format off */
+extern const struct command cmd_chat;
 extern const struct command cmd_compare;
 extern const struct command cmd_data_check;
 extern const struct command cmd_data_new;
 extern const struct command cmd_doctor;
 extern const struct command cmd_eval;
+extern const struct command cmd_generate;
 extern const struct command cmd_help;
 extern const struct command cmd_measure;
 extern const struct command cmd_model_info;
@@ -32,6 +34,8 @@ const struct command *const commands[] = {
     &cmd_study,
     &cmd_sft,
     &cmd_eval,
+    &cmd_generate,
+    &cmd_chat,
     &cmd_plan,
     &cmd_compare,
     &cmd_report,
