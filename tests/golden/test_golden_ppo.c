@@ -1,6 +1,7 @@
-/* Phase 3 against golden numbers: log-probabilities, values and scores of fixed rows, and inner updates
- * of actor and critic on one experience, with their final weights and the actor's moving average. */
+/* Phase 3 against golden numbers: log-probabilities, values and scores of fixed rows, the gradients of both losses, and inner
+ * updates of actor and critic on one experience, with their final weights and the actor's moving average. */
 #include "golden.h"
+#include "graph/optimizer.h"
 #include "phases/ppo.h"
 
 #define ROWS_MAX 4
@@ -27,6 +28,7 @@ struct four {
     struct trainer actor, critic;
     struct ppo ppo;
     struct ppo_experience experience;
+    int n_gradients; /* compared so far */
 };
 
 static void open_models(void **test_state, struct four *f, const char *folder, const char *name)
@@ -175,23 +177,6 @@ static void check_experience(void **test_state, struct four *f)
     compare_steps(f, "returns", "advantages", x->returns, start, false);
 }
 
-static void check_updates(void **test_state, struct four *f)
-{
-    const json_t *run = json_object_get(f->golden.json, "train");
-    const int n = (int)golden_real(run, "inner_steps");
-    struct err err = { 0 };
-    struct ppo_learned learned;
-
-    for (int i = 0; i < n; i++) {
-        const double actor = json_number_value(json_array_get(json_object_get(run, "actor_losses"), (size_t)i));
-        const double critic = json_number_value(json_array_get(json_object_get(run, "critic_losses"), (size_t)i));
-        CHECK_OK(ppo_update(&f->ppo, &f->experience, i, &learned, &err), &err);
-        CHECK_EQ(learned.n_updates, 1);
-        CHECK_NEAR(learned.actor_loss, actor, golden_tolerance(&f->golden, "actor_losses", actor));
-        CHECK_NEAR(learned.critic_loss, critic, golden_tolerance(&f->golden, "critic_losses", critic));
-    }
-}
-
 /* Every array "KIND.PREFIX.NAME" of the file against the buffer OURS + NAME. */
 static int compare_arrays(const struct four *f, const char *prefix, const char *inner, const char *ours,
                           const char *error)
@@ -212,6 +197,49 @@ static int compare_arrays(const struct four *f, const char *prefix, const char *
         n++;
     }
     return n;
+}
+
+/* Gradients are looked at when their norm is taken: clipping comes after it. */
+static void compare_gradients(void *context, const struct program *program, const struct op_step *step, double seconds)
+{
+    struct four *f = context;
+
+    (void)seconds;
+    if (step->op != OP_SUMSQ || step->attrs.group != GROUP_DECAY)
+        return;
+    f->n_gradients += strcmp(program->model, "actor/") == 0
+                          ? compare_arrays(f, "actor_grad.", "model.decoder.", "grad/actor/", "actor_grads")
+                          : compare_arrays(f, "critic_grad.", "rwtransformer.decoder.", "grad/critic/", "critic_grads");
+}
+
+static double entry(const json_t *run, const char *key, int i)
+{
+    return json_number_value(json_array_get(json_object_get(run, key), (size_t)i));
+}
+
+static void check_updates(void **test_state, struct four *f)
+{
+    const json_t *run = json_object_get(f->golden.json, "train");
+    const int n = (int)golden_real(run, "inner_steps");
+    struct err err = { 0 };
+    struct ppo_learned learned;
+
+    f->exec.hook = compare_gradients;
+    f->exec.hook_context = f;
+    for (int i = 0; i < n; i++) {
+        const double actor = entry(run, "actor_losses", i), critic = entry(run, "critic_losses", i);
+        const double actor_norm = entry(run, "actor_grad_norms", i), critic_norm = entry(run, "critic_grad_norms", i);
+
+        CHECK_OK(ppo_update(&f->ppo, &f->experience, i, &learned, &err), &err);
+        CHECK_EQ(learned.n_updates, 1);
+        CHECK_NEAR(learned.actor_loss, actor, golden_tolerance(&f->golden, "actor_losses", actor));
+        CHECK_NEAR(learned.critic_loss, critic, golden_tolerance(&f->golden, "critic_losses", critic));
+        CHECK_NEAR(learned.actor_norm, actor_norm, 1e-5 * actor_norm);
+        CHECK_NEAR(learned.critic_norm, critic_norm, 1e-5 * critic_norm);
+        CHECK_NEAR(learned.actor_rate, entry(run, "actor_learning_rates", i), 1e-12);
+        f->exec.hook = NULL;
+    }
+    CHECK(f->n_gradients > 60);
 }
 
 static void check_set(void **test_state, const char *folder, const char *model, const char *backend, const char *words)
