@@ -101,7 +101,7 @@ static inline int golden_engine(struct engine *e, const struct model_dir *m, con
     return weights_load(&e->exec, "", m, false, err);
 }
 
-#define GOLDEN_MAX_ROWS 8
+#define GOLDEN_MAX_ROWS 12
 #define GOLDEN_MAX_IDS 64
 struct golden_rows {
     struct batch batch;
@@ -194,12 +194,22 @@ static inline bool golden_is_zero(const struct golden *g, const char *name)
     return false;
 }
 
-/* Every array "PREFIXmodel.decoder.NAME" of the file against the engine's buffer "OURS" + NAME; returns their number. Weights
- * whose gradients are zero in exact arithmetic are left out: AdamW turns the rounding noise there into whole steps. */
+/* A tensor's name as the engine knows it. */
+static inline const char *golden_canonical(const char *name)
+{
+    static const char *const outer[] = { "model.decoder.", "rwtransformer.decoder." };
+
+    for (int i = 0; i < COUNT_OF(outer); i++)
+        if (strncmp(name, outer[i], strlen(outer[i])) == 0)
+            return name + strlen(outer[i]);
+    return name;
+}
+
+/* Every array "PREFIX" + tensor of the file against the engine's buffer "OURS" + tensor; returns their number. Weights whose
+ * gradients are zero in exact arithmetic are left out: AdamW turns the rounding noise there into whole steps. */
 static inline int golden_compare_arrays(const struct golden *g, const struct engine *e, const char *prefix,
                                         const char *ours, const char *field)
 {
-    static const char inner[] = "model.decoder.";
     const size_t length = strlen(prefix);
     int n = 0;
 
@@ -209,11 +219,83 @@ static inline int golden_compare_arrays(const struct golden *g, const struct eng
 
         if (strncmp(t->name, prefix, length) != 0 || (!*ours && golden_is_zero(g, t->name + length)))
             continue;
-        snprintf(name, sizeof name, "%s%s", ours, t->name + length + strlen(inner));
+        snprintf(name, sizeof name, "%s%s", ours, golden_canonical(t->name + length));
         golden_compare(g, field, t->name, exec_buffer(&e->exec, name), t->data, shape_count(&t->shape));
         n++;
     }
     return n;
+}
+
+/* ---- what the tests of each phase do alike ---- */
+
+typedef void golden_check(void **test_state, const char *folder, const char *model, const char *backend,
+                          const char *words);
+
+/* The forms that techniques give the same numbers in. The project's own models are small enough for all of them; of the
+ * larger set, the oracle does the first form alone. */
+static inline void golden_check_all(void **test_state, const char *folder, golden_check *each)
+{
+    static const char *const variants[] = {
+        "--no-flash_attention --no-chunked_loss --no-fused_kernels",
+        "--flash_attention --chunked_loss --chunked_loss_rows 7 --fused_kernels",
+        "--gradient_checkpointing",
+    };
+    static const char *const models[] = { "post", "pre" }, *const backends[] = { "ref", "cpu" };
+
+    for (int m = 0; m < COUNT_OF(models); m++)
+        for (int b = 0; b < COUNT_OF(backends); b++)
+            for (int v = 0; v < COUNT_OF(variants); v++)
+                if (v == 0 || b == 1 || strcmp(folder, GOLDEN_OWN) == 0)
+                    each(test_state, folder, models[m], backends[b], variants[v]);
+}
+
+/* A run of the file: n micro-batches, micro_steps of them an update. Without batches of its own it repeats the file's rows. */
+static inline void golden_train(void **test_state, const struct golden *g, struct engine *e, const json_t *run,
+                                const json_t *batches)
+{
+    const json_t *losses = json_object_get(run, "losses"), *rates = json_object_get(run, "learning_rates");
+    const json_t *norms = json_object_get(run, "grad_norms");
+    const size_t micro_steps = (size_t)e->plan.micro_steps;
+
+    for (size_t i = 0; i < json_array_size(losses); i++) {
+        struct run_context c = { .row_step = 1, .first_micro = i % micro_steps == 0 };
+        const size_t update = i / micro_steps;
+        struct golden_rows r;
+        struct err err = { 0 };
+        double loss, norm, rate;
+
+        golden_rows_of(&r, batches ? json_array_get(batches, i) : g->json, "", false, 0, 1);
+        CHECK_OK(engine_micro_step(e, &r.batch, &c, &loss, &err), &err);
+        CHECK_NEAR(loss, json_number_value(json_array_get(losses, i)), golden_tolerance(g, "train_losses", loss));
+        if ((i + 1) % micro_steps != 0)
+            continue;
+        CHECK_OK(trainer_step(&e->trainer, &c, &norm, &rate, &err), &err);
+        if (norms)
+            CHECK_NEAR(norm, json_number_value(json_array_get(norms, update)), 1e-4 * norm);
+        if (rates)
+            CHECK_NEAR(rate, json_number_value(json_array_get(rates, update)), 1e-12);
+    }
+}
+
+/* The run `key` of the file in an engine of its own, of e's phase; `final` is the prefix of its last weights, or NULL. */
+static inline void golden_check_run(void **test_state, const struct golden *g, struct engine e, const char *backend,
+                                    const char *words, const char *key, const char *batches_key, const char *final)
+{
+    const json_t *run = json_object_get(g->json, key), *batches = json_object_get(run, batches_key);
+    const json_t *accumulation = json_object_get(run, "gradient_accumulation_steps");
+    const struct trainer_options o = golden_options(run);
+    struct golden_rows r;
+    struct err err = { 0 };
+
+    golden_rows_of(&r, batches ? json_array_get(batches, 0) : g->json, "", false, 0, 1);
+    comm_alone(&e.comm);
+    CHECK_OK(golden_engine(&e, &g->model, backend, words, r.batch.B, r.batch.T,
+                           accumulation ? json_integer_value(accumulation) : 1, &o, &err),
+             &err);
+    golden_train(test_state, g, &e, run, batches);
+    if (final)
+        CHECK(golden_compare_arrays(g, &e, final, "", "train_final") > 0);
+    engine_close(&e);
 }
 
 #endif

@@ -7,14 +7,6 @@ static const struct trainer_options plain_options = {
 };
 static const struct run_context first_micro = { .row_step = 1, .first_micro = true };
 
-static const char *const variants[] = {
-    "--no-flash_attention --no-chunked_loss --no-fused_kernels",
-    "--flash_attention --chunked_loss --chunked_loss_rows 7 --fused_kernels",
-    "--gradient_checkpointing",
-};
-static const char *const models[] = { "post", "pre" };
-static const char *const backends[] = { "ref", "cpu" };
-
 static void open_set(void **test_state, struct golden *g, const char *folder, const char *model)
 {
     char file[32];
@@ -30,18 +22,6 @@ static void open_engine(void **test_state, struct engine *e, const struct golden
 
     comm_alone(&e->comm);
     CHECK_OK(golden_engine(e, &g->model, backend, words, b->B, b->T, micro_steps, o, &err), &err);
-}
-
-typedef void check(void **test_state, const char *folder, const char *model, const char *backend, const char *words);
-
-/* The project's own models are small enough for all of them; of the larger set, the oracle does the first form alone. */
-static void check_all(void **test_state, const char *folder, check *each)
-{
-    for (int m = 0; m < COUNT_OF(models); m++)
-        for (int b = 0; b < COUNT_OF(backends); b++)
-            for (int v = 0; v < COUNT_OF(variants); v++)
-                if (v == 0 || b == 1 || strcmp(folder, GOLDEN_OWN) == 0)
-                    each(test_state, folder, models[m], backends[b], variants[v]);
 }
 
 /* ---- logits: an evaluation program that gives them out ---- */
@@ -148,59 +128,16 @@ static void check_gradients(void **test_state, const char *folder, const char *m
 
 /* ---- training ---- */
 
-/* A run of the file: n micro-batches, micro_steps of them an update. Without batches of its own it repeats the file's rows. */
-static void train(void **test_state, const struct golden *g, struct engine *e, const json_t *run, const json_t *batches)
-{
-    const json_t *losses = json_object_get(run, "losses"), *rates = json_object_get(run, "learning_rates");
-    const json_t *norms = json_object_get(run, "grad_norms");
-    const size_t micro_steps = (size_t)e->plan.micro_steps;
-
-    for (size_t i = 0; i < json_array_size(losses); i++) {
-        struct run_context c = { .row_step = 1, .first_micro = i % micro_steps == 0 };
-        const size_t update = i / micro_steps;
-        struct golden_rows r;
-        struct err err = { 0 };
-        double loss, norm, rate;
-
-        golden_rows_of(&r, batches ? json_array_get(batches, i) : g->json, "", false, 0, 1);
-        CHECK_OK(sft_micro_step(&e->sft, &r.batch, &c, &loss, &err), &err);
-        CHECK_NEAR(loss, json_number_value(json_array_get(losses, i)), golden_tolerance(g, "train_losses", loss));
-        if ((i + 1) % micro_steps != 0)
-            continue;
-        CHECK_OK(trainer_step(&e->trainer, &c, &norm, &rate, &err), &err);
-        if (norms)
-            CHECK_NEAR(norm, json_number_value(json_array_get(norms, update)), 1e-4 * norm);
-        if (rates)
-            CHECK_NEAR(rate, json_number_value(json_array_get(rates, update)), 1e-12);
-    }
-}
-
-static void check_run(void **test_state, const struct golden *g, const char *backend, const char *words,
-                      const char *key, const char *batches_key, const char *final)
-{
-    const json_t *run = json_object_get(g->json, key), *batches = json_object_get(run, batches_key);
-    const json_t *accumulation = json_object_get(run, "gradient_accumulation_steps");
-    const struct trainer_options o = golden_options(run);
-    struct engine e = { 0 };
-    struct golden_rows r;
-
-    golden_rows_of(&r, batches ? json_array_get(batches, 0) : g->json, "", false, 0, 1);
-    open_engine(test_state, &e, g, backend, words, &r.batch, accumulation ? json_integer_value(accumulation) : 1, &o);
-    train(test_state, g, &e, run, batches);
-    if (final)
-        CHECK(golden_compare_arrays(g, &e, final, "", "train_final") > 0);
-    engine_close(&e);
-}
-
 static void check_training(void **test_state, const char *folder, const char *model, const char *backend,
                            const char *words)
 {
     struct golden g;
 
     open_set(test_state, &g, folder, model);
-    check_run(test_state, &g, backend, words, "train", "batches", "final.");
-    check_run(test_state, &g, backend, words, "train_accumulated", "micro_batches", "accumulated_final.");
-    check_run(test_state, &g, backend, words, "train_same_batch", "none", NULL);
+    golden_check_run(test_state, &g, (struct engine){ 0 }, backend, words, "train", "batches", "final.");
+    golden_check_run(test_state, &g, (struct engine){ 0 }, backend, words, "train_accumulated", "micro_batches",
+                     "accumulated_final.");
+    golden_check_run(test_state, &g, (struct engine){ 0 }, backend, words, "train_same_batch", "none", NULL);
     golden_close(&g);
 }
 
@@ -226,42 +163,42 @@ static void check_bf16(void **test_state, const char *folder, const char *model,
 
 TEST(logits_match)
 {
-    check_all(test_state, GOLDEN_OWN, check_logits);
+    golden_check_all(test_state, GOLDEN_OWN, check_logits);
 }
 
 TEST(losses_and_gradients_match)
 {
-    check_all(test_state, GOLDEN_OWN, check_gradients);
+    golden_check_all(test_state, GOLDEN_OWN, check_gradients);
 }
 
 TEST(training_matches)
 {
-    check_all(test_state, GOLDEN_OWN, check_training);
+    golden_check_all(test_state, GOLDEN_OWN, check_training);
 }
 
 TEST(bf16_stays_near)
 {
-    check_all(test_state, GOLDEN_OWN, check_bf16);
+    golden_check_all(test_state, GOLDEN_OWN, check_bf16);
 }
 
 TEST(shared_logits_match)
 {
-    check_all(test_state, golden_shared(), check_logits);
+    golden_check_all(test_state, golden_shared(), check_logits);
 }
 
 TEST(shared_losses_and_gradients_match)
 {
-    check_all(test_state, golden_shared(), check_gradients);
+    golden_check_all(test_state, golden_shared(), check_gradients);
 }
 
 TEST(shared_training_matches)
 {
-    check_all(test_state, golden_shared(), check_training);
+    golden_check_all(test_state, golden_shared(), check_training);
 }
 
 TEST(shared_bf16_stays_near)
 {
-    check_all(test_state, golden_shared(), check_bf16);
+    golden_check_all(test_state, golden_shared(), check_bf16);
 }
 
 TEST_MAIN(CASE(logits_match), CASE(losses_and_gradients_match), CASE(training_matches), CASE(bf16_stays_near),

@@ -95,9 +95,9 @@ def loss_of(model, batch, padding_counts=False):
     return torch.nn.functional.cross_entropy(logits_of(model, batch)[:, :-1][keep], ids[:, 1:][keep])
 
 
-def gradients_of(model, batch):
+def gradients_of(model, batch, loss=loss_of):
     model.zero_grad(set_to_none=True)
-    loss_of(model, batch).backward()
+    loss(model, batch).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
@@ -109,7 +109,7 @@ def no_decay(name):
     return name.endswith("bias") or "norm.weight" in name
 
 
-def train(model, settings, micro_batches, n_updates):
+def train(model, settings, micro_batches, n_updates, loss_of):
     """AdamW with DeepSpeed-Chat's groups, clipping at 1. Returns what the run's record in the file holds."""
     named = list(model.named_parameters())
     groups = [{"params": [p for n, p in named if not no_decay(n)], "weight_decay": settings["weight_decay"]},
@@ -132,10 +132,10 @@ def train(model, settings, micro_batches, n_updates):
     return record
 
 
-def run_from(weights, model, settings, micro_batches, n_updates):
+def run_from(weights, model, settings, micro_batches, n_updates, loss=loss_of):
     """A training run that starts at these weights; returns its record and the final weights."""
     model.load_state_dict(weights)
-    record = train(model, settings, micro_batches, n_updates)
+    record = train(model, settings, micro_batches, n_updates, loss)
     final = {n: p.detach().clone() for n, p in model.named_parameters()}
     model.load_state_dict(weights)
     return record, final
@@ -143,7 +143,7 @@ def run_from(weights, model, settings, micro_batches, n_updates):
 
 # ---- checks
 
-def check_gradients(model, batch, gradients, generator):
+def check_gradients(model, batch, gradients, generator, loss=loss_of):
     """Central differences along one random direction a tensor. Returns the largest difference relative to the norms."""
     worst = 0.0
     for name, p in model.named_parameters():
@@ -156,7 +156,7 @@ def check_gradients(model, batch, gradients, generator):
         with torch.no_grad():
             for sign in (1, -1):
                 p.data = start + sign * step * direction
-                ends.append(loss_of(model, batch).item())
+                ends.append(loss(model, batch).item())
             p.data = start
         measured = (ends[0] - ends[1]) / (2 * step)
         worst = max(worst, abs(measured - (gradients[name] * direction).sum().item()) / (gradients[name].norm().item() + 1))
@@ -300,14 +300,19 @@ def save_generation(name, model, out):
     (out / "generate" / f"{name}.json").write_text(json.dumps(document).replace(', "', ',\n"') + "\n")
 
 
-def save_model(model, folder):
+def save_model(model, folder, architecture="OPTForCausalLM"):
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config.to_dict()
     told = {k: config[k] for k in ("model_type", *MODELS["post"], *SHARED_CONFIG)}
-    text = json.dumps({"architectures": ["OPTForCausalLM"], **told}, indent=1)
+    text = json.dumps({"architectures": [architecture], **told}, indent=1)
     (folder / "config.json").write_text(text + "\n")
     save_file({n: p.detach().float().contiguous() for n, p in model.named_parameters()}, folder / "model.safetensors",
               metadata={"format": "pt"})
+
+
+def save_json(document, file):
+    """One key a line, so that changes can be read."""
+    file.write_text(json.dumps(document).replace('}, {"input_ids"', '},\n{"input_ids"').replace(', "', ',\n"') + "\n")
 
 
 def make(name, out):
@@ -323,8 +328,7 @@ def make(name, out):
     save_generation(name, model, out)
     single = results(model.float(), work)
     (out / "sft").mkdir(exist_ok=True)
-    text = json.dumps(document(name, exact, single, work, zeros, finite_difference))
-    (out / "sft" / f"{name}.json").write_text(text.replace('}, {"input_ids"', '},\n{"input_ids"').replace(', "', ',\n"') + "\n")
+    save_json(document(name, exact, single, work, zeros, finite_difference), out / "sft" / f"{name}.json")
     save_file(arrays(exact), out / "sft" / f"{name}.safetensors")
     print(f"{name}: loss {exact['loss']:.6f}, same batch {exact['train_same_batch']['losses'][-1]:.6f}, "
           f"central differences within {finite_difference:.1e}")
