@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/command.h"
+#include "cli/show.h"
 #include "run/generation.h"
 #include "text/chat.h"
 #include "text/stream.h"
@@ -112,8 +113,7 @@ static int show(struct talk *t, struct span s, struct err *err)
 {
     if (s.n == 0)
         return 0;
-    fwrite(s.s, 1, s.n, stdout);
-    fflush(stdout);
+    show_text(s.s, s.n);
     return chat_answer(&t->chat, s.s, s.n, err);
 }
 
@@ -170,7 +170,7 @@ static int answer(struct talk *t, struct err *err)
 static int read_line(const struct talk *t, char **line, size_t *room, size_t *n, struct err *err)
 {
     for (;;) {
-        if (t->interactive)
+        if (t->interactive && log_level() >= LOG_NORMAL)
             fputs("> ", stderr);
         errno = 0;
         const ssize_t got = getline(line, room, stdin);
@@ -239,7 +239,7 @@ static int start(struct talk *t, struct err *err)
     o = &t->g.generator.options;
     o->hook = on_column;
     o->hook_context = t;
-    t->interactive = isatty(STDIN_FILENO) && log_level() >= LOG_NORMAL;
+    t->interactive = isatty(STDIN_FILENO);
     if (t->interactive)
         log_note("%s: %" PRId64 " positions. Ctrl-C stops an answer, Ctrl-D leaves.", options.model, t->positions);
     return 0;
@@ -256,7 +256,9 @@ static int run(struct command_line *line, struct err *err)
     result = generation_open(&t.g, &options, err);
     if (result == 0)
         result = start(&t, err);
-    if (result == 0 && sigaction(SIGINT, &interrupt, NULL) == 0)
+    if (result == 0 && t.interactive)
+        sigaction(SIGINT, &interrupt, NULL);
+    if (result == 0)
         result = converse(&t, err);
     stream_free(&t.stream);
     chat_free(&t.chat);

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/command.h"
+#include "cli/show.h"
 #include "data/source.h"
 #include "measure/clock.h"
 #include "run/generation.h"
@@ -200,10 +201,9 @@ struct answering {
     double started_s, first_s;
 };
 
-static void put(struct span s)
+static void show(struct span s)
 {
-    if (s.n)
-        fwrite(s.s, 1, s.n, stdout);
+    show_text(s.s, s.n);
 }
 
 static int on_column(void *context, const struct generated *r, int64_t step, struct err *err)
@@ -213,10 +213,8 @@ static int on_column(void *context, const struct generated *r, int64_t step, str
     (void)err;
     if (step == 1)
         a->first_s = clock_seconds();
-    if (!a->live)
-        return 0;
-    put(stream_push(&a->stream, r->ids[r->end[0] - 1]));
-    fflush(stdout);
+    if (a->live)
+        show(stream_push(&a->stream, r->ids[r->end[0] - 1]));
     return 0;
 }
 
@@ -279,8 +277,8 @@ static int print_answer(struct answering *a, const struct prompt_list *l, int64_
     if (l->n > 1)
         printf("%s==> %" PRId64 " <==\n", i > 0 ? "\n" : "", i + 1);
     for (int32_t s = r->prompt_end[row]; !a->live && s < r->end[row]; s++)
-        put(stream_push(&a->stream, r->ids[row * r->S + s]));
-    put(stream_end(&a->stream));
+        show(stream_push(&a->stream, r->ids[row * r->S + s]));
+    show(stream_end(&a->stream));
     stream_restart(&a->stream);
     putchar('\n');
     return 0;
