@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "study/study_file.h"
 #include "study/study_store.h"
 #include "test.h"
 
@@ -49,6 +50,24 @@ static inline void fixture_factors(const struct cell *c, double *time, double *m
         *time *= 0.9;
 }
 
+/* What phases 2 and 3 tell of a step beside its loss; how many there are then. */
+static inline int fixture_metrics(const struct cell *c, int64_t step, double time, double loss,
+                                  struct outcome_metric *out, int n)
+{
+    const bool late = step > 2;
+
+    if (strcmp(c->phase, "reward") == 0)
+        out[n++] = (struct outcome_metric){ step, "accuracy", 0.5 + 0.05 * (double)step };
+    if (strcmp(c->phase, "ppo") != 0)
+        return n;
+    out[n++] = (struct outcome_metric){ step, "reward_mean", 8 - loss + 0.1 };
+    out[n++] = (struct outcome_metric){ step, "kl", 0.01 * (double)step };
+    out[n++] = (struct outcome_metric){ step, "generate_seconds", time * (late ? 0.25 : 0.4) };
+    out[n++] = (struct outcome_metric){ step, "score_seconds", time * 0.05 };
+    out[n++] = (struct outcome_metric){ step, "train_seconds", time * 0.15 };
+    return n;
+}
+
 static inline void fixture_run(struct study_store *store, const struct cells *s, int cell, int64_t block,
                                const struct fixture *f)
 {
@@ -70,6 +89,10 @@ static inline void fixture_run(struct study_store *store, const struct cells *s,
             i + 1, 1024, 1000, loss, 1e-4, 1.5, time * (i < 2 ? 0.8 : 0.5), f->energy ? 20 * time : NAN
         };
     }
+    struct outcome_metric metrics[6 * 5];
+    o.metrics = metrics;
+    for (int i = 0; i < 6; i++)
+        o.n_metrics = fixture_metrics(c, i + 1, time, steps[i].loss, metrics, o.n_metrics);
     o.steps = steps;
     o.n_steps = 6;
     o.warmup_steps = 2;
@@ -115,28 +138,58 @@ static inline void fixture_run(struct study_store *store, const struct cells *s,
     CHECK_OK(study_store_add(store, cell, &run, &err), &err);
 }
 
-/* The built-in study with `blocks` blocks, all run but those cells' and blocks that `f` says fail. */
-static inline void fixture_study(const char *path, int64_t blocks, const struct fixture *f)
+static inline void fixture_cells(const char *path, struct cells *s, int64_t blocks, const struct fixture *f)
 {
     struct study_store store;
     struct err err = { 0 };
-    struct cells s;
     bool rebuilt;
     int order[CELLS_MAX];
     void **test_state = NULL;
 
-    CHECK_OK(cells_builtin(&s, &err), &err);
-    CHECK_OK(cells_finish(&s, &(struct cells_choice){ .blocks = blocks }, &err), &err);
+    CHECK_OK(cells_finish(s, &(struct cells_choice){ .blocks = blocks }, &err), &err);
     CHECK_OK(study_store_open(&store, path, &err), &err);
-    CHECK_OK(study_store_begin(&store, &s, "{\"cpu\": \"Test & Co <x86>\", \"cores\": 2}", "hash", &rebuilt, &err),
+    CHECK_OK(study_store_begin(&store, s, "{\"cpu\": \"Test & Co <x86>\", \"cores\": 2}", "hash", &rebuilt, &err),
              &err);
     for (int64_t block = 0; block < blocks; block++) {
-        cells_order(&s, block, order);
-        for (int i = 0; i < s.n_cells; i++)
-            fixture_run(&store, &s, order[i], block, f);
+        cells_order(s, block, order);
+        for (int i = 0; i < s->n_cells; i++)
+            fixture_run(&store, s, order[i], block, f);
     }
     study_store_close(&store);
-    cells_free(&s);
+    cells_free(s);
+}
+
+/* A few cells of each phase with `blocks` blocks, all run but those that `f` says fail. */
+static inline void fixture_phases(const char *path, int64_t blocks, const struct fixture *f)
+{
+    static const char text[] =
+        "ranks: [1, 2]\ncells:\n"
+        "  - { name: baseline, phase: sft }\n"
+        "  - { name: baseline, phase: reward }\n"
+        "  - { name: baseline, phase: ppo }\n"
+        "  - { name: bf16, phase: sft, techniques: [bf16] }\n"
+        "  - { name: bf16, phase: reward, techniques: [bf16] }\n"
+        "  - { name: bf16, phase: ppo, techniques: [bf16] }\n"
+        "  - { name: gradient_checkpointing, phase: sft, techniques: [gradient_checkpointing] }\n"
+        "  - { name: zero-1, phase: sft, techniques: [zero-1?] }\n"
+        "  - { name: flash_attention, phase: ppo, techniques: [flash_attention] }\n";
+    struct err err = { 0 };
+    struct cells s;
+    void **test_state = NULL;
+
+    CHECK_OK(study_file_parse(&s, text, strlen(text), "three phases", &err), &err);
+    fixture_cells(path, &s, blocks, f);
+}
+
+/* The built-in study in the same way. */
+static inline void fixture_study(const char *path, int64_t blocks, const struct fixture *f)
+{
+    struct err err = { 0 };
+    struct cells s;
+    void **test_state = NULL;
+
+    CHECK_OK(cells_builtin(&s, &err), &err);
+    fixture_cells(path, &s, blocks, f);
 }
 
 #endif

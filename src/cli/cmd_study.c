@@ -13,7 +13,7 @@
 #include "study/study_file.h"
 
 struct study_command_options {
-    const char *output, *data, *cells, *ranks, *model;
+    const char *output, *data, *phases, *cells, *ranks, *model, *reward_model;
     int64_t blocks;
     bool dry_run, retry_failed;
 };
@@ -34,6 +34,11 @@ static const struct option table[] = {
       .offset = offsetof(struct study_command_options, model),
       .value = "DIR",
       .help = "the model to study; a small one is made unless given" },
+    { .name = "reward_model",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct study_command_options, reward_model),
+      .value = "DIR",
+      .help = "PPO's critic and reward model; one is made of --model unless given" },
     { .name = "data_path",
       .alias = "data",
       .type = OPTION_STRING,
@@ -47,6 +52,11 @@ static const struct option table[] = {
       .max = 10000,
       .value = "N",
       .help = "how often each cell runs; more than before adds to a study" },
+    { .name = "phases",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct study_command_options, phases),
+      .value = "A,B",
+      .help = "only the cells of these phases: sft, reward, ppo" },
     { .name = "cells",
       .type = OPTION_STRING,
       .offset = offsetof(struct study_command_options, cells),
@@ -74,15 +84,27 @@ static int sets(struct option_set *out)
     return 1;
 }
 
+static void print_lines(const char *title, const struct headlines *h)
+{
+    char safe[1100];
+
+    if (h->n > 0)
+        printf("\n%s\n", log_safe(safe, sizeof safe, title));
+    for (int i = 0; i < h->n; i++)
+        printf("- %s\n", log_safe(safe, sizeof safe, h->line[i]));
+}
+
 static void print_found(const struct loaded *l, const struct comparisons *c)
 {
     struct headlines h;
-    char safe[700];
 
-    headlines_build(&h, l, c);
-    putchar('\n');
-    for (int i = 0; i < h.n; i++)
-        printf("- %s\n", log_safe(safe, sizeof safe, h.line[i]));
+    for (int i = 0; i < l->n_cells; i++)
+        if (load_begins_phase(l, i)) {
+            headlines_phase(&h, l, c, l->cells[i].phase);
+            print_lines(l->cells[i].phase, &h);
+        }
+    headlines_overall(&h, l, c);
+    print_lines("overall", &h);
 }
 
 static bool any_done(const struct loaded *l)
@@ -141,9 +163,11 @@ static int run_cells(const struct cells *s, struct err *err)
 
 static int run(struct command_line *line, struct err *err)
 {
-    const struct cells_choice choice = { .cells = options.cells,
+    const struct cells_choice choice = { .phases = options.phases,
+                                         .cells = options.cells,
                                          .ranks = options.ranks,
                                          .model = options.model,
+                                         .reward_model = options.reward_model,
                                          .data = options.data,
                                          .blocks = options.blocks };
     struct cells s;

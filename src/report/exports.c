@@ -42,6 +42,20 @@ void exports_gap(double gap, char *out, size_t size)
         snprintf(out, size, "%.2f %%", 100 * gap);
 }
 
+void exports_quality(const struct comparison *row, char *out, size_t size)
+{
+    size_t used = 0;
+
+    out[0] = '\0';
+    for (int i = 0; i < row->n_qualities && used < size; i++) {
+        const struct quality *q = &row->qualities[i];
+
+        if (isfinite(q->value) && isfinite(q->base))
+            used += (size_t)snprintf(out + used, size - used, "%s%s %.4g, baseline %.4g", used ? "; " : "", q->name,
+                                     q->value, q->base);
+    }
+}
+
 const char *exports_energy_reason(const struct comparisons *c)
 {
     for (int i = 0; i < c->n; i++)
@@ -64,17 +78,18 @@ static bool new_group(const struct loaded *l, const struct comparisons *c, int i
 
 static void print_group(FILE *out, const struct load_cell *base)
 {
-    char name[80], head[160];
+    char name[80], head[160], gap[32];
 
     log_safe(name, sizeof name, base->name);
+    snprintf(gap, sizeof gap, "%s differs by", ratios_curve(base));
     snprintf(head, sizeof head, "%s, %" PRId64 " rank%s, over \"%s\"", base->phase, base->ranks,
              base->ranks == 1 ? "" : "s", name);
-    fprintf(out, "\n%-40s %-21s %-21s %-21s %s\n", head, "  SpeedUp", "  MemoryUp", "  EnergyUp", "loss differs by");
+    fprintf(out, "\n%-40s %-21s %-21s %-21s %s\n", head, "  SpeedUp", "  MemoryUp", "  EnergyUp", gap);
 }
 
 static void print_row(FILE *out, const struct loaded *l, const struct comparison *row)
 {
-    char name[80], text[96], gap[32];
+    char name[80], text[96], gap[32], quality[160];
 
     fprintf(out, "%-40s", log_safe(name, sizeof name, l->cells[row->cell].name));
     for (int k = 0; k < COUNT_OF(shown); k++) {
@@ -82,7 +97,9 @@ static void print_row(FILE *out, const struct loaded *l, const struct comparison
         fprintf(out, " %c %-19s", sign_of(&row->ratios[shown[k]]), text);
     }
     exports_gap(row->loss_gap, gap, sizeof gap);
-    fprintf(out, " %s%s", gap, row->loss_flagged ? "  NOT the same numbers: check this technique" : "");
+    exports_quality(row, quality, sizeof quality);
+    fprintf(out, " %s%s%s%s", gap, quality[0] ? "; " : "", quality,
+            row->loss_flagged ? "  NOT the same numbers: check this technique" : "");
     if (row->n_failed)
         fprintf(out, "  (%d of %d runs failed)", row->n_failed, row->n_failed + row->n_done);
     fputc('\n', out);
@@ -126,7 +143,7 @@ static void markdown_text(FILE *out, const char *text)
 
 static void markdown_row(FILE *out, const struct loaded *l, const struct comparison *row)
 {
-    char text[128];
+    char text[192];
 
     fputs("| ", out);
     markdown_text(out, l->cells[row->cell].name);
@@ -141,7 +158,9 @@ static void markdown_row(FILE *out, const struct loaded *l, const struct compari
         fprintf(out, ", %s", text);
     }
     exports_gap(row->loss_gap, text, sizeof text);
-    fprintf(out, " | %s%s | %d |\n", text, row->loss_flagged ? " (flagged)" : "", row->ratios[RATIO_SPEED].e.n);
+    fprintf(out, " | %s%s", text, row->loss_flagged ? " (flagged)" : "");
+    exports_quality(row, text, sizeof text);
+    fprintf(out, "%s%s | %d |\n", text[0] ? "; " : "", text, row->ratios[RATIO_SPEED].e.n);
 }
 
 void exports_markdown(FILE *out, const struct loaded *l, const struct comparisons *c)
@@ -153,9 +172,10 @@ void exports_markdown(FILE *out, const struct loaded *l, const struct comparison
             fprintf(out, "%s**%s, %" PRId64 " rank%s, over ", i ? "\n" : "", base->phase, base->ranks,
                     base->ranks == 1 ? "" : "s");
             markdown_text(out, base->name);
-            fputs("**\n\n| techniques | SpeedUp | MemoryUp | EnergyUp | loss differs by | n |\n"
-                  "| --- | --- | --- | --- | --- | --- |\n",
-                  out);
+            fprintf(out,
+                    "**\n\n| techniques | SpeedUp | MemoryUp | EnergyUp | %s differs by | n |\n"
+                    "| --- | --- | --- | --- | --- | --- |\n",
+                    ratios_curve(base));
         }
         markdown_row(out, l, &c->rows[i]);
     }
@@ -213,16 +233,17 @@ static void csv_ratio(FILE *out, const struct loaded *l, const struct comparison
     fprintf(out, ",%s,", ratio_source_name(r->source));
     csv_text(out, r->reason);
     csv_number(out, row->loss_gap);
-    fputs("\r\n", out);
+    fprintf(out, ",%s\r\n", ratios_curve(cell));
 }
 
 void exports_csv(FILE *out, const struct loaded *l, const struct comparisons *c)
 {
-    fputs("phase,cell,ranks,baseline,exact,ratio,value,low,high,n,verdict,p,p_holm,source,reason,loss_difference\r\n",
+    fputs("phase,cell,ranks,baseline,exact,ratio,value,low,high,n,verdict,p,p_holm,source,reason,difference,curve\r\n",
           out);
     for (int i = 0; i < c->n; i++)
         for (int kind = 0; kind < RATIO_N; kind++)
-            csv_ratio(out, l, &c->rows[i], kind);
+            if (ratios_has(&l->cells[c->rows[i].cell], (enum ratio_kind)kind))
+                csv_ratio(out, l, &c->rows[i], kind);
 }
 
 /* ---- JSON ---- */
@@ -249,22 +270,42 @@ static json_t *ratio_json(const struct ratio *r, enum ratio_kind kind)
     return o;
 }
 
+static json_t *quality_json(const struct load_cell *cell, const struct comparison *row)
+{
+    json_t *o = json_object();
+    char key[64];
+
+    snprintf(key, sizeof key, "%s_difference", ratios_curve(cell));
+    json_object_set_new(o, key, number(row->loss_gap));
+    json_object_set_new(o, "final_loss", number(row->final_loss));
+    json_object_set_new(o, "baseline_final_loss", number(row->base_final_loss));
+    for (int i = 0; i < row->n_qualities; i++) {
+        json_object_set_new(o, row->qualities[i].name, number(row->qualities[i].value));
+        snprintf(key, sizeof key, "baseline_%s", row->qualities[i].name);
+        json_object_set_new(o, key, number(row->qualities[i].base));
+    }
+    json_object_set_new(o, "flagged", json_boolean(row->loss_flagged));
+    return o;
+}
+
 static json_t *row_json(const struct loaded *l, const struct comparison *row)
 {
+    static const char *const keys[RATIO_N] = { [RATIO_WHOLE] = "SpeedUpWholeRun",
+                                               [RATIO_GENERATE] = "SpeedUpGeneration",
+                                               [RATIO_SCORE] = "SpeedUpScoring",
+                                               [RATIO_TRAIN] = "SpeedUpTraining" };
     const struct load_cell *cell = &l->cells[row->cell];
     json_t *ratios = json_object();
     json_t *techniques = json_loads(cell->techniques, 0, NULL);
 
     for (int kind = 0; kind < RATIO_N; kind++)
-        json_object_set_new(ratios, kind == RATIO_WHOLE ? "SpeedUpWholeRun" : ratio_names[kind],
-                            ratio_json(&row->ratios[kind], (enum ratio_kind)kind));
-    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:b, s:o, s:i, s:i, s:{s:o, s:o, s:o, s:b}, s:s?}", "phase",
-                     cell->phase, "cell", cell->name, "ranks", (json_int_t)cell->ranks, "baseline",
-                     l->cells[row->base].name, "techniques", techniques ? techniques : json_null(), "exact",
-                     (int)cell->exact, "ratios", ratios, "runs", row->n_done, "failed", row->n_failed, "quality",
-                     "loss_difference", number(row->loss_gap), "final_loss", number(row->final_loss),
-                     "baseline_final_loss", number(row->base_final_loss), "flagged", (int)row->loss_flagged, "power",
-                     row->category);
+        if (ratios_has(cell, (enum ratio_kind)kind))
+            json_object_set_new(ratios, keys[kind] ? keys[kind] : ratio_names[kind],
+                                ratio_json(&row->ratios[kind], (enum ratio_kind)kind));
+    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:b, s:o, s:i, s:i, s:o, s:s?}", "phase", cell->phase, "cell",
+                     cell->name, "ranks", (json_int_t)cell->ranks, "baseline", l->cells[row->base].name, "techniques",
+                     techniques ? techniques : json_null(), "exact", (int)cell->exact, "ratios", ratios, "runs",
+                     row->n_done, "failed", row->n_failed, "quality", quality_json(cell, row), "power", row->category);
 }
 
 json_t *exports_json(const struct loaded *l, const struct comparisons *c)

@@ -12,7 +12,8 @@ void exports_table(FILE *out, const struct loaded *l, const struct comparisons *
 void exports_markdown(FILE *out, const struct loaded *l, const struct comparisons *c);
 /* A row for each ratio of each cell. */
 void exports_csv(FILE *out, const struct loaded *l, const struct comparisons *c);
-/* {"schema_version", "study", "comparisons": [{"phase", "cell", "ranks", "baseline", "techniques", "exact", "quality",
+/* {"schema_version", "study", "comparisons": [{"phase", "cell", "ranks", "baseline", "techniques", "exact",
+ * "quality": {"loss_difference" ("reward_difference" of PPO), "final_loss", "accuracy", ...},
  * "ratios": {"SpeedUp": {"value", "low", "high", "n", "verdict", "source", ...}, ...}}]}. What is unknown is null. NULL
  * when there is no memory. */
 json_t *exports_json(const struct loaded *l, const struct comparisons *c);
@@ -23,6 +24,8 @@ void exports_number(double x, char *out, size_t size);
 void exports_ratio(const struct ratio *r, char *out, size_t size);
 /* "0", "0.12 %", "unknown": a loss_gap. */
 void exports_gap(double gap, char *out, size_t size);
+/* "accuracy 0.625, baseline 0.5": what the phase is judged by beside its loss; "" where there is none. */
+void exports_quality(const struct comparison *row, char *out, size_t size);
 /* The one reason why EnergyUp is unavailable in all rows, or NULL. */
 const char *exports_energy_reason(const struct comparisons *c);
 

@@ -1,5 +1,5 @@
-/* A figure is a gnuplot script written to a folder of its own, run, and read back. Rows of a figure are cells, from top to
- * bottom in the study's order, grouped by rank count. */
+/* A figure is a gnuplot script written to a folder of its own, run, and read back. Rows of a figure are cells of one phase,
+ * from top to bottom in the study's order, grouped by rank count. */
 #include "report/figures.h"
 
 #include <inttypes.h>
@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "measure/job.h"
+#include "report/iteration.h"
 
 #define SVG_MAX_BYTES (8 << 20)
 #define ROW_PIXELS 30
@@ -172,9 +173,26 @@ const struct load_run *figures_example(const struct loaded *l, int cell)
     return NULL;
 }
 
-static bool has_memory(const struct loaded *l, int cell)
+/* Whether a figure of a phase has a row for the cell. */
+typedef bool has_row(const struct loaded *l, const char *phase, int cell);
+
+static bool is_of(const struct loaded *l, const char *phase, int cell)
 {
-    const struct load_run *r = figures_example(l, cell);
+    return strcmp(l->cells[cell].phase, phase) == 0;
+}
+
+static int count_rows(const struct loaded *l, const char *phase, has_row *has)
+{
+    int n = 0;
+
+    for (int i = 0; i < l->n_cells; i++)
+        n += has(l, phase, i);
+    return n;
+}
+
+static bool has_memory(const struct loaded *l, const char *phase, int cell)
+{
+    const struct load_run *r = is_of(l, phase, cell) ? figures_example(l, cell) : NULL;
 
     for (int k = 0; r && k < LOAD_N_KINDS; k++)
         if (r->planned[k] >= 0)
@@ -182,13 +200,13 @@ static bool has_memory(const struct loaded *l, int cell)
     return false;
 }
 
-static void y_labels(FILE *out, const struct loaded *l, bool (*has)(const struct loaded *, int))
+static void y_labels(FILE *out, const struct loaded *l, const char *phase, has_row *has)
 {
     int row = 0;
 
     fputs("set ytics (", out);
     for (int i = 0; i < l->n_cells; i++)
-        if (has(l, i)) {
+        if (has(l, phase, i)) {
             fputs(row ? ", " : "", out);
             label(out, &l->cells[i]);
             fprintf(out, " %d", row++);
@@ -197,7 +215,7 @@ static void y_labels(FILE *out, const struct loaded *l, bool (*has)(const struct
 }
 
 /* A rectangle for each cell: what this kind adds to those below it. */
-static void memory_data(FILE *out, const struct loaded *l, int kind, bool planned)
+static void memory_data(FILE *out, const struct loaded *l, const char *phase, int kind, bool planned)
 {
     int row = 0;
 
@@ -205,7 +223,7 @@ static void memory_data(FILE *out, const struct loaded *l, int kind, bool planne
     for (int i = 0; i < l->n_cells; i++) {
         double from = 0;
 
-        if (!has_memory(l, i))
+        if (!has_memory(l, phase, i))
             continue;
         const struct load_run *r = figures_example(l, i);
         const int64_t *bytes = planned ? r->planned : r->allocated;
@@ -219,20 +237,18 @@ static void memory_data(FILE *out, const struct loaded *l, int kind, bool planne
     fputs("EOD\n", out);
 }
 
-static bool draw_memory(FILE *out, const struct canvas *canvas, const struct loaded *l)
+static bool draw_memory(FILE *out, const struct canvas *canvas, const struct loaded *l, const char *phase)
 {
-    int n = 0;
+    const int n = count_rows(l, phase, has_memory);
 
-    for (int i = 0; i < l->n_cells; i++)
-        n += has_memory(l, i);
     if (n == 0)
         return false;
     head(out, canvas, n, "MiB of the heaviest rank: upper bar planned, lower bar allocated");
-    y_labels(out, l, has_memory);
+    y_labels(out, l, phase, has_memory);
     fputs("set xrange [0:*]\nset style fill solid 1.0 noborder\n", out);
     for (int k = 0; k < LOAD_N_KINDS; k++) {
-        memory_data(out, l, k, true);
-        memory_data(out, l, k, false);
+        memory_data(out, l, phase, k, true);
+        memory_data(out, l, phase, k, false);
     }
     fputs("plot ", out);
     for (int k = 0; k < LOAD_N_KINDS; k++)
@@ -266,24 +282,26 @@ static double mean_step_seconds(const struct loaded *l, int cell)
     return n ? sum / n : NAN;
 }
 
-static bool has_steps(const struct loaded *l, int cell)
+static bool has_steps(const struct loaded *l, const char *phase, int cell)
 {
-    return !isnan(mean_step_seconds(l, cell));
+    return is_of(l, phase, cell) && !isnan(mean_step_seconds(l, cell));
 }
 
-static bool draw_steps(FILE *out, const struct canvas *canvas, const struct loaded *l)
+static bool draw_steps(FILE *out, const struct canvas *canvas, const struct loaded *l, const char *phase)
 {
-    int n = 0, row = 0;
+    const int n = count_rows(l, phase, has_steps);
+    char x_label[96];
+    int row = 0;
 
-    for (int i = 0; i < l->n_cells; i++)
-        n += has_steps(l, i);
     if (n == 0)
         return false;
-    head(out, canvas, n, "seconds of an optimizer step: each run a dot, their mean a bar");
-    y_labels(out, l, has_steps);
+    snprintf(x_label, sizeof x_label, "seconds of an %s: each run a dot, their mean a bar",
+             strcmp(phase, "ppo") == 0 ? "iteration" : "optimizer step");
+    head(out, canvas, n, x_label);
+    y_labels(out, l, phase, has_steps);
     fputs("set xrange [0:*]\nset style fill solid 0.35 noborder\nunset key\n$bars << EOD\n", out);
     for (int i = 0; i < l->n_cells; i++)
-        if (has_steps(l, i)) {
+        if (has_steps(l, phase, i)) {
             const double mean = mean_step_seconds(l, i);
 
             fprintf(out, "%.6g %d 0 %.6g %.2f %.2f\n", mean, row, mean, row - 0.3, row + 0.3);
@@ -292,7 +310,7 @@ static bool draw_steps(FILE *out, const struct canvas *canvas, const struct load
     fputs("EOD\n$dots << EOD\n", out);
     row = 0;
     for (int i = 0; i < l->n_cells; i++) {
-        if (!has_steps(l, i))
+        if (!has_steps(l, phase, i))
             continue;
         for (int k = 0; k < l->n_runs; k++)
             if (l->runs[k].cell == i && !isnan(step_seconds(&l->runs[k])))
@@ -305,7 +323,73 @@ static bool draw_steps(FILE *out, const struct canvas *canvas, const struct load
     return true;
 }
 
+/* ---- Parts of PPO's iterations, side by side ---- */
+
+static bool has_split(const struct loaded *l, const char *phase, int cell)
+{
+    double seconds[ITERATION_N];
+
+    return is_of(l, phase, cell) && iteration_parts(l, cell, seconds);
+}
+
+static void split_data(FILE *out, const struct loaded *l, const char *phase, int part)
+{
+    int row = 0;
+
+    fprintf(out, "$p%d << EOD\n", part);
+    for (int i = 0; i < l->n_cells; i++) {
+        double seconds[ITERATION_N], from = 0;
+
+        if (!has_split(l, phase, i) || !iteration_parts(l, i, seconds))
+            continue;
+        for (int k = 0; k < part; k++)
+            from += seconds[k];
+        const double to = from + seconds[part];
+        fprintf(out, "%.6g %d %.6g %.6g %.2f %.2f\n", to, row, from, to, row - 0.3, row + 0.3);
+        row++;
+    }
+    fputs("EOD\n", out);
+}
+
+static bool draw_split(FILE *out, const struct canvas *canvas, const struct loaded *l, const char *phase)
+{
+    static const char *const inks[ITERATION_N] = { "#0072B2", "#E69F00", "#009E73", "#999999" };
+    const int n = count_rows(l, phase, has_split);
+
+    if (n == 0)
+        return false;
+    head(out, canvas, n, "seconds of an iteration");
+    y_labels(out, l, phase, has_split);
+    fputs("set xrange [0:*]\nset style fill solid 1.0 noborder\n", out);
+    for (int part = 0; part < ITERATION_N; part++)
+        split_data(out, l, phase, part);
+    fputs("plot ", out);
+    for (int part = 0; part < ITERATION_N; part++)
+        fprintf(out, "%s$p%d using 1:2:3:4:5:6 with boxxyerror linecolor '%s' title '%s'", part ? ", " : "", part,
+                inks[part], iteration_names[part]);
+    fputc('\n', out);
+    return true;
+}
+
 /* ---- Running gnuplot ---- */
+
+static bool draw_kind(FILE *out, enum figure_kind kind, const struct canvas *canvas, const struct loaded *l,
+                      const struct comparisons *c, const char *phase)
+{
+    switch (kind) {
+    case FIGURE_RATIOS:
+        return draw_ratios(out, canvas, l, c);
+    case FIGURE_MEMORY:
+        return draw_memory(out, canvas, l, phase);
+    case FIGURE_STEPS:
+        return draw_steps(out, canvas, l, phase);
+    case FIGURE_SPLIT:
+        return draw_split(out, canvas, l, phase);
+    case FIGURE_N:
+        break;
+    }
+    return false;
+}
 
 /* The copy of text from "<svg" on, with every id and reference to one prefixed by p; NULL without memory. */
 static char *prefix_ids(const char *text, const char *p, struct err *err)
@@ -336,36 +420,42 @@ static char *prefix_ids(const char *text, const char *p, struct err *err)
     return out;
 }
 
-/* The script of a figure; false: there is nothing to draw. */
-static int write_script(const char *path, enum figure_kind kind, const struct canvas *canvas, const struct loaded *l,
-                        const struct comparisons *c, bool *any, struct err *err)
+/* What is drawn: a kind of figure of one phase. */
+struct drawing {
+    const struct loaded *l;
+    struct comparisons c; /* the phase's */
+    const char *phase;
+    enum figure_kind kind;
+};
+
+/* The script of a figure; *any false: there is nothing to draw. */
+static int write_script(const char *path, const struct drawing *d, const struct canvas *canvas, bool *any,
+                        struct err *err)
 {
     FILE *f = fopen(path, "w");
 
     if (!f)
         return err_errno(err, "could not write \"%s\"", path);
-    *any = kind == FIGURE_RATIOS   ? draw_ratios(f, canvas, l, c)
-           : kind == FIGURE_MEMORY ? draw_memory(f, canvas, l)
-                                   : draw_steps(f, canvas, l);
+    *any = draw_kind(f, d->kind, canvas, d->l, &d->c, d->phase);
     return fclose(f) == 0 ? 0 : err_errno(err, "could not write \"%s\"", path);
 }
 
-/* Draws into the file `drawing`, by way of folder. 1 = drawn, 0 = nothing to draw, -1 = error: no gnuplot most likely. */
-static int draw(const char *folder, enum figure_kind kind, const struct canvas *canvas, const struct loaded *l,
-                const struct comparisons *c, const char *drawing, struct err *err)
+/* Draws into the file `to`, by way of folder. 1 = drawn, 0 = nothing to draw, -1 = error: no gnuplot most likely. */
+static int draw(const char *folder, const struct drawing *d, const struct canvas *canvas, const char *to,
+                struct err *err)
 {
     char script[FILE_PATH_MAX], errors[FILE_PATH_MAX];
     struct job_record record;
     bool any = false;
 
     if (file_join(script, folder, "figure.gp", err) != 0 || file_join(errors, folder, "errors.txt", err) != 0 ||
-        write_script(script, kind, canvas, l, c, &any, err) != 0)
+        write_script(script, d, canvas, &any, err) != 0)
         return -1;
     if (!any)
         return 0;
     char *const argv[] = { (char *)"gnuplot", (char *)"-d", script, NULL };
     const struct job_options options = {
-        .stdin_path = "/dev/null", .stdout_path = drawing, .stderr_path = errors, .timeout_s = GNUPLOT_TIMEOUT_S
+        .stdin_path = "/dev/null", .stdout_path = to, .stderr_path = errors, .timeout_s = GNUPLOT_TIMEOUT_S
     };
     if (job_measure(argv, &options, &record, err) != 0)
         return -1;
@@ -375,23 +465,25 @@ static int draw(const char *folder, enum figure_kind kind, const struct canvas *
     return err_hint(err, "Figures are drawn by gnuplot 5: install gnuplot-nox.");
 }
 
-static char *draw_svg(const char *folder, enum figure_kind kind, const struct loaded *l, const struct comparisons *c,
-                      struct err *err)
+/* Calls each for every kind of every phase, until one returns -1. */
+static int for_each(const struct loaded *l, const struct comparisons *c,
+                    int (*each)(void *user, const struct drawing *d, struct err *err), void *user, struct err *err)
 {
-    char drawing[FILE_PATH_MAX], prefix[16];
-    size_t n = 0;
+    int result = 0;
 
-    err->code = ERR_NONE;
-    if (file_join(drawing, folder, "figure.svg", err) != 0 ||
-        draw(folder, kind, &canvases[CANVAS_SVG], l, c, drawing, err) != 1)
-        return NULL;
-    char *text = file_read(drawing, SVG_MAX_BYTES, &n, err);
-    if (!text)
-        return NULL;
-    snprintf(prefix, sizeof prefix, "f%d-", (int)kind);
-    char *svg = prefix_ids(text, prefix, err);
-    mem_free(text);
-    return svg;
+    for (int i = 0; i < l->n_cells && result == 0; i++) {
+        struct drawing d = { .l = l, .phase = l->cells[i].phase };
+
+        if (!load_begins_phase(l, i))
+            continue;
+        result = ratios_of_phase(&d.c, c, l, d.phase, err);
+        for (int kind = 0; kind < FIGURE_N && result == 0; kind++) {
+            d.kind = (enum figure_kind)kind;
+            result = each(user, &d, err);
+        }
+        ratios_free(&d.c);
+    }
+    return result;
 }
 
 static int make_folder(char folder[32], struct err *err)
@@ -400,49 +492,123 @@ static int make_folder(char folder[32], struct err *err)
     return mkdtemp(folder) ? 0 : err_errno(err, "could not make a folder in /tmp");
 }
 
+struct builder {
+    struct figures *f;
+    const char *folder;
+};
+
+/* Ids of a figure must differ from those of all others in the page. */
+static char *draw_svg(const char *folder, const struct drawing *d, int number, struct err *err)
+{
+    char drawing[FILE_PATH_MAX], prefix[16];
+    size_t n = 0;
+
+    err->code = ERR_NONE;
+    if (file_join(drawing, folder, "figure.svg", err) != 0 || draw(folder, d, &canvases[CANVAS_SVG], drawing, err) != 1)
+        return NULL;
+    char *text = file_read(drawing, SVG_MAX_BYTES, &n, err);
+    if (!text)
+        return NULL;
+    snprintf(prefix, sizeof prefix, "f%d-", number);
+    char *svg = prefix_ids(text, prefix, err);
+    mem_free(text);
+    return svg;
+}
+
+static int build_one(void *user, const struct drawing *d, struct err *err)
+{
+    struct builder *b = user;
+    struct figures *f = b->f;
+    struct err why;
+
+    if (f->reason[0])
+        return 0;
+    char *svg = draw_svg(b->folder, d, f->n, &why);
+    if (!svg && why.code != ERR_NONE)
+        snprintf(f->reason, sizeof f->reason,
+                 "%.300s. Figures are drawn by gnuplot: install gnuplot-nox and run `tuneup report` again", why.what);
+    if (!svg)
+        return 0;
+    struct figure *grown = mem_resize(f->list, f->n + 1, sizeof *grown, MEM_RECORD, err);
+    if (!grown) {
+        mem_free(svg);
+        return -1;
+    }
+    f->list = grown;
+    f->list[f->n++] = (struct figure){ d->kind, d->phase, svg };
+    return 0;
+}
+
 int figures_build(struct figures *f, const struct loaded *l, const struct comparisons *c, struct err *err)
 {
     char folder[32];
-    struct err why;
+    struct err ignored;
 
     *f = (struct figures){ 0 };
     if (make_folder(folder, err) != 0)
         return -1;
-    for (int kind = 0; kind < FIGURE_N && !f->reason[0]; kind++) {
-        f->svg[kind] = draw_svg(folder, (enum figure_kind)kind, l, c, &why);
-        if (!f->svg[kind] && why.code != ERR_NONE)
-            snprintf(f->reason, sizeof f->reason,
-                     "%.300s. Figures are drawn by gnuplot: install gnuplot-nox and run `tuneup report` again",
-                     why.what);
+    struct builder b = { f, folder };
+    const int result = for_each(l, c, build_one, &b, err);
+    (void)file_remove_tree(folder, &ignored); /* a folder left in /tmp is no reason to refuse a report */
+    if (result != 0)
+        figures_free(f);
+    return result;
+}
+
+const char *figures_find(const struct figures *f, enum figure_kind kind, const char *phase)
+{
+    for (int i = 0; i < f->n; i++)
+        if (f->list[i].kind == kind && strcmp(f->list[i].phase, phase) == 0)
+            return f->list[i].svg;
+    return NULL;
+}
+
+struct saver {
+    const char *output, *folder;
+};
+
+/* A phase's name comes from the study's file and becomes part of a path. */
+static void file_name(char *out, size_t size, const struct drawing *d, const char *suffix)
+{
+    static const char *const names[FIGURE_N] = { "ratios", "memory", "steps", "split" };
+
+    snprintf(out, size, "%.32s-%s.%s", d->phase, names[d->kind], suffix);
+    for (char *p = out; *p; p++)
+        if (*p == '/' || (unsigned char)*p < 0x20 || (p == out && *p == '.'))
+            *p = '_';
+}
+
+static int save_one(void *user, const struct drawing *d, struct err *err)
+{
+    const struct saver *s = user;
+    char name[64], path[FILE_PATH_MAX];
+
+    for (int k = 0; k < COUNT_OF(canvases); k++) {
+        file_name(name, sizeof name, d, canvases[k].suffix);
+        if (file_join(path, s->output, name, err) != 0 || draw(s->folder, d, &canvases[k], path, err) < 0)
+            return -1;
     }
-    (void)file_remove_tree(folder, &why); /* a folder left in /tmp is no reason to refuse a report */
     return 0;
 }
 
 int figures_save(const char *output, const struct loaded *l, const struct comparisons *c, struct err *err)
 {
-    static const char *const names[FIGURE_N] = { "ratios", "memory", "steps" };
-    char folder[32], name[32], path[FILE_PATH_MAX];
+    char folder[32];
     struct err ignored;
-    int result = 0;
 
     if (file_make_dir(output, err) != 0 || make_folder(folder, err) != 0)
         return -1;
-    for (int kind = 0; kind < FIGURE_N; kind++)
-        for (int k = 0; k < COUNT_OF(canvases) && result >= 0; k++) {
-            snprintf(name, sizeof name, "%s.%s", names[kind], canvases[k].suffix);
-            result = file_join(path, output, name, err);
-            if (result == 0)
-                result = draw(folder, (enum figure_kind)kind, &canvases[k], l, c, path, err);
-        }
+    struct saver s = { output, folder };
+    const int result = for_each(l, c, save_one, &s, err);
     (void)file_remove_tree(folder, &ignored);
-    return result < 0 ? -1 : 0;
+    return result;
 }
 
 void figures_free(struct figures *f)
 {
-    for (int i = 0; i < FIGURE_N; i++) {
-        mem_free(f->svg[i]);
-        f->svg[i] = NULL;
-    }
+    for (int i = 0; i < f->n; i++)
+        mem_free(f->list[i].svg);
+    mem_free(f->list);
+    f->list = NULL;
+    f->n = 0;
 }

@@ -6,16 +6,23 @@
 
 #include "report/ratios.h"
 
-enum figure_kind { FIGURE_RATIOS, FIGURE_MEMORY, FIGURE_STEPS, FIGURE_N };
+enum figure_kind { FIGURE_RATIOS, FIGURE_MEMORY, FIGURE_STEPS, FIGURE_SPLIT, FIGURE_N };
+struct figure {
+    enum figure_kind kind;
+    const char *phase; /* borrowed from the study */
+    char *svg; /* owned */
+};
 struct figures {
-    char *svg[FIGURE_N]; /* owned; NULL: nothing to draw, or reason */
+    struct figure *list; /* owned: each kind of each phase that there is something to draw of */
+    int n;
     char reason[512]; /* why there are none; "" */
 };
 
 /* A missing gnuplot is no error here. */
 int figures_build(struct figures *f, const struct loaded *l, const struct comparisons *c, struct err *err);
 void figures_free(struct figures *f);
-/* Writes ratios, memory and steps as .svg, .pdf and .png into a folder; here a missing gnuplot is an error. */
+const char *figures_find(const struct figures *f, enum figure_kind kind, const char *phase); /* the SVG, or NULL */
+/* Writes PHASE-ratios, -memory, -steps and -split as .svg, .pdf and .png into a folder; here a missing gnuplot is an error. */
 int figures_save(const char *output, const struct loaded *l, const struct comparisons *c, struct err *err);
 
 /* The first counted and completed run of a cell: what one run looked like. NULL if there is none. */

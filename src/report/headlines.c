@@ -9,10 +9,10 @@
 #include "base/json.h"
 #include "report/exports.h"
 #include "report/figures.h"
+#include "report/questions.h"
+#include "report/iteration.h"
 
-static void say(struct headlines *h, bool bad, const char *format, ...) ERR_PRINTF(3, 4);
-
-static void say(struct headlines *h, bool bad, const char *format, ...)
+void headlines_say(struct headlines *h, bool bad, const char *format, ...)
 {
     va_list args;
 
@@ -44,13 +44,17 @@ int64_t headlines_allocated(const struct load_run *r)
     return sum(r->allocated);
 }
 
+static bool is_of(const struct loaded *l, int cell, const char *phase)
+{
+    return strcmp(l->cells[cell].phase, phase) == 0;
+}
+
 static const char *name_of(const struct loaded *l, const struct comparison *row)
 {
     return l->cells[row->cell].name;
 }
 
-/* The row of a group with the largest ratio that is surely better; NULL if there is none. */
-static const struct comparison *best(const struct comparisons *c, int base, enum ratio_kind kind)
+const struct comparison *headlines_best(const struct comparisons *c, int base, enum ratio_kind kind)
 {
     const struct comparison *found = NULL;
 
@@ -68,16 +72,21 @@ static void say_best(struct headlines *h, const struct loaded *l, const struct c
                      const char *where)
 {
     static const char *const what[] = { "fastest", "leanest in memory", "most frugal in energy" };
+    char line[640] = "";
 
     for (int kind = 0; kind < 3; kind++) {
-        const struct comparison *row = best(c, base, (enum ratio_kind)kind);
+        const struct comparison *row = headlines_best(c, base, (enum ratio_kind)kind);
+        const size_t used = strlen(line);
         char ratio[96];
 
         if (!row)
             continue;
         exports_ratio(&row->ratios[kind], ratio, sizeof ratio);
-        say(h, false, "%s, \"%s\" is the %s: %s %s.", where, name_of(l, row), what[kind], ratio_names[kind], ratio);
+        snprintf(line + used, sizeof line - used, "%s the %s is \"%.60s\", %s %s", used ? ";" : "", what[kind],
+                 name_of(l, row), ratio_names[kind], ratio);
     }
+    if (line[0])
+        headlines_say(h, false, "%s%s.", where, line);
 }
 
 static void say_winners(struct headlines *h, const struct loaded *l, const struct comparisons *c, int base,
@@ -101,14 +110,15 @@ static void say_winners(struct headlines *h, const struct loaded *l, const struc
                      l->cells[row->cell].exact ? "" : " (changes the numbers)");
     }
     if (names[0])
-        say(h, false, "%s, better in every dimension that could be measured: %s.", where, names);
+        headlines_say(h, false, "%s, better in every dimension that could be measured: %s.", where, names);
     else if (n_judged > 0)
-        say(h, false, "%s, nothing is better in every dimension that could be measured.", where);
+        headlines_say(h, false, "%s, nothing is better in every dimension that could be measured.", where);
 }
 
-static void say_exactness(struct headlines *h, const struct loaded *l, const struct comparisons *c)
+static void say_exactness(struct headlines *h, const struct loaded *l, const struct comparisons *c, const char *phase)
 {
     char names[400] = "", gap[32];
+    const char *curve = "loss";
     double worst = NAN;
     int n = 0;
 
@@ -116,23 +126,26 @@ static void say_exactness(struct headlines *h, const struct loaded *l, const str
         const struct comparison *row = &c->rows[i];
         const size_t used = strlen(names);
 
-        if (!l->cells[row->cell].exact || row->n_done == 0)
+        if (!is_of(l, row->cell, phase) || !l->cells[row->cell].exact || row->n_done == 0)
             continue;
         n++;
+        curve = ratios_curve(&l->cells[row->cell]);
         worst = fmax(worst, row->loss_gap);
         if (row->loss_flagged)
             snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", name_of(l, row));
     }
     exports_gap(worst, gap, sizeof gap);
     if (names[0])
-        say(h, true, "These should compute the baseline's numbers and do not, or left no loss to check: %s.", names);
+        headlines_say(h, true, "These should compute the baseline's numbers and do not, or left no %s to check: %s.",
+                      curve, names);
     else if (n > 0 && worst == 0)
-        say(h, false, "The exact techniques left the loss of every step as it was, to the last bit.");
+        headlines_say(h, false, "The exact techniques left the %s of every step as it was, to the last bit.", curve);
     else if (n > 0)
-        say(h, false, "The exact techniques left the loss of every step as it was: it differs by %s at most.", gap);
+        headlines_say(h, false, "The exact techniques left the %s of every step as it was: it differs by %s at most.",
+                      curve, gap);
 }
 
-static void say_prediction(struct headlines *h, const struct loaded *l)
+static void say_prediction(struct headlines *h, const struct loaded *l, const char *phase)
 {
     double worst = -1;
     int n = 0;
@@ -140,15 +153,15 @@ static void say_prediction(struct headlines *h, const struct loaded *l)
     for (int i = 0; i < l->n_cells; i++) {
         const struct load_run *r = figures_example(l, i);
 
-        if (!r || headlines_planned(r) <= 0 || headlines_allocated(r) < 0)
+        if (!is_of(l, i, phase) || !r || headlines_planned(r) <= 0 || headlines_allocated(r) < 0)
             continue;
         n++;
         worst = fmax(worst, fabs((double)headlines_allocated(r) / (double)headlines_planned(r) - 1));
     }
     if (n > 0 && worst == 0)
-        say(h, false, "The planned memory was right to the byte in all %d cells.", n);
+        headlines_say(h, false, "The planned memory was right to the byte in all %d cells.", n);
     else if (n > 0)
-        say(h, worst > 0.05, "The planned memory was right within %.2g %% in all %d cells.", 100 * worst, n);
+        headlines_say(h, worst > 0.05, "The planned memory was right within %.2g %% in all %d cells.", 100 * worst, n);
 }
 
 /* The study's own runs load the machine too, by as many threads as it has CPUs at most; what is well beyond that is others. */
@@ -165,7 +178,8 @@ static void say_busy(struct headlines *h, const struct loaded *l)
             busy += l->runs[i].load_before > 1.5 * cpus + 0.5;
         }
     if (busy > 0)
-        say(h, true,
+        headlines_say(
+            h, true,
             "Other programs were at work: before %d of %d runs the load was above %.3g on %g CPUs. Times are only as "
             "good as "
             "the machine was quiet.",
@@ -181,28 +195,50 @@ static void say_failures(struct headlines *h, const struct loaded *l)
         failed += l->runs[i].block >= 0 && !l->runs[i].done;
     }
     if (failed)
-        say(h, true, "%d of %d runs failed; what they said is in the list of all runs.", failed, counted);
+        headlines_say(h, true, "%d of %d runs failed; what they said is in the list of all runs.", failed, counted);
     if (strcmp(l->design, "recorded") != 0 && counted < l->blocks * l->n_cells)
-        say(h, true, "The study is not complete: %d of %" PRId64 " runs are there.", counted, l->blocks * l->n_cells);
+        headlines_say(h, true, "The study is not complete: %d of %" PRId64 " runs are there.", counted,
+                      l->blocks * l->n_cells);
 }
 
-void headlines_build(struct headlines *h, const struct loaded *l, const struct comparisons *c)
+/* Of the baselines: techniques move the shares, the figure shows how. */
+static void say_split(struct headlines *h, const struct loaded *l, int base, const char *where)
+{
+    double seconds[ITERATION_N], sum = 0;
+
+    if (!iteration_parts(l, base, seconds))
+        return;
+    for (int i = 0; i < ITERATION_N; i++)
+        sum += seconds[i];
+    headlines_say(
+        h, false,
+        "%s, an iteration of the baseline takes %.3g s: %.0f %% generation, %.0f %% scoring, %.0f %% training, "
+        "%.0f %% the rest.",
+        where, sum, 100 * seconds[ITERATION_GENERATE] / sum, 100 * seconds[ITERATION_SCORE] / sum,
+        100 * seconds[ITERATION_TRAIN] / sum, 100 * seconds[ITERATION_REST] / sum);
+}
+
+void headlines_phase(struct headlines *h, const struct loaded *l, const struct comparisons *c, const char *phase)
 {
     h->n = 0;
     for (int i = 0; i < l->n_cells; i++) {
         char where[64];
 
-        if (l->cells[i].baseline != i)
+        if (l->cells[i].baseline != i || !is_of(l, i, phase))
             continue;
-        snprintf(where, sizeof where, "%.16s at %" PRId64 " rank%s", l->cells[i].phase, l->cells[i].ranks,
-                 l->cells[i].ranks == 1 ? "" : "s");
+        snprintf(where, sizeof where, "At %" PRId64 " rank%s", l->cells[i].ranks, l->cells[i].ranks == 1 ? "" : "s");
         say_best(h, l, c, i, where);
         say_winners(h, l, c, i, where);
+        say_split(h, l, i, where);
     }
-    say_exactness(h, l, c);
-    say_prediction(h, l);
-    if (exports_energy_reason(c))
-        say(h, false, "Energy could not be measured: %s.", exports_energy_reason(c));
+    say_exactness(h, l, c, phase);
+    say_prediction(h, l, phase);
+}
+
+void headlines_overall(struct headlines *h, const struct loaded *l, const struct comparisons *c)
+{
+    h->n = 0;
+    questions_answer(h, l, c);
     say_busy(h, l);
     say_failures(h, l);
 }

@@ -221,20 +221,76 @@ static int take_step(void *user, struct db_row *r)
     return 0;
 }
 
-static int check_schema(struct db *d, struct err *err)
+static int take_metric(void *user, struct db_row *r)
 {
-    int64_t application = 0, schema = 0;
+    struct loaded *l = user;
+    struct load_run *run = run_of_row(l, r);
+
+    if (!run)
+        return 0;
+    struct load_metric *grown = grow(run->metrics, run->n_metrics, sizeof *grown, r->err);
+    if (!grown)
+        return -1;
+    run->metrics = grown;
+    struct load_metric *m = &run->metrics[run->n_metrics++];
+    m->step = db_take_int(r);
+    m->name = db_take_text(r);
+    m->value = db_take_real(r);
+    return 0;
+}
+
+double load_metric(const struct load_run *r, int64_t step, const char *name)
+{
+    for (int i = 0; i < r->n_metrics; i++)
+        if (r->metrics[i].step == step && strcmp(r->metrics[i].name, name) == 0)
+            return r->metrics[i].value;
+    return NAN;
+}
+
+/* A step without it makes the sum NAN. */
+static double sum_metric(const struct load_run *r, const char *name, int from)
+{
+    double sum = 0;
+
+    for (int i = from; i < r->n_steps; i++)
+        sum += load_metric(r, r->steps[i].step, name);
+    return from < r->n_steps ? sum : NAN;
+}
+
+double load_metric_mean(const struct load_run *r, const char *name)
+{
+    return sum_metric(r, name, 0) / r->n_steps;
+}
+
+double load_metric_steady(const struct load_run *r, const char *name)
+{
+    const int64_t warmup = r->warmup_steps < 0 ? 0 : r->warmup_steps;
+
+    return warmup < r->n_steps ? sum_metric(r, name, (int)warmup) : NAN;
+}
+
+bool load_begins_phase(const struct loaded *l, int cell)
+{
+    for (int i = 0; i < cell; i++)
+        if (strcmp(l->cells[i].phase, l->cells[cell].phase) == 0)
+            return false;
+    return true;
+}
+
+static int check_schema(struct db *d, int64_t *schema, struct err *err)
+{
+    int64_t application = 0;
 
     if (db_exec(d, err, &application, "PRAGMA application_id", "") != 0 ||
-        db_exec(d, err, &schema, "PRAGMA user_version", "") != 0)
+        db_exec(d, err, schema, "PRAGMA user_version", "") != 0)
         return -1;
     if (application != LOAD_APPLICATION) {
         err_set(err, ERR_INPUT, "the file is no study");
         err_where(err, "file \"%s\"", d->path);
         return err_hint(err, "A study's file is what `tuneup study` writes, study.db in its output folder.");
     }
-    if (schema > LOAD_SCHEMA) {
-        err_set(err, ERR_INPUT, "the study's file has schema %" PRId64 ", this tuneup knows up to %d", schema,
+    if (*schema > LOAD_SCHEMA) {
+        err_set(err, ERR_INPUT, "the study's file has schema %" PRId64 ", this tuneup knows up to %d", *schema,
                 LOAD_SCHEMA);
         err_where(err, "file \"%s\"", d->path);
         return err_hint(err, "Use the newer tuneup that wrote it.");
@@ -244,7 +300,10 @@ static int check_schema(struct db *d, struct err *err)
 
 static int load_all(struct loaded *l, struct db *d, struct err *err)
 {
-    if (check_schema(d, err) != 0 || db_exec(d, err, NULL, "BEGIN", "") != 0 || /* one view, also while it is written */
+    int64_t schema = 0;
+
+    if (check_schema(d, &schema, err) != 0 ||
+        db_exec(d, err, NULL, "BEGIN", "") != 0 || /* one view, also while it is written */
         db_each(d, "SELECT name, design, machine, version, created, seed, blocks FROM study", take_study, l, err) !=
             0 ||
         db_each(d, "SELECT id, name, phase, techniques, argv, ranks, exact, baseline FROM cell ORDER BY id", take_cell,
@@ -257,6 +316,12 @@ static int load_all(struct loaded *l, struct db *d, struct err *err)
     }
     if (db_each(d, "SELECT r.cell, r.block, m.kind, m.planned, m.allocated FROM memory m JOIN run r ON r.id = m.run",
                 take_memory, l, err) != 0)
+        return -1;
+    if (schema >= 2 &&
+        db_each(d,
+                "SELECT r.cell, r.block, m.step, m.name, m.value FROM metric m JOIN run r ON r.id = m.run"
+                " ORDER BY m.run, m.step",
+                take_metric, l, err) != 0)
         return -1;
     return db_each(d,
                    "SELECT r.cell, r.block, s.step, s.loss, s.seconds FROM step s JOIN run r ON r.id = s.run"
@@ -310,6 +375,9 @@ static void free_run(struct load_run *r)
     for (int i = 0; i < COUNT_OF(texts); i++)
         mem_free(texts[i]);
     mem_free(r->steps);
+    for (int i = 0; i < r->n_metrics; i++)
+        mem_free(r->metrics[i].name);
+    mem_free(r->metrics);
 }
 
 void load_free(struct loaded *l)

@@ -8,7 +8,7 @@
 
 #include "base/err.h"
 
-#define LOAD_SCHEMA 1 /* of study/study_store.h: newer ones are refused */
+#define LOAD_SCHEMA 2 /* of study/study_store.h: newer ones are refused; files of 1 have no metrics */
 #define LOAD_APPLICATION 0x54756e65
 
 enum { LOAD_N_KINDS = 8 };
@@ -17,6 +17,13 @@ extern const char *const load_kinds[LOAD_N_KINDS]; /* param master grad optimize
 struct load_step {
     int64_t step;
     double loss, seconds;
+};
+
+/* Whatever else a phase tells, of a step or (step 0) of the whole run: "accuracy", "kl", "generate_seconds". */
+struct load_metric {
+    int64_t step;
+    char *name; /* owned */
+    double value;
 };
 
 /* Unknown is NAN, -1 or "". Strings are owned. */
@@ -37,6 +44,8 @@ struct load_run {
     int64_t planned[LOAD_N_KINDS], allocated[LOAD_N_KINDS];
     struct load_step *steps; /* owned */
     int n_steps;
+    struct load_metric *metrics; /* owned; by step */
+    int n_metrics;
     bool done; /* state is "done" */
 };
 
@@ -64,5 +73,12 @@ void load_free(struct loaded *l);
 void load_run_init(struct load_run *r); /* all unknown, no strings */
 /* The run of a cell in a block, done or failed; NULL if there is none. */
 const struct load_run *load_find(const struct loaded *l, int cell, int64_t block);
+/* Whether no cell before this one is of its phase: by this a loop over the cells visits each phase once. */
+bool load_begins_phase(const struct loaded *l, int cell);
+/* A metric of a run; NAN where it is unknown. */
+double load_metric(const struct load_run *r, int64_t step, const char *name);
+/* Its mean over all steps, and its sum over those after the warm-up; NAN when one of them lacks it. */
+double load_metric_mean(const struct load_run *r, const char *name);
+double load_metric_steady(const struct load_run *r, const char *name);
 
 #endif

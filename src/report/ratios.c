@@ -6,8 +6,36 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "report/iteration.h"
 
-const char *const ratio_names[RATIO_N] = { "SpeedUp", "MemoryUp", "EnergyUp", "Powerup", "SpeedUp (whole run)" };
+const char *const ratio_names[RATIO_N] = {
+    "SpeedUp",           "MemoryUp",          "EnergyUp", "Powerup", "SpeedUp (whole run)", "SpeedUp (generation)",
+    "SpeedUp (scoring)", "SpeedUp (training)"
+};
+
+/* How runs of the phases call what is told of every step. */
+static const struct {
+    const char *phase, *metric, *name;
+} judged_by[] = {
+    { "reward", "accuracy", "accuracy" },
+    { "ppo", "reward_mean", "reward" },
+    { "ppo", "kl", "KL" },
+};
+
+static bool is_ppo(const struct load_cell *c)
+{
+    return strcmp(c->phase, "ppo") == 0;
+}
+
+bool ratios_has(const struct load_cell *c, enum ratio_kind kind)
+{
+    return kind < RATIO_GENERATE || is_ppo(c);
+}
+
+const char *ratios_curve(const struct load_cell *c)
+{
+    return is_ppo(c) ? "reward" : "loss";
+}
 
 const char *ratio_source_name(enum ratio_source source)
 {
@@ -44,6 +72,10 @@ double ratios_value(const struct loaded *l, const struct load_run *r, enum ratio
         return joules_of(l, r);
     case RATIO_POWER:
         return joules_of(l, r) / time;
+    case RATIO_GENERATE:
+    case RATIO_SCORE:
+    case RATIO_TRAIN:
+        return load_metric_steady(r, iteration_metrics[kind - RATIO_GENERATE]);
     case RATIO_WHOLE:
     case RATIO_N:
         break;
@@ -169,21 +201,57 @@ static void build_ratio(const struct loaded *l, struct comparison *c, enum ratio
 
 /* ---- Quality ---- */
 
-static double pair_gap(const struct load_run *a, const struct load_run *b)
+static double curve_at(const struct load_run *r, int i, bool ppo)
 {
-    double gap = 0;
+    return ppo ? load_metric(r, r->steps[i].step, "reward_mean") : r->steps[i].loss;
+}
+
+/* A loss is held against the other loss of the same step. A reward may be close to 0 at any step, so that it is held
+ * against the largest one. */
+static double pair_gap(const struct load_run *a, const struct load_run *b, bool ppo)
+{
+    double gap = 0, largest = 0;
     const int n = a->n_steps < b->n_steps ? a->n_steps : b->n_steps;
 
     if (n == 0 || a->n_steps != b->n_steps)
         return NAN;
+    for (int i = 0; ppo && i < n; i++)
+        largest = fmax(largest, fabs(curve_at(b, i, ppo)));
     for (int i = 0; i < n; i++) {
-        const double apart = fabs(a->steps[i].loss - b->steps[i].loss) / fmax(fabs(b->steps[i].loss), 1e-12);
+        const double base = curve_at(b, i, ppo);
+        const double apart = fabs(curve_at(a, i, ppo) - base) / fmax(ppo ? largest : fabs(base), 1e-12);
 
         if (isnan(apart))
             return NAN;
         gap = fmax(gap, apart);
     }
     return gap;
+}
+
+static double metric_mean(const struct loaded *l, int cell, const char *name)
+{
+    double sum = 0;
+    int n = 0;
+
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *r = &l->runs[i];
+        const double value = r->cell == cell && r->block >= 0 && r->done ? load_metric_mean(r, name) : NAN;
+
+        if (!isnan(value)) {
+            sum += value;
+            n++;
+        }
+    }
+    return n ? sum / n : NAN;
+}
+
+static void add_qualities(const struct loaded *l, struct comparison *c)
+{
+    for (int i = 0; i < COUNT_OF(judged_by); i++)
+        if (strcmp(judged_by[i].phase, l->cells[c->cell].phase) == 0)
+            c->qualities[c->n_qualities++] =
+                (struct quality){ judged_by[i].name, metric_mean(l, c->cell, judged_by[i].metric),
+                                  metric_mean(l, c->base, judged_by[i].metric) };
 }
 
 static void add_final(const struct load_run *r, double *sum, int *n)
@@ -208,8 +276,9 @@ static void judge_quality(const struct loaded *l, struct comparison *c)
         add_final(r, r->cell == c->cell ? &sum : &base_sum, r->cell == c->cell ? &n : &n_base);
         const struct load_run *b = r->cell == c->cell ? load_find(l, c->base, r->block) : NULL;
         if (r->done && b && b->done)
-            c->loss_gap = fmax(c->loss_gap, pair_gap(r, b)); /* fmax passes over a NAN */
+            c->loss_gap = fmax(c->loss_gap, pair_gap(r, b, is_ppo(&l->cells[c->cell]))); /* fmax passes over a NAN */
     }
+    add_qualities(l, c);
     c->final_loss = n ? sum / n : NAN;
     c->base_final_loss = n_base ? base_sum / n_base : NAN;
     c->loss_flagged = l->cells[c->cell].exact && c->n_done > 0 && !(c->loss_gap <= RATIOS_EXACT_TOLERANCE);
@@ -281,7 +350,8 @@ int ratios_build(struct comparisons *c, const struct loaded *l, struct err *err)
         *row = (struct comparison){ .cell = i, .base = l->cells[i].baseline };
         count_runs(l, row);
         for (int kind = 0; kind < RATIO_N; kind++)
-            build_ratio(l, row, (enum ratio_kind)kind, scratch, blocks);
+            if (ratios_has(&l->cells[i], (enum ratio_kind)kind))
+                build_ratio(l, row, (enum ratio_kind)kind, scratch, blocks);
         judge_quality(l, row);
         row->category = category_of(row);
     }
@@ -292,6 +362,18 @@ done:
     if (result != 0)
         ratios_free(c);
     return result;
+}
+
+int ratios_of_phase(struct comparisons *out, const struct comparisons *all, const struct loaded *l, const char *phase,
+                    struct err *err)
+{
+    *out = (struct comparisons){ .rows = mem_array(all->n, 1, sizeof *out->rows, MEM_RECORD, err) };
+    if (!out->rows)
+        return -1;
+    for (int i = 0; i < all->n; i++)
+        if (strcmp(l->cells[all->rows[i].cell].phase, phase) == 0)
+            out->rows[out->n++] = all->rows[i];
+    return 0;
 }
 
 void ratios_free(struct comparisons *c)

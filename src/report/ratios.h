@@ -14,8 +14,21 @@
 /* An exact technique's losses may leave the baseline's by this much at most: what another order of summation does. */
 #define RATIOS_EXACT_TOLERANCE 1e-3
 
-enum ratio_kind { RATIO_SPEED, RATIO_MEMORY, RATIO_ENERGY, RATIO_POWER, RATIO_WHOLE, RATIO_N };
-extern const char *const ratio_names[RATIO_N]; /* "SpeedUp", "MemoryUp", "EnergyUp", "Powerup", "SpeedUp (whole run)" */
+/* The last three are SpeedUps of the parts of PPO's iterations; other phases have none. */
+enum ratio_kind {
+    RATIO_SPEED,
+    RATIO_MEMORY,
+    RATIO_ENERGY,
+    RATIO_POWER,
+    RATIO_WHOLE,
+    RATIO_GENERATE,
+    RATIO_SCORE,
+    RATIO_TRAIN,
+    RATIO_N
+};
+extern const char
+    *const ratio_names[RATIO_N]; /* "SpeedUp", "MemoryUp", "EnergyUp", "Powerup", "SpeedUp (whole run)", ... */
+bool ratios_has(const struct load_cell *c, enum ratio_kind kind); /* false: cells of this phase have no such ratio */
 
 enum ratio_source { RATIO_MEASURED, RATIO_ESTIMATED, RATIO_UNAVAILABLE };
 const char *ratio_source_name(enum ratio_source source);
@@ -26,13 +39,23 @@ struct ratio {
     struct estimate e;
 };
 
+/* What a phase is judged by beside its loss: "accuracy" of a reward model, "reward" and "KL" of PPO. */
+enum { RATIOS_MAX_QUALITIES = 2 };
+struct quality {
+    const char *name;
+    double value, base; /* means over all steps and blocks; NAN = unknown */
+};
+
 struct comparison {
     int cell, base; /* indexes in loaded.cells */
     struct ratio ratios[RATIO_N];
     int n_done, n_failed, n_base_done;
-    double loss_gap; /* largest relative difference of the loss over all steps and blocks; NAN = unknown */
+    /* Largest relative difference of the curve (ratios_curve) over all steps and blocks; NAN = unknown. */
+    double loss_gap;
     double final_loss, base_final_loss; /* means over the blocks */
-    bool loss_flagged; /* an exact technique beyond the tolerance, or without a loss to check */
+    bool loss_flagged; /* an exact technique beyond the tolerance, or without a curve to check */
+    struct quality qualities[RATIOS_MAX_QUALITIES];
+    int n_qualities;
     const char *category; /* of Powerup: "faster, power grew less than speed"; NULL without energy */
 };
 
@@ -41,7 +64,13 @@ struct comparisons {
     int n;
 };
 
+/* The curve over the steps by which cells of a phase are held against their baseline: "loss", "reward". */
+const char *ratios_curve(const struct load_cell *c);
+
 int ratios_build(struct comparisons *c, const struct loaded *l, struct err *err);
+/* The rows of one phase; ratios_free releases them. */
+int ratios_of_phase(struct comparisons *out, const struct comparisons *all, const struct loaded *l, const char *phase,
+                    struct err *err);
 void ratios_free(struct comparisons *c);
 
 /* The value that a ratio divides, of one run, NAN if unknown; `own` chooses the run's own count of its memory. */

@@ -12,6 +12,7 @@
 #define BUILTIN_BATCH 4
 #define BUILTIN_TOKENS 256
 #define BUILTIN_EVAL_BATCHES 0 /* none: the losses of the steps are compared */
+#define BUILTIN_REWARD_TOKENS 64 /* of the step that makes PPO's reward model */
 #define BUILTIN_STEPS 8 /* optimizer steps a run, the warm-up among them */
 #define BUILTIN_BLOCKS 5
 #define BUILTIN_WARMUP 0 /* discarded blocks: a run has warm-up steps, and making the inputs warms the caches */

@@ -13,6 +13,8 @@
 #include "base/rng.h"
 #include "study/builtin.h"
 
+const char *const cells_phases[CELLS_N_PHASES + 1] = { "sft", "reward", "ppo", NULL };
+
 const struct technique_word technique_words[] = {
     { "bf16", "--dtype=bf16", "--dtype=fp32", false, 1 },
     { "gradient_checkpointing", "--gradient_checkpointing", "--no-gradient_checkpointing", true, 1 },
@@ -24,23 +26,49 @@ const struct technique_word technique_words[] = {
     { 0 },
 };
 
-/* A trailing '?' drops a technique at rank counts too small for it instead of dropping the cell. */
+/* The words that every built-in cell of a phase begins with; phase NULL: of every phase, value -1: a flag. */
 static const struct {
-    const char *name, *techniques[8];
+    const char *phase, *option;
+    int value;
+} builtin_options[] = {
+    { NULL, "--no-save_model", -1 },
+    { NULL, "--no-enable_tensorboard", -1 },
+    { "sft", "--max_steps", BUILTIN_STEPS },
+    { "sft", "--per_device_train_batch_size", BUILTIN_BATCH },
+    { "sft", "--max_seq_len", BUILTIN_TOKENS },
+    { "sft", "--eval_batches", BUILTIN_EVAL_BATCHES },
+};
+
+/* A trailing '?' drops a technique at rank counts too small for it instead of dropping the cell. few_ranks: more ranks
+ * would say little that the other cells do not. */
+static const struct {
+    const char *phase, *name;
+    bool few_ranks;
+    const char *techniques[8];
 } builtin_cells[] = {
-    { "baseline", { 0 } },
-    { "bf16", { "bf16" } },
-    { "gradient_checkpointing", { "gradient_checkpointing" } },
-    { "zero-1", { "zero-1" } },
-    { "chunked_loss", { "chunked_loss" } },
-    { "flash_attention", { "flash_attention" } },
-    { "fused_kernels", { "fused_kernels" } },
-    { "norm_recompute", { "norm_recompute" } },
-    { "all exact", { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute" } },
-    { "everything",
+    { "sft", "baseline", false, { 0 } },
+    { "sft", "bf16", false, { "bf16" } },
+    { "sft", "gradient_checkpointing", false, { "gradient_checkpointing" } },
+    { "sft", "zero-1", false, { "zero-1" } },
+    { "sft", "chunked_loss", false, { "chunked_loss" } },
+    { "sft", "flash_attention", false, { "flash_attention" } },
+    { "sft", "fused_kernels", false, { "fused_kernels" } },
+    { "sft", "norm_recompute", false, { "norm_recompute" } },
+    { "sft", "all exact", false, { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute" } },
+    { "sft",
+      "everything",
+      false,
       { "bf16", "gradient_checkpointing", "zero-1?", "chunked_loss", "flash_attention", "fused_kernels",
         "norm_recompute" } },
 };
+
+int cells_phase(const char *name)
+{
+    for (int i = 0; i < CELLS_N_PHASES; i++)
+        if (strcmp(cells_phases[i], name) == 0)
+            return i;
+    return -1;
+}
 
 int words_add(struct words *w, struct err *err, const char *format, ...)
 {
@@ -73,6 +101,14 @@ bool words_have(const struct words *w, const char *word)
     return false;
 }
 
+static int words_copy(struct words *to, const struct words *from, struct err *err)
+{
+    for (int i = 0; i < from->n; i++)
+        if (words_add(to, err, "%s", from->v[i]) != 0)
+            return -1;
+    return 0;
+}
+
 void words_free(struct words *w)
 {
     for (int i = 0; i < w->n; i++)
@@ -98,9 +134,12 @@ void cells_free(struct cells *s)
     mem_free(s->cells);
     mem_free(s->name);
     mem_free(s->model);
+    mem_free(s->reward_model);
     mem_free(s->data);
     mem_free(s->ranks);
     words_free(&s->options);
+    for (int i = 0; i < CELLS_N_PHASES; i++)
+        words_free(&s->phase_options[i]);
     *s = (struct cells){ 0 };
 }
 
@@ -117,6 +156,7 @@ struct cell *cells_add(struct cells *s, const char *name, const char *phase, con
 {
     struct cell *grown;
 
+    MUST(strcmp(phase, "command") == 0 || cells_phase(phase) >= 0);
     if (s->n_cells == CELLS_MAX) {
         err_set(err, ERR_USAGE, "a study of more than %d cells", CELLS_MAX);
         return NULL;
@@ -151,23 +191,30 @@ static int set_ranks(struct cells *s, const int64_t *ranks, int n, struct err *e
     return 0;
 }
 
+static int builtin_word(struct words *w, const char *option, int value, struct err *err)
+{
+    return value < 0 ? words_add(w, err, "%s", option) : words_add(w, err, "%s=%d", option, value);
+}
+
 int cells_builtin(struct cells *s, struct err *err)
 {
     if (cells_init(s, "built-in", err) != 0 || set_ranks(s, (const int64_t[]){ 1, 2 }, 2, err) != 0)
         goto failed;
     s->builtin = true;
-    if (words_add(&s->options, err, "--max_steps=%d", BUILTIN_STEPS) != 0 ||
-        words_add(&s->options, err, "--per_device_train_batch_size=%d", BUILTIN_BATCH) != 0 ||
-        words_add(&s->options, err, "--max_seq_len=%d", BUILTIN_TOKENS) != 0 ||
-        words_add(&s->options, err, "--eval_batches=%d", BUILTIN_EVAL_BATCHES) != 0 ||
-        words_add(&s->options, err, "--no-save_model") != 0 ||
-        words_add(&s->options, err, "--no-enable_tensorboard") != 0)
-        goto failed;
+    for (int i = 0; i < COUNT_OF(builtin_options); i++) {
+        const char *phase = builtin_options[i].phase;
+        const int value = builtin_options[i].value;
+
+        if (builtin_word(phase ? &s->phase_options[cells_phase(phase)] : &s->options, builtin_options[i].option, value,
+                         err) != 0)
+            goto failed;
+    }
     for (int i = 0; i < COUNT_OF(builtin_cells); i++) {
-        struct cell *c = cells_add(s, builtin_cells[i].name, "sft", "baseline", err);
+        struct cell *c = cells_add(s, builtin_cells[i].name, builtin_cells[i].phase, "baseline", err);
 
         if (!c)
             goto failed;
+        c->few_ranks = builtin_cells[i].few_ranks;
         for (const char *const *t = builtin_cells[i].techniques; *t; t++)
             if (words_add(&c->techniques, err, "%s", *t) != 0)
                 goto failed;
@@ -204,6 +251,22 @@ static int check_technique(const char *word, const struct technique_word **out, 
                     nearest);
 }
 
+/* The words of a phase's command line before the cell's own: the study's, the phase's, a word for every technique. */
+static int compose(struct cell *c, const struct cells *from, struct err *err)
+{
+    if (words_copy(&c->argv, &from->options, err) != 0 ||
+        words_copy(&c->argv, &from->phase_options[cells_phase(c->phase)], err) != 0)
+        return -1;
+    for (const struct technique_word *t = technique_words; t->name; t++) {
+        const bool on = words_have(&c->techniques, t->name);
+
+        c->exact = c->exact && (!on || t->exact);
+        if (words_add(&c->argv, err, "%s", on ? t->on : t->off) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* The cell of a template at `ranks`: 1 = made, 0 = its techniques need more ranks, -1 = error. */
 static int expand(struct cells *to, const struct cells *from, const struct cell *template, int64_t ranks,
                   struct err *err)
@@ -230,20 +293,9 @@ static int expand(struct cells *to, const struct cells *from, const struct cell 
         if (t->min_ranks <= ranks && words_add(&c->techniques, err, "%s", t->name) != 0)
             return -1;
     }
-    for (int i = 0; !c->is_command && i < from->options.n; i++)
-        if (words_add(&c->argv, err, "%s", from->options.v[i]) != 0)
-            return -1;
-    for (t = technique_words; !c->is_command && t->name; t++) {
-        const bool on = words_have(&c->techniques, t->name);
-
-        c->exact = c->exact && (!on || t->exact);
-        if (words_add(&c->argv, err, "%s", on ? t->on : t->off) != 0)
-            return -1;
-    }
-    for (int i = 0; i < template->argv.n; i++)
-        if (words_add(&c->argv, err, "%s", template->argv.v[i]) != 0)
-            return -1;
-    return 1;
+    if (!c->is_command && compose(c, from, err) != 0)
+        return -1;
+    return words_copy(&c->argv, &template->argv, err) == 0 ? 1 : -1;
 }
 
 /* Whether name is one of the words of "a,b,c". */
@@ -257,17 +309,32 @@ static bool listed(const char *list, const char *name)
     return false;
 }
 
-static bool chosen(const struct cells *s, const char *list, const struct cell *c)
+static bool chosen(const struct cells *s, const struct cells_choice *choice, const struct cell *c)
 {
-    if (!list || listed(list, c->name))
+    if (choice->phases && !listed(choice->phases, c->phase))
+        return false;
+    if (!choice->cells || listed(choice->cells, c->name))
         return true;
     for (int i = 0; i < s->n_cells; i++) /* the baseline of a chosen cell */
-        if (listed(list, s->cells[i].name) && strcmp(s->cells[i].baseline, c->name) == 0)
+        if (listed(choice->cells, s->cells[i].name) && strcmp(s->cells[i].baseline, c->name) == 0 &&
+            strcmp(s->cells[i].phase, c->phase) == 0)
             return true;
     return false;
 }
 
-static int check_list(const struct cells *s, const char *list, struct err *err)
+static const char *name_of(const struct cell *c)
+{
+    return c->name;
+}
+
+static const char *phase_of(const struct cell *c)
+{
+    return c->phase;
+}
+
+/* Every word of the list is the name, or the phase, of a cell. */
+static int check_list(const struct cells *s, const char *list, const char *what,
+                      const char *(*word)(const struct cell *), struct err *err)
 {
     for (const char *p = list; *p; p += strcspn(p, ",") + (p[strcspn(p, ",")] != '\0')) {
         const int n = (int)strcspn(p, ",");
@@ -275,14 +342,16 @@ static int check_list(const struct cells *s, const char *list, struct err *err)
         bool found = false;
 
         for (int i = 0; i < s->n_cells; i++) {
+            const char *name = word(&s->cells[i]);
             const size_t used = strlen(have);
 
-            found = found || ((int)strlen(s->cells[i].name) == n && strncmp(s->cells[i].name, p, (size_t)n) == 0);
-            snprintf(have + used, sizeof have - used, "%s%s", used ? ", " : "", s->cells[i].name);
+            found = found || ((int)strlen(name) == n && strncmp(name, p, (size_t)n) == 0);
+            if (!listed(have, name)) /* each once */
+                snprintf(have + used, sizeof have - used, "%s%s", used ? "," : "", name);
         }
         if (!found) {
-            err_set(err, ERR_USAGE, "the study has no cell \"%.*s\"", n, p);
-            return err_hint(err, "Its cells are: %s.", have);
+            err_set(err, ERR_USAGE, "the study has no %s \"%.*s\"", what, n, p);
+            return err_hint(err, "It has: %s.", have);
         }
     }
     return 0;
@@ -328,8 +397,9 @@ static int check_cells(const struct cells *s, struct err *err)
         const struct cell *c = &s->cells[i];
 
         for (int k = 0; k < i; k++)
-            if (s->cells[k].ranks == c->ranks && strcmp(s->cells[k].name, c->name) == 0)
-                return err_set(err, ERR_USAGE, "two cells have the name \"%.80s\"", c->name);
+            if (s->cells[k].ranks == c->ranks && strcmp(s->cells[k].name, c->name) == 0 &&
+                strcmp(s->cells[k].phase, c->phase) == 0)
+                return err_set(err, ERR_USAGE, "two %s cells have the name \"%.80s\"", c->phase, c->name);
         if (cells_baseline(s, i) < 0) {
             err_set(err, ERR_USAGE, "the baseline \"%.80s\" of cell \"%.80s\" is no %s cell at %" PRId64 " ranks",
                     c->baseline, c->name, c->phase, c->ranks);
@@ -339,16 +409,17 @@ static int check_cells(const struct cells *s, struct err *err)
     return 0;
 }
 
-static bool has_cell(const struct cells *s, const char *name)
+static bool has_cell(const struct cells *s, const struct cell *c)
 {
     for (int i = 0; i < s->n_cells; i++)
-        if (strcmp(s->cells[i].name, name) == 0)
+        if (strcmp(s->cells[i].name, c->name) == 0 && strcmp(s->cells[i].phase, c->phase) == 0)
             return true;
     return false;
 }
 
-/* All cells of one rank count, then all of the next. Commands start what they start: they stand with the first. */
-static int expand_all(struct cells *to, const struct cells *from, const char *list, struct err *err)
+/* The cells of one phase: all of one rank count, then all of the next. Commands start what they start: they stand once. */
+static int expand_phase(struct cells *to, const struct cells *from, const char *phase,
+                        const struct cells_choice *choice, struct err *err)
 {
     const int n_ranks = from->n_ranks > 0 ? from->n_ranks : 1;
 
@@ -356,13 +427,25 @@ static int expand_all(struct cells *to, const struct cells *from, const char *li
         for (int i = 0; i < from->n_cells; i++) {
             const struct cell *template = &from->cells[i];
             const int64_t ranks = template->is_command || from->n_ranks == 0 ? 1 : from->ranks[k];
+            const bool once = template->is_command || (template->few_ranks && !choice->ranks);
 
-            if (chosen(from, list, template) && (k == 0 || !template->is_command) &&
+            if (strcmp(template->phase, phase) == 0 && chosen(from, choice, template) && (k == 0 || !once) &&
                 expand(to, from, template, ranks, err) < 0)
                 return -1;
         }
+    return 0;
+}
+
+static int expand_all(struct cells *to, const struct cells *from, const struct cells_choice *choice, struct err *err)
+{
+    for (int i = 0; i < CELLS_N_PHASES; i++)
+        if (expand_phase(to, from, cells_phases[i], choice, err) != 0)
+            return -1;
+    if (expand_phase(to, from, "command", choice, err) != 0)
+        return -1;
     for (int i = 0; i < from->n_cells; i++)
-        if (chosen(from, list, &from->cells[i]) && !has_cell(to, from->cells[i].name) && (list || !from->builtin)) {
+        if (chosen(from, choice, &from->cells[i]) && !has_cell(to, &from->cells[i]) &&
+            (choice->cells || !from->builtin)) {
             err_set(err, ERR_USAGE, "cell \"%.80s\" needs more ranks than the study has", from->cells[i].name);
             return err_hint(err, "Add a larger rank count: --ranks 1,2, or \"ranks: [1, 2]\" in the study file.");
         }
@@ -373,15 +456,17 @@ int cells_finish(struct cells *s, const struct cells_choice *choice, struct err 
 {
     struct cells full = { 0 };
 
-    if (replace(&s->model, choice->model, err) != 0 || replace(&s->data, choice->data, err) != 0)
+    if (replace(&s->model, choice->model, err) != 0 || replace(&s->reward_model, choice->reward_model, err) != 0 ||
+        replace(&s->data, choice->data, err) != 0)
         return -1;
     if (choice->blocks > 0)
         s->blocks = choice->blocks;
     if (choice->ranks && parse_ranks(s, choice->ranks, err) != 0)
         return -1;
-    if (choice->cells && check_list(s, choice->cells, err) != 0)
+    if ((choice->phases && check_list(s, choice->phases, "phase", phase_of, err) != 0) ||
+        (choice->cells && check_list(s, choice->cells, "cell", name_of, err) != 0))
         return -1;
-    if (expand_all(&full, s, choice->cells, err) != 0 || check_cells(&full, err) != 0) {
+    if (expand_all(&full, s, choice, err) != 0 || check_cells(&full, err) != 0) {
         cells_free(&full);
         return -1;
     }
@@ -393,6 +478,14 @@ int cells_finish(struct cells *s, const struct cells_choice *choice, struct err 
     s->cells = full.cells;
     s->n_cells = full.n_cells;
     return 0;
+}
+
+bool cells_have_phase(const struct cells *s, const char *phase)
+{
+    for (int i = 0; i < s->n_cells; i++)
+        if (strcmp(s->cells[i].phase, phase) == 0)
+            return true;
+    return false;
 }
 
 int cells_baseline(const struct cells *s, int cell)
@@ -434,9 +527,9 @@ static json_t *words_json(const struct words *w)
 
 json_t *cells_json(const struct cells *s)
 {
-    json_t *all = json_pack("{s:s, s:s?, s:s?, s:I, s:I, s:I, s:f, s:[]}", "name", s->name, "model", s->model, "data",
-                            s->data, "blocks", (json_int_t)s->blocks, "warmup", (json_int_t)s->warmup, "seed",
-                            (json_int_t)s->seed, "timeout", s->timeout_s, "cells");
+    json_t *all = json_pack("{s:s, s:s?, s:s?, s:s?, s:I, s:I, s:I, s:f, s:[]}", "name", s->name, "model", s->model,
+                            "reward_model", s->reward_model, "data", s->data, "blocks", (json_int_t)s->blocks, "warmup",
+                            (json_int_t)s->warmup, "seed", (json_int_t)s->seed, "timeout", s->timeout_s, "cells");
 
     for (int i = 0; all && i < s->n_cells; i++) {
         const struct cell *c = &s->cells[i];
@@ -452,6 +545,12 @@ json_t *cells_json(const struct cells *s)
     return all;
 }
 
+/* Files of earlier versions lack keys that are null now. */
+static bool same(const json_t *a, const json_t *b)
+{
+    return json_equal(a, b) || ((!a || json_is_null(a)) && (!b || json_is_null(b)));
+}
+
 static void say_difference(const char *what, const json_t *a, const json_t *b, char *out, size_t size)
 {
     char *before = a ? json_dumps(a, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
@@ -464,13 +563,15 @@ static void say_difference(const char *what, const json_t *a, const json_t *b, c
 
 bool cells_difference(const json_t *stored, const json_t *asked, char *out, size_t size)
 {
-    static const char *const keys[] = { "name", "model", "data", "blocks", "warmup", "seed", "timeout" };
+    static const char *const keys[] = {
+        "name", "model", "reward_model", "data", "blocks", "warmup", "seed", "timeout"
+    };
     const json_t *before = json_object_get(stored, "cells"), *now = json_object_get(asked, "cells");
 
     for (int i = 0; i < COUNT_OF(keys); i++) {
         const json_t *a = json_object_get(stored, keys[i]), *b = json_object_get(asked, keys[i]);
 
-        if (!json_equal(a, b)) {
+        if (!same(a, b)) {
             say_difference(keys[i], a, b, out, size);
             return true;
         }

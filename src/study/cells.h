@@ -24,6 +24,10 @@ int words_add(struct words *w, struct err *err, const char *format, ...) __attri
 bool words_have(const struct words *w, const char *word);
 void words_free(struct words *w);
 
+enum { CELLS_N_PHASES = 3 };
+extern const char *const cells_phases[CELLS_N_PHASES + 1]; /* "sft", "reward", "ppo"; NULL at the end */
+int cells_phase(const char *name); /* its index there; -1: a command, or none */
+
 struct technique_word {
     const char *name; /* the word in study files, records and reports */
     const char *on, *off; /* the word on a phase's command line */
@@ -33,7 +37,7 @@ struct technique_word {
 extern const struct technique_word technique_words[]; /* NULL name at the end */
 
 struct cell {
-    char *name; /* unique together with ranks */
+    char *name; /* unique together with phase and ranks */
     char *phase; /* "sft", "reward", "ppo", or "command" */
     char *baseline; /* the name of the cell it is compared with; its own name for a baseline */
     int64_t ranks; /* 0 until cells_finish: one cell for each of the study's rank counts */
@@ -41,25 +45,27 @@ struct cell {
     struct words argv; /* phase: options after `tuneup PHASE`; command: the whole argument vector */
     bool is_command;
     bool exact; /* all its techniques are */
+    bool few_ranks; /* a template: the first rank count is enough, unless the user names rank counts */
 };
 
 struct cells {
     char *name;
-    char *model, *data; /* NULL: made by the study */
+    char *model, *reward_model, *data; /* NULL: made by the study */
     int64_t blocks, warmup, seed; /* warmup: discarded blocks before the first */
     double timeout_s; /* of one run */
     int64_t *ranks;
     int n_ranks;
     bool builtin; /* cells that no rank count fits are left out in silence */
     struct words options; /* for every phase cell, before the cell's own */
+    struct words phase_options[CELLS_N_PHASES]; /* after these: for the cells of one phase */
     struct cell *cells;
     int n_cells;
 };
 
 /* What the command line may change; 0 and NULL leave the study's own. */
 struct cells_choice {
-    const char *cells, *ranks; /* "a,b" and "1,2" */
-    const char *model, *data;
+    const char *phases, *cells, *ranks; /* "sft,ppo", "a,b" and "1,2" */
+    const char *model, *reward_model, *data;
     int64_t blocks;
 };
 
@@ -72,6 +78,8 @@ struct cell *cells_add(struct cells *s, const char *name, const char *phase, con
  * techniques and baselines, two cells of one name, a technique without a rank count that it can run at. */
 int cells_finish(struct cells *s, const struct cells_choice *choice, struct err *err);
 void cells_free(struct cells *s);
+
+bool cells_have_phase(const struct cells *s, const char *phase);
 
 /* order[n_cells]: the cells of a block (0, 1, ...; warm-up blocks are -1, -2, ...) in the order they run in. */
 void cells_order(const struct cells *s, int64_t block, int *order);

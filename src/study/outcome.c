@@ -39,10 +39,12 @@ void outcome_init(struct outcome *o)
 void outcome_free(struct outcome *o)
 {
     mem_free(o->steps);
+    mem_free(o->metrics);
     mem_free(o->run_json);
     o->steps = NULL;
+    o->metrics = NULL;
     o->run_json = NULL;
-    o->n_steps = 0;
+    o->n_steps = o->n_metrics = 0;
 }
 
 static int read_kinds(const json_t *object, const char *path, int64_t *out, struct err *err)
@@ -75,6 +77,44 @@ static int read_rank_peaks(struct outcome *o, const json_t *list)
     return 0;
 }
 
+/* What has a place of its own, in the struct or beside the run. */
+static const char *const placed[] = { "step",       "loss",      "lr",         "grad_norm",    "tokens",
+                                      "seconds",    "joules",    "peak_bytes", "steps",        "tokens_per_second",
+                                      "final_loss", "eval_loss", "perplexity", "warmup_steps", NULL };
+
+static bool is_placed(const char *name)
+{
+    for (const char *const *p = placed; *p; p++)
+        if (strcmp(*p, name) == 0)
+            return true;
+    return false;
+}
+
+/* Every other number of the object. */
+static int add_metrics(struct outcome *o, const json_t *object, int64_t step, struct err *err)
+{
+    const char *name;
+    json_t *value;
+    int n = 0;
+
+    json_object_foreach((json_t *)object, name, value)
+    {
+        const double number = json_number_value(value);
+
+        if (!json_is_number(value) || !isfinite(number) || is_placed(name) || strlen(name) >= OUTCOME_NAME_MAX ||
+            n == OUTCOME_MAX_METRICS)
+            continue;
+        struct outcome_metric *grown = mem_resize(o->metrics, o->n_metrics + 1, sizeof *grown, MEM_RECORD, err);
+        if (!grown)
+            return -1;
+        o->metrics = grown;
+        o->metrics[o->n_metrics] = (struct outcome_metric){ .step = step, .value = number };
+        snprintf(o->metrics[o->n_metrics++].name, OUTCOME_NAME_MAX, "%s", name);
+        n++;
+    }
+    return 0;
+}
+
 static int read_run(struct outcome *o, const json_t *run, const char *path, struct err *err)
 {
     const json_t *planned = json_object_get(run, "planned"), *measured = json_object_get(run, "measured");
@@ -98,7 +138,7 @@ static int read_run(struct outcome *o, const json_t *run, const char *path, stru
         json_get_real(measured, path, "eval_loss", -MANY, MANY, &o->eval_loss, err) < 0 ||
         json_get_real(measured, path, "perplexity", 0, MANY, &o->perplexity, err) < 0)
         return -1;
-    if (read_energy(o, json_object_get(measured, "energy"), path, err) < 0)
+    if (read_energy(o, json_object_get(measured, "energy"), path, err) < 0 || add_metrics(o, measured, 0, err) != 0)
         return -1;
     return read_rank_peaks(o, json_object_get(measured, "peak_bytes_per_rank"));
 }
@@ -118,18 +158,29 @@ static int read_step(struct outcome_step *s, const json_t *line, const char *pat
     return 0;
 }
 
-/* Lines without "loss" are other things (an evaluation): the study keeps optimizer steps alone. */
+static int add_step(struct outcome *o, const json_t *line, const char *path, struct err *err)
+{
+    struct outcome_step s;
+
+    if (read_step(&s, line, path, err) < 0)
+        return -1;
+    struct outcome_step *grown = mem_resize(o->steps, o->n_steps + 1, sizeof s, MEM_RECORD, err);
+    if (!grown)
+        return -1;
+    o->steps = grown;
+    o->steps[o->n_steps++] = s;
+    return add_metrics(o, line, s.step, err);
+}
+
+/* Lines without "seconds" are other things (an evaluation): the study keeps optimizer steps, and iterations of PPO, alone. */
 static int read_metrics(struct outcome *o, const char *path, struct err *err)
 {
     size_t n = 0;
     char *text = file_read(path, METRICS_MAX_BYTES, &n, err);
     int64_t number = 0;
+    int failed = text ? 0 : -1;
 
-    if (!text)
-        return -1;
-    for (char *line = text, *end; line < text + n; line = end + 1) {
-        struct outcome_step s;
-
+    for (char *line = text, *end; !failed && line < text + n; line = end + 1) {
         end = memchr(line, '\n', (size_t)(text + n - line));
         if (!end)
             end = text + n;
@@ -137,22 +188,11 @@ static int read_metrics(struct outcome *o, const char *path, struct err *err)
         if (end == line)
             continue;
         json_t *value = json_parse(line, (size_t)(end - line), path, number, err);
-        const bool is_step = json_object_get(value, "loss") && json_object_get(value, "seconds");
-        const int failed = !value || (is_step && read_step(&s, value, path, err) < 0);
+        failed = !value || (json_object_get(value, "seconds") && add_step(o, value, path, err) != 0) ? -1 : 0;
         json_decref(value);
-        struct outcome_step *grown =
-            failed || !is_step ? NULL : mem_resize(o->steps, o->n_steps + 1, sizeof s, MEM_RECORD, err);
-        if (failed || (is_step && !grown)) {
-            mem_free(text);
-            return -1;
-        }
-        if (!is_step)
-            continue;
-        o->steps = grown;
-        o->steps[o->n_steps++] = s;
     }
     mem_free(text);
-    return 0;
+    return failed;
 }
 
 /* T and E over the steps after the warm-up. One step without joules makes E unknown. */

@@ -15,6 +15,14 @@ struct outcome_step {
     double loss, lr, grad_norm, seconds, joules;
 };
 
+/* Any further number of a step, or (step 0) of the whole run, under the name that the phase gave it: "accuracy", "kl". */
+enum { OUTCOME_NAME_MAX = 48, OUTCOME_MAX_METRICS = 64 }; /* longer names, and more of them in one line, are left out */
+struct outcome_metric {
+    int64_t step;
+    char name[OUTCOME_NAME_MAX];
+    double value; /* finite */
+};
+
 struct outcome {
     int64_t warmup_steps, tokens, peak_bytes;
     double steady_s, steady_j, tokens_per_s, final_loss, eval_loss, perplexity;
@@ -26,6 +34,8 @@ struct outcome {
     int n_ranks;
     struct outcome_step *steps; /* owned */
     int n_steps;
+    struct outcome_metric *metrics; /* owned */
+    int n_metrics;
     char *run_json; /* owned: the file as it is */
 };
 

@@ -60,6 +60,15 @@ static void release_signals(const struct session *session)
 
 /* ---- One run ---- */
 
+static int add_models(const struct supply *in, const struct cell *c, struct words *out, struct err *err)
+{
+    if (strcmp(c->phase, "ppo") != 0)
+        return words_add(out, err, "--model=%s", in->model);
+    return words_add(out, err, "--actor_model_name_or_path=%s", in->model) != 0
+               ? -1
+               : words_add(out, err, "--critic_model_name_or_path=%s", in->reward_model);
+}
+
 static int build_argv(const struct session *session, const struct cell *c, const char *folder, struct words *out,
                       struct err *err)
 {
@@ -67,7 +76,7 @@ static int build_argv(const struct session *session, const struct cell *c, const
 
     if (!c->is_command &&
         (words_add(out, err, "%s", session->program) != 0 || words_add(out, err, "%s", c->phase) != 0 ||
-         words_add(out, err, "--model=%s", in->model) != 0 || words_add(out, err, "--data=%s", in->data) != 0 ||
+         add_models(in, c, out, err) != 0 || words_add(out, err, "--data=%s", in->data) != 0 ||
          words_add(out, err, "--output=%s/out", folder) != 0 ||
          words_add(out, err, "--ranks=%" PRId64, c->ranks) != 0 ||
          words_add(out, err, "--seed=%" PRId64, session->s->seed) != 0))
@@ -163,7 +172,8 @@ static int record(struct session *session, int cell, int64_t block, int position
     outcome_free(&outcome);
     if (result == 0 && !done) {
         session->n_failed++;
-        log_warning("%s at %" PRId64 " rank%s failed: %s", c->name, c->ranks, c->ranks == 1 ? "" : "s", reason);
+        log_warning("%s, %s at %" PRId64 " rank%s failed: %s", c->phase, c->name, c->ranks, c->ranks == 1 ? "" : "s",
+                    reason);
     }
     return result;
 }
@@ -236,8 +246,8 @@ static void show_progress(const struct session *session, const struct cell *c, i
     }
     if (block >= 0)
         snprintf(which, sizeof which, "block %" PRId64 " of %" PRId64, block + 1, session->s->blocks);
-    log_progress("run %" PRId64 " of %" PRId64 ": %s at %" PRId64 " rank%s (%s)%s", k, session->n_all, c->name,
-                 c->ranks, c->ranks == 1 ? "" : "s", which, left);
+    log_progress("run %" PRId64 " of %" PRId64 ": %s, %s at %" PRId64 " rank%s (%s)%s", k, session->n_all, c->phase,
+                 c->name, c->ranks, c->ranks == 1 ? "" : "s", which, left);
 }
 
 static int run_block(struct session *session, int64_t block, const int *order, struct err *err)
@@ -420,11 +430,13 @@ void study_print(const struct cells *s, FILE *out)
         fprintf(out, " (and %" PRId64 " discarded first)", s->warmup);
     fprintf(out, ", seed %" PRId64 "\nmodel: %s\ndata: %s\n", s->seed, s->model ? s->model : "made by the study",
             s->data ? s->data : "made by the study");
+    if (cells_have_phase(s, "ppo"))
+        fprintf(out, "reward model: %s\n", s->reward_model ? s->reward_model : "made by the study");
     for (int i = 0; i < s->n_cells; i++) {
         const struct cell *c = &s->cells[i];
 
-        fprintf(out, "\n%s at %" PRId64 " rank%s, against %s\n ", c->name, c->ranks, c->ranks == 1 ? "" : "s",
-                strcmp(c->name, c->baseline) == 0 ? "nothing: a baseline" : c->baseline);
+        fprintf(out, "\n%s, %s at %" PRId64 " rank%s, against %s\n ", c->phase, c->name, c->ranks,
+                c->ranks == 1 ? "" : "s", strcmp(c->name, c->baseline) == 0 ? "nothing: a baseline" : c->baseline);
         if (!c->is_command)
             fprintf(out, " tuneup %s", c->phase);
         for (int k = 0; k < c->argv.n; k++)

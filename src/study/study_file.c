@@ -174,20 +174,23 @@ static int get_list(struct reader *r, const yaml_node_t *map, const char *key, s
     return 0;
 }
 
-/* { max_steps: 6, chunked_loss: false } -> "--max_steps=6", "--no-chunked_loss": the command itself checks them. */
-static int get_options(struct reader *r, const yaml_node_t *map, struct words *out)
+/* { max_steps: 6, chunked_loss: false } -> "--max_steps=6", "--no-chunked_loss": the command itself checks them. by_phase,
+ * unless NULL, takes the words of { ppo: { ... } }. */
+static int take_options(struct reader *r, const yaml_node_t *node, struct words *out, struct words *by_phase)
 {
-    const yaml_node_t *node = get(r, map, "options");
     int failed = 0;
 
-    if (!node)
-        return 0;
     if (node->type != YAML_MAPPING_NODE)
         return wrong(r, node, "options", "a mapping of options to values");
     for (yaml_node_pair_t *p = node->data.mapping.pairs.start; !failed && p < node->data.mapping.pairs.top; p++) {
         const yaml_node_t *key = yaml_document_get_node(&r->doc, p->key);
         const yaml_node_t *value = yaml_document_get_node(&r->doc, p->value);
+        const int phase = by_phase && is_word(key) ? cells_phase(text_of(key)) : -1;
 
+        if (phase >= 0) {
+            failed = take_options(r, value, &by_phase[phase], NULL);
+            continue;
+        }
         if (!is_word(key) || !is_word(value))
             return wrong(r, value, is_word(key) ? text_of(key) : "options", "one word or number");
         if (strcmp(text_of(value), "true") == 0)
@@ -200,6 +203,13 @@ static int get_options(struct reader *r, const yaml_node_t *map, struct words *o
             at_line(r, key);
     }
     return failed;
+}
+
+static int get_options(struct reader *r, const yaml_node_t *map, struct words *out, struct words *by_phase)
+{
+    const yaml_node_t *node = get(r, map, "options");
+
+    return node ? take_options(r, node, out, by_phase) : 0;
 }
 
 static int get_ranks(struct reader *r, const yaml_node_t *map)
@@ -236,7 +246,7 @@ static int check_phase(struct reader *r, const yaml_node_t *map, const char *pha
         at_line(r, map);
         return err_hint(r->err, "Write \"phase: sft\", or \"command: [PROGRAM, ARGUMENT, ...]\".");
     }
-    if (phase && strcmp(phase, "sft") != 0 && strcmp(phase, "reward") != 0 && strcmp(phase, "ppo") != 0)
+    if (phase && cells_phase(phase) < 0)
         return wrong(r, node, "phase", "sft, reward or ppo");
     if (!command)
         return 0;
@@ -276,7 +286,7 @@ static int read_cell(struct reader *r, const yaml_node_t *map)
     const char *kind = phase ? phase : "command";
     c = cells_add(r->s, name, kind, baseline ? baseline : default_baseline(r->s, kind, name), r->err);
     if (!c || get_list(r, map, "techniques", &c->techniques) != 0 ||
-        (c->is_command ? get_list(r, map, "command", &c->argv) : get_options(r, map, &c->argv)) != 0)
+        (c->is_command ? get_list(r, map, "command", &c->argv) : get_options(r, map, &c->argv, NULL)) != 0)
         goto done;
     if (c->is_command && c->argv.n == 0) {
         wrong(r, get(r, map, "command"), "command", "a list of at least one word");
@@ -292,8 +302,8 @@ done:
 
 static int read_study(struct reader *r)
 {
-    static const char *const keys[] = { "name", "blocks", "warmup",  "seed",  "timeout", "model",
-                                        "data", "ranks",  "options", "cells", NULL };
+    static const char *const keys[] = { "name",         "blocks", "warmup", "seed",    "timeout", "model",
+                                        "reward_model", "data",   "ranks",  "options", "cells",   NULL };
     const yaml_node_t *map = yaml_document_get_root_node(&r->doc);
     struct cells *s = r->s;
 
@@ -305,7 +315,8 @@ static int read_study(struct reader *r)
         get_number(r, map, "warmup", 0, 100, &s->warmup) != 0 ||
         get_number(r, map, "seed", 0, INT32_MAX, &s->seed) != 0 || get_seconds(r, map, "timeout", &s->timeout_s) != 0 ||
         get_word(r, map, "model", &s->model) != 0 || get_word(r, map, "data", &s->data) != 0 ||
-        get_ranks(r, map) != 0 || get_options(r, map, &s->options) != 0)
+        get_word(r, map, "reward_model", &s->reward_model) != 0 || get_ranks(r, map) != 0 ||
+        get_options(r, map, &s->options, s->phase_options) != 0)
         return -1;
     const yaml_node_t *list = get(r, map, "cells");
     if (!list || list->type != YAML_SEQUENCE_NODE)

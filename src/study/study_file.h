@@ -7,7 +7,8 @@
  *     model: DIR                       # else the study makes a small one
  *     data: PATH                       # else the study makes records
  *     ranks: [1, 2]
- *     options: { max_steps: 20 }       # for the command lines of all phase cells
+ *     reward_model: DIR                # PPO's critic and reward model; else the study makes one
+ *     options: { max_steps: 20, ppo: { ppo_epochs: 2 } }   # for the command lines of all phase cells, or of one phase's
  *     cells:
  *       - { name: baseline, phase: sft }
  *       - { name: bf16, phase: sft, techniques: [bf16], baseline: baseline, options: { learning_rate: 1e-5 } }

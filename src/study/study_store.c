@@ -37,6 +37,10 @@ static const char schema[] =
     "REAL,"
     " grad_norm REAL, tokens INTEGER, seconds REAL, joules REAL, peak_bytes INTEGER,"
     " PRIMARY KEY(run, step)) STRICT, WITHOUT ROWID;";
+static const char schema_2[] = "CREATE TABLE metric(run INTEGER NOT NULL REFERENCES run(id) ON DELETE CASCADE, step "
+                               "INTEGER NOT NULL, name TEXT NOT "
+                               "NULL,"
+                               " value REAL NOT NULL, PRIMARY KEY(run, step, name)) STRICT, WITHOUT ROWID;";
 
 static void now_text(char *out, size_t size)
 {
@@ -67,9 +71,9 @@ static int create_or_check(struct study_store *s, struct err *err)
         err_where(err, "file \"%s\"", s->db.path);
         return err_hint(err, "Use the newer tuneup that wrote it.");
     }
-    if (tables > 0)
+    if (tables > 0 && version == STUDY_STORE_SCHEMA)
         return 0;
-    if (db_script(&s->db, schema, err) != 0)
+    if ((tables == 0 && db_script(&s->db, schema, err) != 0) || db_script(&s->db, schema_2, err) != 0)
         return -1;
     snprintf(pragma, sizeof pragma, "PRAGMA application_id = %d", STUDY_STORE_APPLICATION);
     if (db_exec(&s->db, err, NULL, pragma, "") != 0)
@@ -259,6 +263,10 @@ static int add_outcome(struct study_store *s, int64_t run, const struct outcome 
                     t->loss, t->lr, t->grad_norm, t->tokens, t->seconds, t->joules, t->peak_bytes) != 0)
             return -1;
     }
+    for (int i = 0; i < o->n_metrics; i++)
+        if (db_exec(&s->db, err, NULL, "INSERT INTO metric VALUES(?, ?, ?, ?)", "iitd", run, o->metrics[i].step,
+                    o->metrics[i].name, o->metrics[i].value) != 0)
+            return -1;
     return 0;
 }
 

@@ -2,8 +2,9 @@
  * statements, and can be read while a study runs. One file holds one study: its cells (with all that decides what is
  * run), every run with its steps and its memory by kind, the machine and the versions.
  *
- * Tables, for people with the sqlite3 program: study (one row), cell, run, memory (run x kind), step. report/load.c
- * reads them. PRAGMA user_version is the schema's number: a newer one is refused. */
+ * Tables, for people with the sqlite3 program: study (one row), cell, run, memory (run x kind), step, metric (run x step x
+ * name: what a phase tells beyond loss and time; step 0 is the whole run). report/load.c reads them. PRAGMA user_version is
+ * the schema's number: a newer one is refused, and 1, which had no metrics, is made into 2 when it is opened. */
 #ifndef TUNEUP_STUDY_STUDY_STORE_H
 #define TUNEUP_STUDY_STUDY_STORE_H
 
@@ -14,7 +15,7 @@
 #include "study/cells.h"
 #include "study/outcome.h"
 
-#define STUDY_STORE_SCHEMA 1
+#define STUDY_STORE_SCHEMA 2
 #define STUDY_STORE_APPLICATION 0x54756e65 /* "Tune" */
 
 struct study_store {

@@ -68,18 +68,16 @@ void supply_tail(const char *path, char *out, size_t size)
 }
 
 /* Runs one of our own commands; its output goes to a log, whose end becomes part of the error. */
-static int make(const char *folder, struct words *argv, struct err *err)
+static int make(const char *folder, struct words *argv, double timeout_s, struct err *err)
 {
     struct job_record record;
     char log[FILE_PATH_MAX], tail[700];
 
     if (file_join(log, folder, "log.txt", err) != 0)
         return -1;
-    const struct job_options options = { .stdin_path = "/dev/null",
-                                         .stdout_path = log,
-                                         .stderr_path = log,
-                                         .timeout_s = BUILTIN_TIMEOUT_S,
-                                         .own_group = true };
+    const struct job_options options = {
+        .stdin_path = "/dev/null", .stdout_path = log, .stderr_path = log, .timeout_s = timeout_s, .own_group = true
+    };
     log_detail("making %s %s", argv->v[1], argv->v[2]);
     if (job_measure(argv->v, &options, &record, err) != 0)
         return -1;
@@ -104,7 +102,7 @@ static int make_data(const char *folder, const char *program, int64_t seed, stru
     if (words_add(&w, err, "%s", program) == 0 && words_add(&w, err, "data") == 0 && words_add(&w, err, "new") == 0 &&
         words_add(&w, err, "%s/data", folder) == 0 && words_add(&w, err, "--records=%d", BUILTIN_RECORDS) == 0 &&
         words_add(&w, err, "--seed=%" PRId64, seed) == 0)
-        result = make(folder, &w, err);
+        result = make(folder, &w, BUILTIN_TIMEOUT_S, err);
     words_free(&w);
     return result;
 }
@@ -118,7 +116,7 @@ static int make_tokenizer(const char *folder, const char *program, const char *d
         words_add(&w, err, "train") == 0 && words_add(&w, err, "--data=%s", data) == 0 &&
         words_add(&w, err, "--vocab_size=%d", BUILTIN_VOCABULARY) == 0 &&
         words_add(&w, err, "--output=%s/tokenizer", folder) == 0)
-        result = make(folder, &w, err);
+        result = make(folder, &w, BUILTIN_TIMEOUT_S, err);
     words_free(&w);
     return result;
 }
@@ -136,7 +134,7 @@ static int make_model(const char *folder, const char *program, int64_t seed, str
         words_add(&w, err, "--ffn_dim=%d", BUILTIN_FFN) == 0 &&
         words_add(&w, err, "--word_embed_proj_dim=%d", BUILTIN_HIDDEN) == 0 &&
         words_add(&w, err, "--tokenizer=%s/tokenizer", folder) == 0 && words_add(&w, err, "--seed=%" PRId64, seed) == 0)
-        result = make(folder, &w, err);
+        result = make(folder, &w, BUILTIN_TIMEOUT_S, err);
     words_free(&w);
     return result;
 }
@@ -179,6 +177,56 @@ static int make_all(const struct cells *s, const char *final, const char *progra
     return 0;
 }
 
+static int make_reward_model(const struct supply *in, const struct cells *s, const char *folder, const char *program,
+                             struct err *err)
+{
+    struct words w = { 0 };
+    int result = -1;
+
+    log_note("making the reward model that the study's PPO cells begin with");
+    if (words_add(&w, err, "%s", program) == 0 && words_add(&w, err, "reward") == 0 &&
+        words_add(&w, err, "--model=%s", in->model) == 0 && words_add(&w, err, "--data=%s", in->data) == 0 &&
+        words_add(&w, err, "--output=%s/model", folder) == 0 && words_add(&w, err, "--max_steps=1") == 0 &&
+        words_add(&w, err, "--learning_rate=0") == 0 && words_add(&w, err, "--per_device_train_batch_size=1") == 0 &&
+        words_add(&w, err, "--max_seq_len=%d", BUILTIN_REWARD_TOKENS) == 0 &&
+        words_add(&w, err, "--eval_batches=0") == 0 && words_add(&w, err, "--no-enable_tensorboard") == 0 &&
+        words_add(&w, err, "--seed=%" PRId64, s->seed) == 0)
+        result = make(folder, &w, s->timeout_s, err);
+    words_free(&w);
+    return result;
+}
+
+/* As make_all: the last step puts it in its place. */
+static int prepare_reward_model(struct supply *in, const struct cells *s, const char *output, const char *program,
+                                struct err *err)
+{
+    char final[FILE_PATH_MAX], folder[FILE_PATH_MAX];
+
+    if (s->reward_model) {
+        snprintf(in->reward_model, sizeof in->reward_model, "%s", s->reward_model);
+        return 0;
+    }
+    if (file_join(final, output, "inputs-ppo", err) != 0 || file_join(folder, output, "inputs-ppo.new", err) != 0 ||
+        file_join(in->reward_model, final, "model", err) != 0)
+        return -1;
+    if (file_is_dir(final))
+        return 0;
+    if (file_remove_tree(folder, err) != 0 || file_make_dir(folder, err) != 0 ||
+        make_reward_model(in, s, folder, program, err) != 0)
+        return -1;
+    if (rename(folder, final) != 0)
+        return err_errno(err, "could not put \"%s\" in its place", final);
+    return 0;
+}
+
+static int check_folder(const char *path, const char *what, const char *option, struct err *err)
+{
+    if (file_is_dir(path))
+        return 0;
+    err_set(err, ERR_INPUT, "the %s's folder \"%s\" is not there", what, path);
+    return err_hint(err, "%s takes a folder with config.json, model.safetensors and the tokenizer's files.", option);
+}
+
 int supply_prepare(struct supply *in, const struct cells *s, const char *folder, const char *program, struct err *err)
 {
     char made[FILE_PATH_MAX];
@@ -198,10 +246,14 @@ int supply_prepare(struct supply *in, const struct cells *s, const char *folder,
         snprintf(in->data, sizeof in->data, "%s", s->data);
     else if (file_join(in->data, made, "data/train.jsonl", err) != 0)
         return -1;
-    if (!file_is_dir(in->model)) {
-        err_set(err, ERR_INPUT, "the model's folder \"%s\" is not there", in->model);
-        return err_hint(err, "--model takes a folder with config.json, model.safetensors and the tokenizer's files.");
-    }
+    if (check_folder(in->model, "model", "--model", err) != 0)
+        return -1;
     in->model_bytes = folder_bytes(in->model);
+    if (!cells_have_phase(s, "ppo"))
+        return 0;
+    if (prepare_reward_model(in, s, folder, program, err) != 0 ||
+        check_folder(in->reward_model, "reward model", "--reward_model", err) != 0)
+        return -1;
+    in->model_bytes += folder_bytes(in->reward_model);
     return 0;
 }

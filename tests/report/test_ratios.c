@@ -53,6 +53,38 @@ TEST(ratios_are_base_over_variant)
     CHECK_EQ(mem_live_bytes(MEM_RECORD), 0);
 }
 
+TEST(each_phase_has_its_own_baseline_and_quality)
+{
+    char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
+    struct err err = { 0 };
+    struct comparisons c;
+    struct loaded l;
+
+    fixture_folder(folder);
+    snprintf(path, sizeof path, "%s/study.db", folder);
+    fixture_phases(path, 3, &(struct fixture){ .fail_cell = -1 });
+    CHECK_OK(load_study(&l, path, &err), &err);
+    CHECK_OK(ratios_build(&c, &l, &err), &err);
+    for (int i = 0; i < c.n; i++) {
+        const struct comparison *r = &c.rows[i];
+        const bool ppo = strcmp(l.cells[r->cell].phase, "ppo") == 0, sft = strcmp(l.cells[r->cell].phase, "sft") == 0;
+
+        CHECK_STR(l.cells[r->base].phase, l.cells[r->cell].phase);
+        CHECK_EQ(ratios_has(&l.cells[r->cell], RATIO_GENERATE), ppo);
+        CHECK_EQ(r->n_qualities, ppo ? 2 : sft ? 0 : 1);
+        if (!ppo || strcmp(l.cells[r->cell].name, "bf16") != 0)
+            continue;
+        CHECK_NEAR(r->ratios[RATIO_GENERATE].e.value, 1.25, 1e-9);
+        CHECK_EQ(r->ratios[RATIO_TRAIN].e.n, 3);
+        CHECK_STR(r->qualities[1].name, "KL");
+        CHECK_NEAR(r->qualities[1].value, 0.035, 1e-12);
+        CHECK_NEAR(r->loss_gap, 0.01 / 0.6, 1e-9); /* of the reward, relative to the largest */
+    }
+    ratios_free(&c);
+    load_free(&l);
+    fixture_remove(folder);
+}
+
 TEST(without_energy_there_is_a_reason_and_no_number)
 {
     struct loaded l;
@@ -121,6 +153,7 @@ TEST(noise_widens_the_interval_around_the_truth)
     load_free(&l);
 }
 
-TEST_MAIN(CASE(ratios_are_base_over_variant), CASE(without_energy_there_is_a_reason_and_no_number),
+TEST_MAIN(CASE(ratios_are_base_over_variant), CASE(each_phase_has_its_own_baseline_and_quality),
+          CASE(without_energy_there_is_a_reason_and_no_number),
           CASE(an_exact_technique_that_changes_the_loss_is_flagged), CASE(failed_cells_have_no_ratio),
           CASE(one_block_gives_no_verdict), CASE(noise_widens_the_interval_around_the_truth))

@@ -69,7 +69,8 @@ TEST(wrong_choices_are_refused)
     } cases[] = { { { .cells = "bf17" }, "bf17" },
                   { { .ranks = "1,x" }, "no list" },
                   { { .ranks = "0" }, "no list" },
-                  { { .ranks = "1,1" }, "two cells" },
+                  { { .ranks = "1,1" }, "two sft cells" },
+                  { { .phases = "sft,pretrain" }, "no phase \"pretrain\"" },
                   { { .cells = "zero-1", .ranks = "1" }, "more ranks" } };
 
     for (int i = 0; i < COUNT_OF(cases); i++) {

@@ -49,6 +49,29 @@ TEST(reads_what_a_run_leaves)
     fixture_remove(folder);
 }
 
+TEST(what_a_phase_tells_beside_is_kept)
+{
+    char folder[FILE_PATH_MAX];
+    struct outcome o;
+    struct err err = { 0 };
+
+    fixture_folder(folder);
+    put(folder, "run.json", "{\"measured\":{\"tokens\":5,\"accuracy\":0.75,\"energy\":{},\"margin\":null}}");
+    put(folder, "metrics.jsonl",
+        "{\"step\":1,\"phase\":\"ppo\",\"reward_mean\":-0.25,\"kl\":1e-3,\"seconds\":2,\"generate_seconds\":1.5}\n"
+        "{\"step\":1,\"eval_loss\":3,\"accuracy\":1}\n");
+    CHECK_OK(outcome_read(&o, folder, &err), &err);
+    CHECK_EQ(o.n_steps, 1);
+    CHECK(isnan(o.steps[0].loss));
+    CHECK_EQ(o.n_metrics, 4);
+    CHECK(o.metrics[0].step == 0 && o.metrics[1].step == 1);
+    CHECK_STR(o.metrics[0].name, "accuracy");
+    CHECK_STR(o.metrics[3].name, "generate_seconds");
+    CHECK_NEAR(o.metrics[3].value, 1.5, 0);
+    outcome_free(&o);
+    fixture_remove(folder);
+}
+
 TEST(energy_counts_only_when_every_steady_step_has_it)
 {
     char folder[FILE_PATH_MAX];
@@ -123,5 +146,6 @@ TEST(survives_every_failed_allocation)
     fixture_remove(folder);
 }
 
-TEST_MAIN(CASE(reads_what_a_run_leaves), CASE(energy_counts_only_when_every_steady_step_has_it),
-          CASE(what_is_no_record_is_refused), CASE(survives_every_failed_allocation))
+TEST_MAIN(CASE(reads_what_a_run_leaves), CASE(what_a_phase_tells_beside_is_kept),
+          CASE(energy_counts_only_when_every_steady_step_has_it), CASE(what_is_no_record_is_refused),
+          CASE(survives_every_failed_allocation))

@@ -29,13 +29,34 @@ TEST(reads_a_whole_file)
     CHECK_EQ(s.blocks, 3);
     CHECK_EQ(s.warmup, 1);
     CHECK_NEAR(s.timeout_s, 12.5, 0);
-    const struct cell *both = &s.cells[4], *torch = &s.cells[2];
+    const struct cell *both = &s.cells[3], *torch = &s.cells[4];
     CHECK_EQ(both->ranks, 2);
     CHECK_STR(both->baseline, "plain");
     CHECK(words_have(&both->argv, "--max_steps=4") && words_have(&both->argv, "--learning_rate=1e-5"));
     CHECK(words_have(&both->argv, "--no-only_optimize_lora") && words_have(&both->argv, "--dtype=bf16"));
     CHECK(torch->is_command && torch->argv.n == 3 && torch->argv.v[3] == NULL && !torch->exact);
     CHECK_STR(torch->argv.v[2], "a b");
+    cells_free(&s);
+}
+
+TEST(each_phase_has_its_own_baseline_and_options)
+{
+    struct err err = { 0 };
+    struct cells s;
+
+    CHECK_OK(parse(&s,
+                   "reward_model: ./r\noptions: { max_steps: 4, ppo: { ppo_epochs: 2, align: true } }\n"
+                   "cells:\n  - { name: plain, phase: sft }\n  - { name: plain, phase: ppo }\n"
+                   "  - { name: fast, phase: ppo, techniques: [bf16], options: { ppo_epochs: 3 } }\n",
+                   &err),
+             &err);
+    CHECK_OK(cells_finish(&s, &(struct cells_choice){ .phases = "sft,ppo" }, &err), &err);
+    CHECK_EQ(s.n_cells, 3);
+    CHECK_STR(s.reward_model, "./r");
+    CHECK_EQ(cells_baseline(&s, 2), 1);
+    CHECK(words_have(&s.cells[0].argv, "--max_steps=4") && !words_have(&s.cells[0].argv, "--ppo_epochs=2"));
+    CHECK(words_have(&s.cells[1].argv, "--ppo_epochs=2") && words_have(&s.cells[1].argv, "--align"));
+    CHECK_STR(s.cells[2].argv.v[s.cells[2].argv.n - 1], "--ppo_epochs=3"); /* the cell's own come last */
     cells_free(&s);
 }
 
@@ -69,6 +90,8 @@ TEST(errors_name_line_and_nearest_key)
         { "cells:\n  - { name: a, command: [] }", "at least one word", "line 2" },
         { "cells:\n  - { name: a, command: [x], techniques: [bf16] }", "has no \"techniques\"", "line 2" },
         { "cells:\n  - { name: a, command: python train.py }", "list of words", "line 2" },
+        { "options: { ppo: 3 }\ncells: []", "mapping of options", "line 1" },
+        { "cells:\n  - { name: a, phase: sft, options: { ppo: { x: 1 } } }", "one word or number", "line 2" },
         { "cells:\n  - { name: a, phase: sft, options: { x: [1] } }", "one word or number", "line 2" },
         { "cells:\n  - { name: a, command: [\"x\\0y\"] }", "list of words", "line 2" },
         { "cells: [\n", "not valid YAML", "line" },
@@ -128,6 +151,6 @@ TEST(survives_every_failed_allocation)
     }
 }
 
-TEST_MAIN(CASE(reads_a_whole_file), CASE(json_is_read_too), CASE(errors_name_line_and_nearest_key),
-          CASE(unknown_techniques_are_refused), CASE(deep_files_are_refused_at_once),
-          CASE(survives_every_failed_allocation))
+TEST_MAIN(CASE(reads_a_whole_file), CASE(each_phase_has_its_own_baseline_and_options), CASE(json_is_read_too),
+          CASE(errors_name_line_and_nearest_key), CASE(unknown_techniques_are_refused),
+          CASE(deep_files_are_refused_at_once), CASE(survives_every_failed_allocation))

@@ -120,9 +120,9 @@ TEST(newer_and_foreign_files_are_refused)
     snprintf(path, sizeof path, "%s/study.db", folder);
     CHECK_OK(study_store_open(&store, path, &err), &err);
     study_store_close(&store);
-    count(path, "PRAGMA user_version = 2");
-    CHECK_ERR(study_store_open(&store, path, &err), &err, ERR_INPUT, "schema 2");
-    CHECK_ERR(load_study(&l, path, &err), &err, ERR_INPUT, "schema 2");
+    count(path, "PRAGMA user_version = 3");
+    CHECK_ERR(study_store_open(&store, path, &err), &err, ERR_INPUT, "schema 3");
+    CHECK_ERR(load_study(&l, path, &err), &err, ERR_INPUT, "schema 3");
     snprintf(path, sizeof path, "%s/other.db", folder);
     count(path, "CREATE TABLE t(x)");
     CHECK_ERR(study_store_open(&store, path, &err), &err, ERR_INPUT, "another program");
@@ -136,6 +136,35 @@ TEST(newer_and_foreign_files_are_refused)
     CHECK_ERR(load_study(&l, path, &err), &err, ERR_INPUT, "not a database");
     CHECK_ERR(load_study(&l, folder, &err), &err, ERR_INPUT, "folder");
     CHECK_ERR(load_study(&l, "/nowhere/study.db", &err), &err, ERR_INPUT, "/nowhere");
+    fixture_remove(folder);
+}
+
+/* As files were before a phase could tell more than its loss. */
+TEST(a_file_of_schema_1_is_read_and_goes_on)
+{
+    char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
+    struct study_store store;
+    struct cells s;
+    struct loaded l;
+    struct err err = { 0 };
+
+    fixture_folder(folder);
+    snprintf(path, sizeof path, "%s/study.db", folder);
+    open_builtin(&store, &s, path, 2);
+    fixture_run(&store, &s, 0, 0, &plain);
+    study_store_close(&store);
+    count(path, "DROP TABLE metric");
+    count(path, "PRAGMA user_version = 1");
+    CHECK_OK(load_study(&l, path, &err), &err);
+    CHECK(l.n_runs == 1 && l.runs[0].n_steps == 6 && l.runs[0].n_metrics == 0);
+    load_free(&l);
+    cells_free(&s);
+    open_builtin(&store, &s, path, 2);
+    CHECK_EQ(study_store_has(&store, 0, 0, &err), 1);
+    fixture_run(&store, &s, 1, 0, &plain);
+    study_store_close(&store);
+    CHECK_EQ(count(path, "PRAGMA user_version"), STUDY_STORE_SCHEMA);
+    cells_free(&s);
     fixture_remove(folder);
 }
 
@@ -203,4 +232,5 @@ TEST(writers_wait_for_each_other)
 
 TEST_MAIN(CASE(a_run_is_stored_whole), CASE(a_second_result_of_one_block_is_refused),
           CASE(a_changed_study_is_refused_and_more_blocks_are_not), CASE(newer_and_foreign_files_are_refused),
-          CASE(the_file_is_whole_after_kill_9), CASE(writers_wait_for_each_other))
+          CASE(a_file_of_schema_1_is_read_and_goes_on), CASE(the_file_is_whole_after_kill_9),
+          CASE(writers_wait_for_each_other))
