@@ -25,6 +25,7 @@ extern const struct command cmd_model_info;
 extern const struct command cmd_model_new;
 extern const struct command cmd_plan;
 extern const struct command cmd_report;
+extern const struct command cmd_reward;
 extern const struct command cmd_sft;
 extern const struct command cmd_study;
 extern const struct command cmd_tokenize;
@@ -33,6 +34,7 @@ extern const struct command cmd_tokenizer;
 const struct command *const commands[] = {
     &cmd_study,
     &cmd_sft,
+    &cmd_reward,
     &cmd_eval,
     &cmd_generate,
     &cmd_chat,

@@ -9,7 +9,15 @@
 #include "models/opt.h"
 
 /* Which extents a program is planned for: build has one of each, and leaves out the programs whose extents have no rows. */
-enum extents_of { EXTENTS_TRAIN, EXTENTS_TEXT, EXTENTS_EVAL, EXTENTS_SCORE, EXTENTS_PREFILL, EXTENTS_DECODE, EXTENTS_N };
+enum extents_of {
+    EXTENTS_TRAIN,
+    EXTENTS_TEXT,
+    EXTENTS_EVAL,
+    EXTENTS_SCORE,
+    EXTENTS_PREFILL,
+    EXTENTS_DECODE,
+    EXTENTS_N
+};
 
 struct phase_program {
     const char *model; /* prefix of the model it runs: "" where there is one, "actor/" */
@@ -34,6 +42,12 @@ struct phase_mean {
     double sum, weight;
 };
 
+/* What a phase is told beside its own words. */
+struct phase_facts {
+    bool reference; /* what is not asked otherwise is as DeepSpeed-Chat does it */
+    int32_t pad; /* the id that rows are padded with, which also ends a text */
+};
+
 struct phase {
     const char *name; /* "sft": the command, and the word in records */
     const struct phase_program *programs; /* name NULL at the end */
@@ -47,8 +61,8 @@ struct phase {
     int n_means; /* the first n_means of them are means, which steps add up; derive makes the others of these */
     void (*derive)(double *metrics);
     size_t state_bytes;
-    /* After exec_allocate. reference: what is not asked otherwise is as DeepSpeed-Chat does it. */
-    void (*open)(void *state, struct exec *e, const void *options, bool reference);
+    void (*open)(void *state, struct exec *e, const void *options,
+                 const struct phase_facts *f); /* after exec_allocate */
     /* Forward and backward of one micro-batch: gradients are added up, scaled so that after micro_steps of them on all ranks
      * they are the mean. c holds seed and rows; B, T and training are set here. ERR_RUN when the loss is not finite. */
     int (*micro_step)(void *state, const struct batch *b, struct run_context *c, struct phase_mean *means,

@@ -23,8 +23,6 @@ static const struct phase_program programs[] = {
     { 0 },
 };
 
-const struct phase phase_reward = { .name = "reward", .programs = programs };
-
 void reward_init(struct reward *r, struct exec *e, const struct reward_options *o)
 {
     *r = (struct reward){
@@ -174,3 +172,121 @@ int reward_score(struct reward *r, const struct batch *b, struct run_context *c,
     }
     return 0;
 }
+
+/* ---- as run/ drives it ---- */
+
+struct words {
+    int loss; /* 0: as the convention says, else 1 + enum reward_loss */
+    int64_t num_padding_at_beginning;
+};
+
+static const struct option options[] = {
+    { .name = "reward_loss",
+      .type = OPTION_CHOICE,
+      .offset = offsetof(struct words, loss),
+      .fallback = "auto",
+      .choices = "auto|" REWARD_LOSS_NAMES,
+      .help =
+          "scores that a pair compares: where texts differ, up to their ends; DeepSpeed-Chat's, with those at padding; "
+          "the last ones. auto: masked, or as --convention says" },
+    { .name = "num_padding_at_beginning",
+      .type = OPTION_INT,
+      .offset = offsetof(struct words, num_padding_at_beginning),
+      .fallback = "1",
+      .min = 0,
+      .max = 1 << 20,
+      .value = "N",
+      .help = "for deepspeed-chat: end ids that stand before a text; OPT has one" },
+    { 0 },
+};
+
+struct state {
+    struct reward reward;
+    bool by_batch; /* DeepSpeed-Chat's means are over batches, however many pairs each has */
+};
+
+static void open_state(void *state, struct exec *e, const void *given, const struct phase_facts *f)
+{
+    const struct words *w = given;
+    const enum reward_loss by_convention = f->reference ? REWARD_DEEPSPEED_CHAT : REWARD_MASKED;
+    const struct reward_options o = { .loss = w->loss == 0 ? by_convention : (enum reward_loss)(w->loss - 1),
+                                      .pad = f->pad,
+                                      .num_padding_at_beginning = w->num_padding_at_beginning };
+    struct state *s = state;
+
+    reward_init(&s->reward, e, &o);
+    s->by_batch = f->reference;
+}
+
+enum { LOSS, ACCURACY, CHOSEN_MEAN, REJECTED_MEAN, N_MEANS, MARGIN = N_MEANS };
+
+static void add_means(const struct reward *r, const struct batch *b, double loss, bool by_batch,
+                      struct phase_mean *means)
+{
+    struct reward_sums sums = { 0 };
+
+    reward_count(r, b, loss, &sums);
+    const double n = (double)sums.pairs, weight = by_batch ? 1 : n;
+    const double of_pairs[N_MEANS] = { sums.loss, (double)sums.correct, sums.chosen, sums.rejected };
+    for (int i = 0; i < N_MEANS; i++) {
+        const double w = i == ACCURACY ? n : weight; /* a share of pairs in both */
+        means[i].sum += of_pairs[i] / n * w;
+        means[i].weight += w;
+    }
+}
+
+static int micro_step(void *state, const struct batch *b, struct run_context *c, struct phase_mean *means,
+                      struct err *err)
+{
+    struct state *s = state;
+    double loss;
+
+    if (reward_micro_step(&s->reward, b, c, &loss, err) != 0)
+        return -1;
+    add_means(&s->reward, b, loss, true, means); /* what is learned from is the mean of micro-batches */
+    return 0;
+}
+
+static int eval_step(void *state, const struct batch *b, struct run_context *c, struct phase_mean *means,
+                     struct err *err)
+{
+    struct state *s = state;
+    double loss;
+
+    if (reward_eval_step(&s->reward, b, c, &loss, err) != 0)
+        return -1;
+    add_means(&s->reward, b, loss, s->by_batch, means);
+    return 0;
+}
+
+static void derive(double *metrics)
+{
+    metrics[MARGIN] = metrics[CHOSEN_MEAN] - metrics[REJECTED_MEAN];
+}
+
+static const struct phase_metric metrics[] = {
+    [LOSS] = { "loss", "loss", false },
+    [ACCURACY] = { "accuracy", "accuracy", false },
+    [CHOSEN_MEAN] = { "chosen_mean", "chosen mean", false },
+    [REJECTED_MEAN] = { "rejected_mean", "rejected mean", false },
+    [MARGIN] = { "margin", "margin", false },
+    { 0 },
+};
+
+const struct phase phase_reward = {
+    .name = "reward",
+    .programs = programs,
+    .number = 2,
+    .samples = SAMPLE_PAIR,
+    .value_head = true,
+    .learning_rate = "5e-5",
+    .options = options,
+    .options_bytes = sizeof(struct words),
+    .metrics = metrics,
+    .n_means = N_MEANS,
+    .derive = derive,
+    .state_bytes = sizeof(struct state),
+    .open = open_state,
+    .micro_step = micro_step,
+    .eval_step = eval_step,
+};

@@ -2,7 +2,6 @@
 #include "phases/sft.h"
 
 #include <math.h>
-
 #include <string.h>
 
 static int add_loss(struct graph *g, const struct opt_shape *o, const struct extents *x)
@@ -42,10 +41,10 @@ int sft_eval_step(struct sft *s, const struct batch *b, struct run_context *c, d
 
 /* ---- as run/ drives it ---- */
 
-static void open_state(void *state, struct exec *e, const void *options, bool reference)
+static void open_state(void *state, struct exec *e, const void *options, const struct phase_facts *f)
 {
     (void)options;
-    (void)reference;
+    (void)f;
     sft_init(state, e);
 }
 

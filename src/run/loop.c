@@ -74,11 +74,12 @@ static int data(struct run *r, struct err *err)
 static int start(struct run *r, struct err *err)
 {
     const struct spec *s = r->spec;
+    const struct phase_facts facts = { s->convention != SPEC_TUNEUP, bpe_eos(r->inputs.tokenizer) };
 
     r->work = mem_array(1, 1, s->phase->state_bytes, MEM_OTHER, err);
     if (!r->work)
         return -1;
-    s->phase->open(r->work, &r->exec, s->phase_options, s->convention != SPEC_TUNEUP);
+    s->phase->open(r->work, &r->exec, s->phase_options, &facts);
     if (!r->trains)
         return 0;
     const int64_t batches = batcher_steps(&r->train);

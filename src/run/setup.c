@@ -227,7 +227,11 @@ static int load_weights(struct run *r, struct err *err)
 {
     for (int i = 0; i < r->n_models; i++) {
         struct run_model *m = &r->models[i];
-        if (weights_load(&r->exec, m->prefix, &m->files, r->spec->allow_nonfinite, err) != 0)
+        const struct weights_source from = { .files = &m->files,
+                                             .allow_nonfinite = r->spec->allow_nonfinite,
+                                             .new_head = m->new_head,
+                                             .seed = (uint64_t)r->spec->seed };
+        if (weights_load_from(&r->exec, m->prefix, &from, err) != 0)
             return -1;
         model_dir_close(&m->files);
     }

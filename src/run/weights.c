@@ -6,6 +6,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "phases/trainer.h"
+#include "store/model_init.h"
 
 static bool is_param(const struct buffer *b)
 {
@@ -37,7 +38,30 @@ static int master_of(const struct plan *p, int flat, int64_t *begin)
     return -1;
 }
 
-static int load_master(struct exec *e, const struct model_dir *m, int param, bool allow_nonfinite, struct err *err)
+/* A language model that becomes a reward model has no head to score with yet. */
+static int make_head(const struct weights_source *s, const char *name, void *out, enum dtype to, int64_t first,
+                     int64_t n, struct err *err)
+{
+    float *values = mem_array(n, 1, sizeof *values, MEM_STORE, err);
+
+    if (!values)
+        return -1;
+    model_init_fill(&s->files->config, s->seed, name, first, n, values);
+    dtype_convert(out, to, values, F32, n);
+    mem_free(values);
+    return 0;
+}
+
+/* Elements first .. first+n-1 of a tensor. */
+static int read_part(const struct weights_source *s, const char *name, void *out, enum dtype to, int64_t first,
+                     int64_t n, struct err *err)
+{
+    if (s->new_head && strcmp(name, "v_head.weight") == 0 && !model_dir_find(s->files, name))
+        return make_head(s, name, out, to, first, n, err);
+    return model_dir_read_range(s->files, name, out, to, first, n, s->allow_nonfinite, err);
+}
+
+static int load_master(struct exec *e, const struct weights_source *s, int param, struct err *err)
 {
     const struct buffer *b = &e->plan->buffers[param];
     const int64_t count = shape_count(&b->shape);
@@ -52,21 +76,27 @@ static int load_master(struct exec *e, const struct model_dir *m, int param, boo
     if (n <= 0)
         return 0;
     float *out = (float *)exec_address(e, master) + (first - begin);
-    return model_dir_read_range(m, canonical(b), out, F32, first - b->parent_begin, n, allow_nonfinite, err);
+    return read_part(s, canonical(b), out, F32, first - b->parent_begin, n, err);
 }
 
-int weights_load(struct exec *e, const char *model, const struct model_dir *m, bool allow_nonfinite, struct err *err)
+int weights_load_from(struct exec *e, const char *model, const struct weights_source *s, struct err *err)
 {
     for (int i = 0; i < e->plan->n_buffers; i++) {
         const struct buffer *b = &e->plan->buffers[i];
         if (!is_param_of(b, model))
             continue;
-        if (model_dir_read(m, canonical(b), exec_address(e, i), b->dtype, shape_count(&b->shape), allow_nonfinite,
-                           err) != 0 ||
-            load_master(e, m, i, allow_nonfinite, err) != 0)
+        if (read_part(s, canonical(b), exec_address(e, i), b->dtype, 0, shape_count(&b->shape), err) != 0 ||
+            load_master(e, s, i, err) != 0)
             return -1;
     }
     return 0;
+}
+
+int weights_load(struct exec *e, const char *model, const struct model_dir *m, bool allow_nonfinite, struct err *err)
+{
+    const struct weights_source s = { .files = m, .allow_nonfinite = allow_nonfinite };
+
+    return weights_load_from(e, model, &s, err);
 }
 
 int weights_check(const struct exec *e, struct err *err)
@@ -95,20 +125,21 @@ int weights_save(const struct exec *e, const char *model, const struct hf_config
 {
     const struct plan *p = e->plan;
     struct stored_tensor *tensors = mem_array(p->n_buffers, 1, sizeof *tensors, MEM_STORE, err);
+    bool has_head = false;
     int n = 0;
 
     if (!tensors)
         return -1;
     for (int i = 0; i < p->n_buffers; i++) {
         const struct buffer *b = &p->buffers[i];
-        if (is_param_of(b, model))
-            tensors[n++] = (struct stored_tensor){ .name = canonical(b),
-                                                   .dtype = b->dtype,
-                                                   .shape = b->shape,
-                                                   .data = exec_address(e, i),
-                                                   .bytes = b->bytes };
+        if (!is_param_of(b, model))
+            continue;
+        has_head |= strcmp(canonical(b), "v_head.weight") == 0;
+        tensors[n++] = (struct stored_tensor){
+            .name = canonical(b), .dtype = b->dtype, .shape = b->shape, .data = exec_address(e, i), .bytes = b->bytes
+        };
     }
-    const int result = model_dir_save(dir, c, tensors, n, false, err);
+    const int result = model_dir_save(dir, c, tensors, n, has_head, err);
     mem_free(tensors);
     return result;
 }

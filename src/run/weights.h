@@ -7,13 +7,22 @@
 
 /* model: the prefix of a model's parameters in the plan, "" or "actor/". */
 
+struct weights_source {
+    const struct model_dir *files;
+    bool allow_nonfinite;
+    bool new_head; /* a v_head.weight that the plan has and the files have not is made, from: */
+    uint64_t seed;
+};
+
 /* Fills every parameter, and this rank's share of the master weights, which take the file's own precision. */
+int weights_load_from(struct exec *e, const char *model, const struct weights_source *s, struct err *err);
 int weights_load(struct exec *e, const char *model, const struct model_dir *m, bool allow_nonfinite, struct err *err);
 /* ERR_RUN names the first parameter that holds NaN or infinity: such a model is not to replace a good one. */
 int weights_check(const struct exec *e, struct err *err); /* of every model */
 /* Of all parameters: ranks compare it. */
 uint64_t weights_hash(const struct exec *e, const char *model);
-/* Writes config.json and model.safetensors, in the parameters' type, into dir. Rank 0 calls it. */
+/* Writes config.json and model.safetensors, in the parameters' type, into dir: in the reward form when there is a v_head.
+ * Rank 0 calls it. */
 int weights_save(const struct exec *e, const char *model, const struct hf_config *c, const char *dir, struct err *err);
 
 #endif
