@@ -1,4 +1,4 @@
-/* tuneup eval: loss and perplexity of a data file, taken whole. */
+/* tuneup eval: what a model makes of a data file, taken whole. */
 #include <inttypes.h>
 
 #include "cli/command.h"
@@ -15,15 +15,15 @@ static const struct option eval_options[] = {
       .type = OPTION_CHOICE,
       .offset = offsetof(struct eval_options, phase),
       .fallback = "sft",
-      .choices = "sft",
-      .help = "what to evaluate: the language model's loss" },
+      .choices = "sft|reward",
+      .help = "what to evaluate: a language model's loss, or a reward model's loss and accuracy on pairs" },
     { 0 },
 };
 
 static int sets(struct option_set *out)
 {
     out[0] = (struct option_set){ .title = "Evaluation", .options = eval_options, .values = &eval };
-    return 1 + spec_sets(&spec, &phase_sft, &out[1]);
+    return 1 + spec_sets(&spec, &phase_reward, &out[1]); /* phase 1 has no words of its own */
 }
 
 static void tell(const struct run_evaluation *e)
@@ -47,6 +47,7 @@ static int run(struct command_line *line, struct err *err)
     const struct run_request request = { &run_batches, &spec, line->sets, line->n_sets, line->given, line->n_given };
     struct run_evaluation e;
 
+    spec.phase = eval.phase == 1 ? &phase_reward : &phase_sft;
     if (!spec.model || !spec.data || line->n_words > 0) {
         err_set(err, ERR_USAGE, "--model and --data are needed, and no other words");
         return err_hint(err, "For example: tuneup eval --model DIR --data FILE");
@@ -65,13 +66,16 @@ static int run(struct command_line *line, struct err *err)
 
 const struct command cmd_eval = {
     .name = "eval",
-    .summary = "loss and perplexity of a data file",
-    .usage = "tuneup eval --model DIR --data FILE [options]",
+    .summary = "loss of a model on a data file, and perplexity or accuracy",
+    .usage = "tuneup eval [--phase sft|reward] --model DIR --data FILE [options]",
     .examples = "  tuneup eval --model out --data eval.jsonl\n"
-                "  tuneup eval --phase sft --model out --data eval.jsonl --max_seq_len 256 --json\n",
+                "  tuneup eval --phase sft --model out --data eval.jsonl --max_seq_len 256 --json\n"
+                "  tuneup eval --phase reward --model judge --data eval.jsonl --json\n",
     .details =
-        "Every record of the file is evaluated: no share is split off. The loss is the mean of batch losses, as in\n"
-        "DeepSpeed-Chat, so it depends a little on --per_device_eval_batch_size.",
+        "Every record of the file is evaluated: no share is split off. A language model's loss is the mean of batch\n"
+        "losses, as in DeepSpeed-Chat, so it depends a little on --per_device_eval_batch_size. A reward model's "
+        "figures\n"
+        "are means over pairs; with --convention deepspeed-chat those of loss and scores are over batches too.",
     .sets = sets,
     .run = run,
 };

@@ -33,7 +33,7 @@ static const struct option plan_table[] = {
 static int sets(struct option_set *out)
 {
     out[0] = (struct option_set){ .title = "Plan", .options = plan_table, .values = &options };
-    return 1 + spec_sets(&spec, &phase_sft, &out[1]);
+    return 1 + spec_sets(&spec, &phase_reward, &out[1]); /* phase 1 has no words of its own */
 }
 
 /* The same run with every technique off. */
@@ -109,6 +109,19 @@ static int print_all(const struct plan *p, const struct plan *plain)
     return 0;
 }
 
+static int choose_phase(const char *name, struct err *err)
+{
+    static const struct phase *const phases[] = { &phase_sft, &phase_reward };
+
+    for (int i = 0; i < COUNT_OF(phases); i++)
+        if (strcmp(phases[i]->name, name) == 0) {
+            spec.phase = phases[i];
+            return 0;
+        }
+    err_set(err, ERR_USAGE, "there is no phase \"%.40s\"", name);
+    return err_hint(err, "The phases that can be planned are sft and reward.");
+}
+
 static int run(struct command_line *line, struct err *err)
 {
     const int ranks = spec.ranks > 0 ? (int)spec.ranks : 1;
@@ -120,10 +133,8 @@ static int run(struct command_line *line, struct err *err)
         err_set(err, ERR_USAGE, "--model is needed, and at most the phase as a word");
         return err_hint(err, "For example: tuneup plan sft --model opt-13b --ranks 64 --zero_stage 1");
     }
-    if (line->n_words == 1 && strcmp(line->words[0], "sft") != 0) {
-        err_set(err, ERR_USAGE, "there is no phase \"%.40s\"", line->words[0]);
-        return err_hint(err, "The phase that can be planned is sft.");
-    }
+    if (choose_phase(line->n_words == 1 ? line->words[0] : "sft", err) != 0)
+        return -1;
     if (options.rank >= ranks)
         return err_set(err, ERR_USAGE, "--rank %d is not among %d ranks", (int)options.rank, ranks);
     int result = load_models(models, err);
@@ -145,9 +156,10 @@ static int run(struct command_line *line, struct err *err)
 const struct command cmd_plan = {
     .name = "plan",
     .summary = "memory, work and communication of a run, before anything is allocated",
-    .usage = "tuneup plan [sft] --model DIR|SIZE [the phase's options] [--ranks N] [--memory_limit BYTES]",
+    .usage = "tuneup plan [sft|reward] --model DIR|SIZE [the phase's options] [--ranks N] [--memory_limit BYTES]",
     .examples = "  tuneup plan --model opt-13b --ranks 64 --zero_stage 1\n"
                 "  tuneup plan sft --model opt-350m --dtype bf16 --gradient_checkpointing --memory_limit 8GiB\n"
+                "  tuneup plan reward --model opt-350m --per_device_train_batch_size 4\n"
                 "  tuneup plan --model DIR --ranks 2 --zero_stage 1 --json\n",
     .details = "SIZE is opt-125m, opt-350m, opt-1.3b ... opt-66b. \"without\" is the same run with every technique "
                "off. What is\n"

@@ -26,6 +26,7 @@ extern const struct command cmd_model_new;
 extern const struct command cmd_plan;
 extern const struct command cmd_report;
 extern const struct command cmd_reward;
+extern const struct command cmd_score;
 extern const struct command cmd_sft;
 extern const struct command cmd_study;
 extern const struct command cmd_tokenize;
@@ -36,6 +37,7 @@ const struct command *const commands[] = {
     &cmd_sft,
     &cmd_reward,
     &cmd_eval,
+    &cmd_score,
     &cmd_generate,
     &cmd_chat,
     &cmd_plan,

@@ -56,9 +56,11 @@ static int allocate(struct batcher *b, struct err *err)
 
 static void draw_order(struct batcher *b, int64_t epoch)
 {
-    if (b->options.reference_order)
+    for (int64_t i = 0; b->options.in_order && i < b->samples->n; i++)
+        b->order[i] = i;
+    if (!b->options.in_order && b->options.reference_order)
         shuffle_torch(0, b->samples->n, b->order);
-    else
+    else if (!b->options.in_order)
         shuffle_epoch(b->options.seed, epoch, b->samples->n, b->order);
     b->epoch = epoch;
 }

@@ -40,6 +40,7 @@ struct batcher_options {
     bool trim;
     bool reference_order; /* torch's randperm with seed 0, the same in every epoch, as DeepSpeed-Chat draws it */
     bool left_pad; /* prompts for generation */
+    bool in_order; /* no shuffling: the samples as they stand */
 };
 
 struct batcher {

@@ -97,6 +97,17 @@ int samples_shuffle(struct samples *s, uint32_t seed, struct err *err)
     return rows ? 0 : -1;
 }
 
+int64_t samples_equal_pairs(const struct samples *s)
+{
+    int64_t equal = 0;
+
+    MUST(s->kind == SAMPLE_PAIR);
+    for (const struct sample_row *row = s->rows; row < s->rows + 2 * s->n; row += 2)
+        equal += row[0].n == row[1].n &&
+                 memcmp(s->ids + row[0].at, s->ids + row[1].at, (size_t)row[0].n * sizeof *s->ids) == 0;
+    return equal;
+}
+
 void samples_free(struct samples *s)
 {
     mem_free(s->rows);

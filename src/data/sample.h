@@ -43,6 +43,8 @@ int samples_add(struct samples *s, const int32_t *ids, int64_t n, const int32_t 
                 struct err *err);
 /* Mixes the samples of several data sets: shuffle_numpy with this seed. */
 int samples_shuffle(struct samples *s, uint32_t seed, struct err *err);
+/* Pairs whose two rows are the same ids, so that there is nothing to tell apart. */
+int64_t samples_equal_pairs(const struct samples *s);
 void samples_free(struct samples *s);
 
 /* Lengths of rows in any unit. A quantile q is the smallest length that at least q of the rows do not exceed. */

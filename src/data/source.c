@@ -67,11 +67,14 @@ static int take_fields(struct source *s, const json_t *object, struct record_tex
         take_field(s, object, "chosen", &r->chosen, &r->chosen_n, err) != 0 ||
         take_field(s, object, "rejected", &r->rejected, &r->rejected_n, err) != 0)
         return -1;
-    if (!r->prompt && !r->chosen && !r->rejected) {
-        err_set(err, ERR_INPUT, "a record has none of \"prompt\", \"chosen\", \"rejected\"");
-        return err_hint(err, FORM_HINT);
-    }
-    return 0;
+    if (r->prompt || r->chosen || r->rejected)
+        return 0;
+    if (take_field(s, object, "text", &r->text, &r->text_n, err) != 0)
+        return -1;
+    if (r->text)
+        return 0;
+    err_set(err, ERR_INPUT, "a record has none of \"prompt\", \"chosen\", \"rejected\", \"text\"");
+    return err_hint(err, FORM_HINT);
 }
 
 static int append(struct source *s, const struct record_text *r, struct err *err)

@@ -17,7 +17,8 @@
 /* Zero-terminated UTF-8, but may hold zero bytes inside: use the lengths. NULL = absent. */
 struct record_text {
     const char *prompt, *chosen, *rejected;
-    size_t prompt_n, chosen_n, rejected_n;
+    const char *text; /* a whole text, of a record that has none of the other three: to be scored */
+    size_t prompt_n, chosen_n, rejected_n, text_n;
     int64_t line; /* where the record begins, from 1 */
 };
 

@@ -149,7 +149,7 @@ void reward_count(const struct reward *r, const struct batch *b, double loss, st
         MUST(reward_pair_of(&r->options, b, p, &pair, &err) == 0); /* the step has seen it */
         const float chosen = r->scores[p * b->T + pair.chosen_end];
         const float rejected = r->scores[(n + p) * b->T + pair.rejected_end];
-        sums->correct += chosen > rejected;
+        sums->correct += chosen > rejected && !pair.equal; /* equal texts may differ by a rounding */
         sums->equal += pair.equal;
         sums->chosen += (double)chosen;
         sums->rejected += (double)rejected;

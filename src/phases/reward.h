@@ -42,7 +42,7 @@ struct reward_pair {
 
 /* Sums over pairs. */
 struct reward_sums {
-    int64_t pairs, correct, equal; /* correct: the chosen score is above the rejected one, not equal to it */
+    int64_t pairs, correct, equal; /* correct: the chosen score is above the rejected one, of another text */
     double loss, chosen, rejected; /* the mean margin is (chosen - rejected) / pairs */
 };
 

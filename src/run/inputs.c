@@ -7,7 +7,6 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "data/source.h"
 #include "data/split.h"
 #include "data/tokenize.h"
 
@@ -16,7 +15,7 @@ enum convention inputs_convention(const struct spec *s)
     return s->convention == SPEC_PAPER ? CONVENTION_PAPER : CONVENTION_NOW;
 }
 
-static void tell_skipped(const struct source *source)
+void inputs_tell_skipped(const struct source *source)
 {
     if (source->n_skipped == 0)
         return;
@@ -55,6 +54,14 @@ static int add_side(struct inputs *in, struct samples *out, const struct spec *s
     return result;
 }
 
+int inputs_load_eval(const struct spec *s, struct source *source, struct err *err)
+{
+    char train[FILE_PATH_MAX], eval[FILE_PATH_MAX];
+    const int n_files = source_find(s->data, train, eval, err);
+
+    return n_files < 0 ? -1 : source_load(source, n_files == 1 ? eval : train, s->skip_bad_records, err);
+}
+
 static int load_samples(struct inputs *in, const struct spec *s, bool eval_only, struct err *err)
 {
     char train[FILE_PATH_MAX], eval[FILE_PATH_MAX];
@@ -74,7 +81,7 @@ static int load_samples(struct inputs *in, const struct spec *s, bool eval_only,
         result = add_side(in, &in->train, s, &source, folder ? SPLIT_GIVEN : SPLIT_TRAIN_OF_ONE, false, err);
     if (result == 0 && !eval_only && !folder)
         result = add_side(in, &in->eval, s, &source, SPLIT_EVAL_OF_ONE, false, err);
-    tell_skipped(&source);
+    inputs_tell_skipped(&source);
     in->n_skipped = source.n_skipped;
     source_free(&source);
     if (result != 0 || eval_only || !folder)
@@ -82,7 +89,7 @@ static int load_samples(struct inputs *in, const struct spec *s, bool eval_only,
     if (source_load(&source, eval, s->skip_bad_records, err) != 0)
         return -1;
     result = add_side(in, &in->eval, s, &source, SPLIT_GIVEN, false, err);
-    tell_skipped(&source);
+    inputs_tell_skipped(&source);
     in->n_skipped += source.n_skipped;
     source_free(&source);
     return result;

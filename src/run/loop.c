@@ -50,6 +50,17 @@ static int plan(const struct spec *s, const struct run_model *m, bool trains, in
     return build_plan(&b, p, err);
 }
 
+static void tell_equal(const struct samples *s)
+{
+    const int64_t equal = s->kind == SAMPLE_PAIR ? samples_equal_pairs(s) : 0;
+
+    if (equal > 0)
+        log_warning("%" PRId64 " of %" PRId64
+                    " pairs are twice the same text, up to --max_seq_len: they teach nothing and "
+                    "count as wrong",
+                    equal, s->n);
+}
+
 static int data(struct run *r, struct err *err)
 {
     const struct spec *s = r->spec;
@@ -65,6 +76,7 @@ static int data(struct run *r, struct err *err)
     if (inputs_open(&r->inputs, s, &r->models[0].config, !r->trains, err) != 0 ||
         (r->trains && batcher_init(&r->train, &r->inputs.train, &o, err) != 0))
         return -1;
+    tell_equal(r->trains ? &r->inputs.train : &r->inputs.eval);
     o.B = s->eval_batch;
     if (r->inputs.eval.n == 0 || (r->trains && s->eval_batches == 0))
         return 0;

@@ -19,8 +19,6 @@ teardown() {
     rm -rf "$dir"
 }
 
-usual=(--gradient_accumulation_steps 2 --num_train_epochs 10 --dropout 0.1 --save_interval 3)
-
 @test "a damaged newest checkpoint is left for the one before, and it is said" {
     sft "$dir/whole" -q "${usual[@]}"
     sft_cut 9 KILL "$dir/killed" "${usual[@]}"

@@ -83,3 +83,21 @@ same_run() {
     cmp "$1/model.safetensors" "$2/model.safetensors"
     diff <(metrics "$1") <(metrics "$2")
 }
+
+usual=(--gradient_accumulation_steps 2 --num_train_epochs 10 --dropout 0.1 --save_interval 3)
+
+# kill_and_resume PHASE WORDS...: the same run, whole, and killed after step 9. $who as in train_cut.
+kill_and_resume() {
+    local phase=$1
+    shift
+    train_words "$phase" "$dir/whole" -q "${usual[@]}" "$@"
+    "$bin" "${words[@]}"
+    train_cut "$phase" 9 KILL "$dir/killed" "${usual[@]}" "$@"
+    [ "$status" -ne 0 ]
+    [ ! -e "$dir/killed/model.safetensors" ]
+    grep -q '"state": "running"' "$dir/killed/run.json"
+    train_words "$phase" "$dir/killed" "${usual[@]}" "$@" --resume
+    run -0 "$bin" "${words[@]}"
+    [[ $output == *'going on from step '* ]]
+    same_run "$dir/whole" "$dir/killed"
+}

@@ -19,39 +19,18 @@ teardown() {
     rm -rf "$dir"
 }
 
-usual=(--gradient_accumulation_steps 2 --num_train_epochs 10 --dropout 0.1 --save_interval 3)
-
-# kill_and_resume WORDS...: the same run, whole and killed.
-kill_and_resume() {
-    sft "$dir/whole" -q "${usual[@]}" "$@"
-    sft_cut 9 KILL "$dir/killed" "${usual[@]}" "$@"
-    [ "$status" -eq 137 ]
-    [ ! -e "$dir/killed/model.safetensors" ]
-    grep -q '"state": "running"' "$dir/killed/run.json"
-    run -0 sft "$dir/killed" "${usual[@]}" "$@" --resume
-    [[ $output == *'going on from step '* ]]
-    same_run "$dir/whole" "$dir/killed"
-}
-
 @test "a killed run that resumes ends in the same bits" {
-    kill_and_resume
+    kill_and_resume sft
     grep -q '"state": "finished"' "$dir/killed/run.json"
     [ "$(grep -c '"loss"' "$dir/killed/metrics.jsonl")" -eq 40 ]
 }
 
 @test "in bf16 with gradient checkpointing too" {
-    kill_and_resume --dtype bf16 --gradient_checkpointing
+    kill_and_resume sft --dtype bf16 --gradient_checkpointing
 }
 
 @test "a rank killed at 2 ranks with ZeRO-1 ends all, and the run resumes in the same bits" {
-    local with=("${usual[@]}" --ranks 2 --zero_stage 1 --num_train_epochs 14)
-    sft "$dir/whole" -q "${with[@]}"
-    who=rank sft_cut 9 KILL "$dir/killed" "${with[@]}"
-    [ "$status" -ne 0 ]
-    [ ! -e "$dir/killed/model.safetensors" ]
-    run -0 sft "$dir/killed" "${with[@]}" --resume
-    [[ $output == *'going on from step '* ]]
-    same_run "$dir/whole" "$dir/killed"
+    who=rank kill_and_resume sft --ranks 2 --zero_stage 1 --num_train_epochs 14
 }
 
 @test "SIGINT and SIGTERM finish the step, save and leave with 130 and 143" {

@@ -76,7 +76,13 @@ TEST(faults_name_file_and_line)
     CHECK_ERR(parse(&s, RECORD "\n{\"prompt\": 3}", false, &err), &err, ERR_INPUT, "\"data.jsonl\", line 2");
     CHECK_ERR(parse(&s, RECORD "\n\n{\"prompt\": \"x\"", false, &err), &err, ERR_INPUT, "line 3");
     CHECK_ERR(parse(&s, RECORD "\n17\n", false, &err), &err, ERR_INPUT, "not a JSON object");
-    CHECK_ERR(parse(&s, "{\"text\": \"x\"}", false, &err), &err, ERR_INPUT, "none of");
+    CHECK_ERR(parse(&s, "{\"words\": \"x\"}", false, &err), &err, ERR_INPUT, "none of");
+    CHECK_OK(parse(&s, "{\"text\": \"x\"}", false, &err), &err);
+    CHECK_STR(s.records[0].text, "x");
+    CHECK(!s.records[0].prompt);
+    source_free(&s);
+    CHECK_OK(parse(&s, "{\"prompt\": \"p\", \"text\": 3}", false, &err), &err); /* not looked at */
+    source_free(&s);
     CHECK_ERR(parse(&s, "{\"prompt\": \"\xff\xfe\"}", false, &err), &err, ERR_INPUT, "line 1");
     CHECK_ERR(parse(&s, "{\"prompt\": \"a\", \"prompt\": \"b\"}", false, &err), &err, ERR_INPUT, "duplicate");
     CHECK_ERR(parse(&s, "", false, &err), &err, ERR_INPUT, "no record");

@@ -1,0 +1,51 @@
+#!/usr/bin/env bats
+# Whatever ends the training of a reward model, it goes on bit for bit.
+
+load sft_helpers
+
+setup_file() {
+    make_home
+}
+
+teardown_file() {
+    rm -rf "$home"
+}
+
+setup() {
+    dir=$(mktemp -d)
+}
+
+teardown() {
+    rm -rf "$dir"
+}
+
+@test "a killed run that resumes ends in the same bits, evaluations in between and all" {
+    kill_and_resume reward --num_train_epochs 6 --eval_interval 3
+    [ "$(grep -c '"loss"' "$dir/killed/metrics.jsonl")" -eq 24 ]
+    [ "$(grep -c '"eval_loss"' "$dir/killed/metrics.jsonl")" -eq 13 ] # 0, 3, 6 .. 24 and 4, 8, 16, 20
+}
+
+@test "in bf16 with gradient checkpointing too" {
+    kill_and_resume reward --num_train_epochs 6 --dtype bf16 --gradient_checkpointing
+}
+
+@test "a rank killed at 2 ranks with ZeRO-1 ends all, and the run resumes in the same bits" {
+    who=rank kill_and_resume reward --num_train_epochs 14 --ranks 2 --zero_stage 1
+}
+
+@test "SIGINT finishes the step, saves and leaves with 130" {
+    train_words reward "$dir/whole" -q "${usual[@]}"
+    "$bin" "${words[@]}"
+    train_cut reward 3 INT "$dir/cut" "${usual[@]}"
+    [ "$status" -eq 130 ]
+    train_words reward "$dir/cut" -q "${usual[@]}" --resume
+    "$bin" "${words[@]}"
+    same_run "$dir/whole" "$dir/cut"
+}
+
+@test "a run of another phase is not gone on with" {
+    train_cut reward 3 INT "$dir/out" "${usual[@]}"
+    sft_words "$dir/out" "${usual[@]}" --resume
+    run -2 "$bin" "${words[@]}"
+    [[ $output == *'cannot resume a run of reward as one of sft'* ]]
+}
