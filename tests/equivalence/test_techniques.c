@@ -1,5 +1,6 @@
-/* Every technique of the table, alone and in pairs with each other one, on one rank and on two: exact ones give the losses of
- * the plain plan, the others stay near them. A technique that is added to the table is asked for here by name. */
+/* Every technique of the table, alone and in pairs with each other one, on one rank and on two, in each phase that learns from
+ * rows: exact ones give the losses of the plain plan, the others stay near them. A technique that is added to the table is
+ * asked for here by name. */
 #include <math.h>
 #include <unistd.h>
 
@@ -88,7 +89,16 @@ static int64_t row_of(int64_t i, int32_t *ids)
     return n;
 }
 
+/* Phase 1 gets new rows in every micro-batch. A reward model has nothing to learn from random pairs but themselves: it gets
+ * those of the first update again. Of each micro-batch's rows, the first half are chosen, the others rejected; every other
+ * row of both is one rank's, so that pairs stay together. */
+static int64_t data_row(const struct phase *phase, int64_t i)
+{
+    return phase == &phase_reward ? i % (2 * ROWS) : i;
+}
+
 struct job {
+    const struct phase *phase;
     const char *words;
     const struct opt_shape *shape;
     struct local_world *world;
@@ -116,10 +126,10 @@ static int train(struct job *job, struct engine *e)
             int64_t all_targets = 0;
             for (int64_t r = 0; r < ROWS; r++) { /* rows of other ranks too: every mean is over one number of targets */
                 int32_t other[IDS];
-                all_targets += row_of((2 * u + micro) * ROWS + r, other) - 1;
+                all_targets += row_of(data_row(e->phase, (2 * u + micro) * ROWS + r), other) - 1;
             }
             for (int64_t r = 0; r < B; r++) {
-                const int64_t n = row_of(first + r * job->ranks, &ids[r * IDS]);
+                const int64_t n = row_of(data_row(e->phase, first + r * job->ranks), &ids[r * IDS]);
                 spans[2 * r] = 0;
                 spans[2 * r + 1] = (int32_t)n;
                 for (int64_t t = 0; t < IDS; t++) {
@@ -128,7 +138,7 @@ static int train(struct job *job, struct engine *e)
                 }
             }
             b.n_targets = all_targets / job->ranks;
-            if (sft_micro_step(&e->sft, &b, &c, &loss, &job->err) != 0)
+            if (engine_micro_step(e, &b, &c, &loss, &job->err) != 0)
                 return -1;
             job->losses[u] += loss / 2 / job->ranks;
             if (micro == 1 && trainer_step(&e->trainer, &c, &norm, &rate, &job->err) != 0)
@@ -147,7 +157,7 @@ static void *run_job(void *argument)
                                        .clip = 1,
                                        .schedule = SCHEDULE_CONSTANT };
     struct job *job = argument;
-    struct engine e = { .shape = *job->shape };
+    struct engine e = { .phase = job->phase, .shape = *job->shape };
 
     if (job->world) {
         local_comm(&e.comm, job->world, job->rank);
@@ -171,7 +181,8 @@ static void *run_job(void *argument)
     return NULL;
 }
 
-static void losses_of(void **test_state, const struct opt_shape *shape, int ranks, const char *words, double *losses)
+static void losses_of(void **test_state, const struct phase *phase, const struct opt_shape *shape, int ranks,
+                      const char *words, double *losses)
 {
     struct local_world world = { .ranks = ranks };
     struct job jobs[LOCAL_MAX_RANKS] = { 0 };
@@ -179,9 +190,12 @@ static void losses_of(void **test_state, const struct opt_shape *shape, int rank
 
     pthread_barrier_init(&world.barrier, NULL, (unsigned)ranks);
     for (int r = 0; r < ranks; r++) {
-        jobs[r] = (struct job){
-            .words = words, .shape = shape, .world = ranks > 1 ? &world : NULL, .rank = r, .ranks = ranks
-        };
+        jobs[r] = (struct job){ .phase = phase,
+                                .words = words,
+                                .shape = shape,
+                                .world = ranks > 1 ? &world : NULL,
+                                .rank = r,
+                                .ranks = ranks };
         if (pthread_create(&threads[r], NULL, run_job, &jobs[r]) != 0)
             fail_msg("no thread");
     }
@@ -201,27 +215,29 @@ static bool is_exact(const char *name)
     return techniques[technique_find(name)]->exact;
 }
 
-static void compare(const char *words, int ranks, bool exact, const double *got, const double *want)
+static void compare(const struct phase *phase, const char *words, int ranks, bool exact, const double *got,
+                    const double *want)
 {
     for (int u = 0; u < N_UPDATES; u++)
         if (!(fabs(got[u] - want[u]) <= (exact ? 1e-6 : 0.01) * want[u]))
-            fail_msg("%s, %d ranks, update %d: loss %.9g, expected %.9g", words, ranks, u, got[u], want[u]);
+            fail_msg("%s %s, %d ranks, update %d: loss %.9g, expected %.9g", phase->name, words, ranks, u, got[u],
+                     want[u]);
 }
 
-static void check_all(void **test_state, const struct opt_shape *shape, int ranks)
+static void check_all(void **test_state, const struct phase *phase, const struct opt_shape *shape, int ranks)
 {
     double plain[N_UPDATES], got[N_UPDATES];
     char words[512];
 
-    losses_of(test_state, shape, 1, ALL_OFF, plain);
+    losses_of(test_state, phase, shape, 1, ALL_OFF, plain);
     CHECK(plain[N_UPDATES - 1] < plain[0]);
     for (int i = 0; i < COUNT_OF(switches); i++)
         for (int k = i; k < COUNT_OF(switches); k++) {
             if (switches[i].ranks > ranks || switches[k].ranks > ranks)
                 continue;
             snprintf(words, sizeof words, ALL_OFF "%s %s", switches[i].on, k == i ? "" : switches[k].on);
-            losses_of(test_state, shape, ranks, words, got);
-            compare(words, ranks, is_exact(switches[i].name) && is_exact(switches[k].name), got, plain);
+            losses_of(test_state, phase, shape, ranks, words, got);
+            compare(phase, words, ranks, is_exact(switches[i].name) && is_exact(switches[k].name), got, plain);
         }
 }
 
@@ -240,13 +256,24 @@ TEST(every_technique_is_asked_for)
 TEST(pairs_on_one_rank)
 {
     for (int s = 0; s < COUNT_OF(shapes); s++)
-        check_all(test_state, &shapes[s], 1);
+        check_all(test_state, &phase_sft, &shapes[s], 1);
+}
+
+/* The decoder is the same one: a shape each will do. */
+TEST(reward_pairs_on_one_rank)
+{
+    check_all(test_state, &phase_reward, &shapes[0], 1);
 }
 
 TEST(pairs_on_two_ranks)
 {
     for (int s = 0; s < COUNT_OF(shapes); s++)
-        check_all(test_state, &shapes[s], 2);
+        check_all(test_state, &phase_sft, &shapes[s], 2);
+}
+
+TEST(reward_pairs_on_two_ranks)
+{
+    check_all(test_state, &phase_reward, &shapes[1], 2);
 }
 
 /* The clones of a layer's forward steps are the same kernels on the same numbers. */
@@ -254,15 +281,15 @@ TEST(recomputation_gives_the_same_bits)
 {
     for (int s = 0; s < COUNT_OF(shapes); s++) {
         double plain[N_UPDATES], again[N_UPDATES];
-        losses_of(test_state, &shapes[s], 1, "--no-recompute_norms", plain);
-        losses_of(test_state, &shapes[s], 1, "--recompute_norms", again);
+        losses_of(test_state, &phase_sft, &shapes[s], 1, "--no-recompute_norms", plain);
+        losses_of(test_state, &phase_sft, &shapes[s], 1, "--recompute_norms", again);
         for (int u = 0; u < N_UPDATES; u++)
             CHECK(plain[u] == again[u]);
-        losses_of(test_state, &shapes[s], 1, "--gradient_checkpointing", again);
+        losses_of(test_state, &phase_sft, &shapes[s], 1, "--gradient_checkpointing", again);
         for (int u = 0; u < N_UPDATES; u++)
             CHECK(plain[u] == again[u]);
     }
 }
 
 TEST_MAIN(CASE(every_technique_is_asked_for), CASE(pairs_on_one_rank), CASE(pairs_on_two_ranks),
-          CASE(recomputation_gives_the_same_bits))
+          CASE(reward_pairs_on_one_rank), CASE(reward_pairs_on_two_ranks), CASE(recomputation_gives_the_same_bits))
