@@ -193,10 +193,11 @@ static int evaluate(struct run *r, struct err *err)
  * though an epoch's last rows are repeated when ranks do not divide them. */
 static struct run_context context_of(const struct run *r, const struct batch *b)
 {
-    const int64_t rows = r->inputs.train.n + RUN_MAX_RANKS;
+    const int64_t samples = r->inputs.train.n + RUN_MAX_RANKS, each = samples_rows_each(&r->inputs.train);
+    const int64_t before = r->at.epoch * samples + b->first_row - r->comm.rank; /* samples seen by all ranks */
 
     return (struct run_context){
-        .first_row = r->at.epoch * rows + b->first_row,
+        .first_row = each * before + r->comm.rank,
         .row_step = b->row_stride,
         .seed = (uint64_t)r->spec->seed,
         .first_micro = r->at.n_micro % r->spec->accumulation == 0,
