@@ -5,6 +5,7 @@
 
 #include <omp.h>
 
+#include "backend/cpu/narrow.h"
 #include "backend/operands.h"
 #include "base/mem.h"
 
@@ -110,6 +111,7 @@ int backend_cpu_open(struct backend *b, int threads, struct err *err)
         return -1;
     omp_set_num_threads(threads);
     cpu->isa = matmul_isa();
+    cpu->narrow_rows = NARROW_ROWS;
     if (matmul_open(&cpu->matmul, err) != 0) {
         close_cpu(&made);
         return -1;

@@ -21,6 +21,7 @@ struct cpu_op {
 struct cpu {
     enum cpu_isa isa;
     struct matmul *matmul;
+    int64_t narrow_rows; /* products of at most so many rows are narrow.h's; bench/ sets 0 to compare */
 };
 
 static inline struct cpu *cpu_of(const struct backend *b)

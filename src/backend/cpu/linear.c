@@ -1,8 +1,10 @@
 /* linear, linear_dx, linear_dw: y = x wT + bias and its two gradients, each one matrix product.
  *
  * A run may have fewer rows than planned; its products have exactly its rows, so that its numbers are the same bits
- * whatever was planned. matmul.c makes such a product when it first sees it and keeps it: 0.2 ms each (AVX2). */
+ * whatever was planned. matmul.c makes such a product when it first sees it and keeps it: 0.2 ms each (AVX2). Few rows, as in
+ * decoding, have kernels of their own. */
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/narrow.h"
 
 static int64_t rows_of(const struct buffer *b)
 {
@@ -54,7 +56,8 @@ static int linear_prepare(struct backend *b, struct kernel *k, struct err *err)
 {
     const struct matmul_shape s = shape_linear(k, rows_of(kernel_in(k, 0)));
 
-    return matmul_prepare(cpu_of(b)->matmul, &s, &k->scratch_bytes, err);
+    k->scratch_bytes = narrow_scratch(&s);
+    return s.M <= cpu_of(b)->narrow_rows ? 0 : matmul_prepare(cpu_of(b)->matmul, &s, &k->scratch_bytes, err);
 }
 
 static int linear_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
@@ -62,6 +65,10 @@ static int linear_run(struct backend *b, const struct kernel *k, void *const *in
 {
     const struct matmul_shape s = shape_linear(k, c->B * c->T);
 
+    if (s.M <= cpu_of(b)->narrow_rows) {
+        narrow_run(cpu_of(b)->isa, b->threads, &s, in[0], in[1], in[2], out[0], scratch);
+        return 0;
+    }
     return matmul_run(cpu_of(b)->matmul, &s, in[0], in[1], in[2], out[0], scratch, k->scratch_bytes, err);
 }
 

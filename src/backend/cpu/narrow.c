@@ -1,0 +1,129 @@
+/* Threads take pieces of the weights' rows as they come free: a core that is kept from working delays no more than a piece.
+ * narrow_isa.h holds the inner loops, compiled for each instruction set. */
+#include "backend/cpu/narrow.h"
+
+#include <omp.h>
+
+#define PIECE_BYTES ((int64_t)64 << 10) /* of weights that a thread takes at a time */
+
+struct narrow_job {
+    const float *x; /* [M,K], rows ldx apart; against bf16 weights in the order of narrow_isa.h's spread */
+    int64_t ldx;
+    const void *w, *bias;
+    void *y;
+    int64_t M, N, K;
+    enum dtype type, y_type; /* of w and bias; of y */
+    bool relu;
+};
+
+struct narrow {
+    void (*spread)(float *out, const uint16_t *x, int64_t K);
+    /* Columns begin .. end-1 of y. */
+    void (*columns)(const struct narrow_job *j, int64_t begin, int64_t end);
+};
+
+static inline void finish(const struct narrow_job *j, int64_t m, int64_t n, float sum)
+{
+    if (j->bias)
+        sum += j->type == F32 ? ((const float *)j->bias)[n] : bf16_to_f32(((const uint16_t *)j->bias)[n]);
+    if (j->relu && sum < 0)
+        sum = 0;
+    if (j->y_type == F32)
+        ((float *)j->y)[m * j->N + n] = sum;
+    else
+        ((uint16_t *)j->y)[m * j->N + n] = bf16_from_f32(sum);
+}
+
+#define ISA(name) portable_##name
+#define TARGET
+#define LANES 4
+#define SUMS 8
+#define FMA(a, b, c) ((a) * (b) + (c))
+#define ADD_UP(v) (((v)[0] + (v)[2]) + ((v)[1] + (v)[3]))
+#include "backend/cpu/narrow_isa.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+__attribute__((target("avx2"))) static inline float add_up(__m256 v)
+{
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+#define ISA(name) avx2_##name
+#define TARGET __attribute__((target("avx2,fma")))
+#define LANES 8
+#define SUMS 8
+#define FMA(a, b, c) ((VEC)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#define ADD_UP(v) add_up((__m256)(v))
+#include "backend/cpu/narrow_isa.h"
+
+#define ISA(name) avx512_##name
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
+#define LANES 16
+#define SUMS 16
+#define FMA(a, b, c) ((VEC)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#define ADD_UP(v) _mm512_reduce_add_ps((__m512)(v))
+#include "backend/cpu/narrow_isa.h"
+#endif
+
+static const struct narrow *narrow_of(enum cpu_isa isa)
+{
+#if defined(__x86_64__)
+    if (isa >= CPU_AVX512)
+        return &avx512_narrow;
+    if (isa >= CPU_AVX2)
+        return &avx2_narrow;
+#endif
+    (void)isa;
+    return &portable_narrow;
+}
+
+static int64_t padded(int64_t K)
+{
+    return (K + 15) / 16 * 16;
+}
+
+size_t narrow_scratch(const struct matmul_shape *s)
+{
+    return s->ab == F32 ? 0 : (size_t)(NARROW_ROWS * padded(s->K)) * sizeof(float);
+}
+
+/* fp32 rows are used as they are. */
+static void set_rows(const struct narrow *n, struct narrow_job *j, const void *x, float *scratch)
+{
+    if (j->type == F32) {
+        j->x = x;
+        j->ldx = j->K;
+        return;
+    }
+    j->x = scratch;
+    j->ldx = padded(j->K);
+    for (int64_t m = 0; m < j->M; m++)
+        n->spread(scratch + m * j->ldx, (const uint16_t *)x + m * j->K, j->K);
+}
+
+void narrow_run(enum cpu_isa isa, int threads, const struct matmul_shape *s, const void *x, const void *w,
+                const void *bias, void *y, void *scratch)
+{
+    const struct narrow *n = narrow_of(isa);
+    struct narrow_job j = { .w = w,
+                            .bias = s->bias ? bias : NULL,
+                            .y = y,
+                            .M = s->M,
+                            .N = s->N,
+                            .K = s->K,
+                            .type = s->ab,
+                            .y_type = s->c,
+                            .relu = s->relu };
+    const int64_t rows = PIECE_BYTES / (j.K * (int64_t)dtype_bytes(j.type)), fair = j.N / (4 * threads);
+    const int64_t piece = (rows < fair ? rows : fair) / 4 * 4 + 4;
+
+    set_rows(n, &j, x, scratch);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < j.N; i += piece)
+        n->columns(&j, i, i + piece < j.N ? i + piece : j.N);
+}

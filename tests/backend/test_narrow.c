@@ -1,0 +1,133 @@
+/* Products of few rows, by every instruction set that this processor has. */
+#include "backend/cpu/narrow.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/rng.h"
+#include "test.h"
+
+#define N_MAX 301
+#define K_MAX 200
+
+struct sample {
+    struct matmul_shape shape;
+    float x[NARROW_ROWS * K_MAX], w[N_MAX * K_MAX], bias[N_MAX]; /* exact in bf16 */
+    uint16_t x16[NARROW_ROWS * K_MAX], w16[N_MAX * K_MAX], bias16[N_MAX];
+    float y[NARROW_ROWS * N_MAX + 1];
+    uint16_t y16[NARROW_ROWS * N_MAX + 1];
+    _Alignas(64) float scratch[NARROW_ROWS * (K_MAX + 16)];
+};
+
+static void fill(float *x, uint16_t *x16, int64_t n, struct rng *rng)
+{
+    for (int64_t i = 0; i < n; i++) {
+        x16[i] = bf16_from_f32((float)rng_normal(rng));
+        x[i] = bf16_to_f32(x16[i]);
+    }
+}
+
+static struct sample *sample_new(int64_t M, int64_t N, int64_t K)
+{
+    struct sample *s = calloc(1, sizeof *s);
+    struct rng rng = { .seed = 3 };
+
+    assert_non_null(s);
+    s->shape = (struct matmul_shape){ .M = M, .N = N, .K = K, .b_transposed = true, .ab = F32, .c = F32, .bias = true };
+    fill(s->x, s->x16, NARROW_ROWS * K, &rng);
+    fill(s->w, s->w16, N * K, &rng);
+    fill(s->bias, s->bias16, N, &rng);
+    return s;
+}
+
+static void run(struct sample *s, enum cpu_isa isa, int threads)
+{
+    const bool narrow = s->shape.ab == BF16, narrow_y = s->shape.c == BF16;
+    const int64_t end = s->shape.M * s->shape.N;
+
+    assert_true(narrow_scratch(&s->shape) <= sizeof s->scratch);
+    s->y[end] = 77;
+    s->y16[end] = 77;
+    narrow_run(isa, threads, &s->shape, narrow ? (void *)s->x16 : s->x, narrow ? (void *)s->w16 : s->w,
+               narrow ? (void *)s->bias16 : s->bias, narrow_y ? (void *)s->y16 : s->y, s->scratch);
+    assert_true(s->y[end] == 77 && s->y16[end] == 77);
+}
+
+static double wanted(const struct sample *s, int64_t m, int64_t n)
+{
+    double sum = s->shape.bias ? (double)s->bias[n] : 0;
+
+    for (int64_t k = 0; k < s->shape.K; k++)
+        sum += (double)s->x[m * s->shape.K + k] * (double)s->w[n * s->shape.K + k];
+    return s->shape.relu && sum < 0 ? 0 : sum;
+}
+
+static void check_numbers(const struct sample *s, enum cpu_isa isa)
+{
+    for (int64_t m = 0; m < s->shape.M; m++)
+        for (int64_t n = 0; n < s->shape.N; n++) {
+            const int64_t at = m * s->shape.N + n;
+            const double is = (double)(s->shape.c == F32 ? s->y[at] : bf16_to_f32(s->y16[at])), want = wanted(s, m, n);
+            const double scale = sqrt((double)s->shape.K) + fabs(want);
+
+            if (!(fabs(is - want) <= (s->shape.c == F32 ? 1e-6 : 0x1p-8) * scale))
+                fail_msg("%s %s to %s, %d x %d x %d: row %d, column %d is %.8g, must be %.8g", matmul_isa_name(isa),
+                         dtype_name(s->shape.ab), dtype_name(s->shape.c), (int)s->shape.M, (int)s->shape.N,
+                         (int)s->shape.K, (int)m, (int)n, is, want);
+        }
+}
+
+TEST(products_are_right)
+{
+    static const int64_t sizes[][2] = { { 1, 1 }, { 7, 5 }, { 33, 16 }, { 130, 64 }, { 301, 200 }, { 64, 31 } };
+
+    for (int isa = CPU_PORTABLE; isa <= (int)matmul_isa(); isa++)
+        for (int64_t M = 1; M <= NARROW_ROWS; M++)
+            for (int i = 0; i < COUNT_OF(sizes); i++) {
+                struct sample *s = sample_new(M, sizes[i][0], sizes[i][1]);
+
+                for (int form = 0; form < 6; form++) {
+                    s->shape.ab = form < 2 ? F32 : BF16;
+                    s->shape.c = form < 4 ? F32 : BF16;
+                    s->shape.bias = form % 2;
+                    s->shape.relu = form % 2;
+                    run(s, (enum cpu_isa)isa, 2);
+                    check_numbers(s, (enum cpu_isa)isa);
+                }
+                free(s);
+            }
+    CHECK(true);
+}
+
+/* What generation relies on: a row's text depends neither on its company nor on the machine's number of cores. */
+TEST(rows_do_not_feel_their_company)
+{
+    for (int isa = CPU_PORTABLE; isa <= (int)matmul_isa(); isa++)
+        for (int type = F32; type <= BF16; type++) {
+            struct sample *all = sample_new(NARROW_ROWS, 301, 200), *few = sample_new(1, 301, 200);
+
+            all->shape.ab = few->shape.ab = (enum dtype)type;
+            run(all, (enum cpu_isa)isa, 3);
+            for (int64_t M = 1; M < NARROW_ROWS; M++) {
+                few->shape.M = M;
+                run(few, (enum cpu_isa)isa, 1);
+                CHECK_EQ(memcmp(few->y, all->y, (size_t)(M * 301) * sizeof(float)), 0);
+            }
+            free(all);
+            free(few);
+        }
+}
+
+TEST(what_is_no_number_stays_so)
+{
+    struct sample *s = sample_new(1, 40, 64);
+
+    s->shape.relu = true;
+    s->x[3] = NAN;
+    run(s, matmul_isa(), 1);
+    for (int64_t n = 0; n < 40; n++)
+        CHECK(isnan(s->y[n]));
+    free(s);
+}
+
+TEST_MAIN(CASE(products_are_right), CASE(rows_do_not_feel_their_company), CASE(what_is_no_number_stays_so))
