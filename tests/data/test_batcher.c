@@ -263,7 +263,23 @@ TEST(no_memory_leaves_nothing)
     samples_free(&s);
 }
 
+TEST(in_order_is_as_they_stand)
+{
+    struct samples s = numbered(SAMPLE_TEXT, 9);
+    struct batcher b = start(&s, (struct batcher_options){ .B = 4, .T = 12, .rank = 1, .ranks = 2, .in_order = true });
+    struct err err = { 0 };
+
+    for (int64_t epoch = 0; epoch < 2; epoch++) {
+        CHECK_OK(batcher_epoch(&b, epoch, &err), &err);
+        CHECK_EQ(batcher_step(&b, &err), 1);
+        for (int64_t i = 0; i < 4; i++)
+            CHECK_EQ(b.batch.ids[i * b.batch.T + 1], 100 + 1 + 2 * i);
+    }
+    batcher_free(&b);
+    samples_free(&s);
+}
+
 TEST_MAIN(CASE(a_row_in_every_convention), CASE(ranks_together_see_the_single_process_batch),
           CASE(more_ranks_than_samples), CASE(trimming_leaves_the_text_alone), CASE(seeking_gives_the_same_batch),
           CASE(pairs_are_chosen_rows_then_rejected_rows), CASE(impossible_options_are_refused),
-          CASE(golden_order_of_every_rank), CASE(no_memory_leaves_nothing))
+          CASE(golden_order_of_every_rank), CASE(no_memory_leaves_nothing), CASE(in_order_is_as_they_stand))

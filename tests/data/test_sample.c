@@ -117,5 +117,21 @@ TEST(no_memory_leaves_a_whole_set)
     }
 }
 
+TEST(equal_pairs_are_counted_as_they_are_cut)
+{
+    const int32_t ids[] = { 2, 5, 6, 7 };
+    struct err err = { 0 };
+    struct samples s;
+
+    CHECK_OK(samples_init(&s, SAMPLE_PAIR, 3, 2, &err), &err);
+    CHECK_EQ(samples_equal_pairs(&s), 0);
+    CHECK_OK(samples_add(&s, ids, 2, ids, 3, &err), &err);
+    CHECK_OK(samples_add(&s, ids, 3, ids, 3, &err), &err);
+    CHECK_OK(samples_add(&s, ids, 3, ids, 4, &err), &err);
+    CHECK_OK(samples_add(&s, ids, 3, ids + 1, 3, &err), &err);
+    CHECK_EQ(samples_equal_pairs(&s), 2);
+    samples_free(&s);
+}
+
 TEST_MAIN(CASE(rows_are_cut_and_counted), CASE(long_prompts_are_dropped), CASE(pairs_stay_together_when_shuffled),
-          CASE(quantiles), CASE(no_memory_leaves_a_whole_set))
+          CASE(quantiles), CASE(no_memory_leaves_a_whole_set), CASE(equal_pairs_are_counted_as_they_are_cut))

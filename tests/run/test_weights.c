@@ -1,0 +1,155 @@
+/* A reward model made of a language model: its new head, and the form in which it is written. */
+#include "run/weights.h"
+
+#include <math.h>
+
+#include "base/file.h"
+#include "engine.h"
+
+#define LANGUAGE "tests/golden/data/models/post"
+#define JUDGE "tests/golden/data/models/post-reward"
+
+static void open_engine(void **test_state, struct engine *e, const struct model_dir *m, const char *words)
+{
+    const struct trainer_options o = { .learning_rate = 1, .total = 1 };
+    struct err err = { 0 };
+
+    *e = (struct engine){ .phase = &phase_reward };
+    comm_alone(&e->comm);
+    CHECK_OK(build_shape(&m->config, 0, &e->shape, &err), &err);
+    CHECK_OK(engine_open(e, "ref", words, 2, 8, 1, &o, &err), &err);
+}
+
+static void open_model(void **test_state, struct model_dir *m, const char *dir)
+{
+    struct err err = { 0 };
+
+    CHECK_OK(model_dir_open(m, dir, &err), &err);
+}
+
+/* Buffers of the head and of its master weights within the flat one that it is a view of. */
+static const float *head_of(const struct engine *e)
+{
+    return exec_buffer(&e->exec, "v_head.weight");
+}
+
+TEST(a_new_head_is_drawn_from_the_seed)
+{
+    struct err err = { 0 };
+    struct model_dir m;
+    struct engine e;
+    float first[64];
+
+    open_model(test_state, &m, LANGUAGE);
+    open_engine(test_state, &e, &m, "");
+    const int64_t E = m.config.word_embed_proj_dim;
+    struct weights_source from = { .files = &m, .new_head = true, .seed = 7 };
+    CHECK(E <= COUNT_OF(first));
+    CHECK_OK(weights_load_from(&e.exec, "", &from, &err), &err);
+    for (int64_t i = 0; i < E; i++) {
+        first[i] = head_of(&e)[i];
+        CHECK(fabsf(first[i]) <= 1 / sqrtf((float)E));
+    }
+    CHECK(first[0] != 0 && first[0] != first[1]);
+    CHECK_OK(weights_load_from(&e.exec, "", &from, &err), &err);
+    CHECK(memcmp(first, head_of(&e), (size_t)E * sizeof *first) == 0);
+    from.seed = 8;
+    CHECK_OK(weights_load_from(&e.exec, "", &from, &err), &err);
+    CHECK(memcmp(first, head_of(&e), (size_t)E * sizeof *first) != 0);
+    from.new_head = false;
+    CHECK_ERR(weights_load_from(&e.exec, "", &from, &err), &err, ERR_INPUT, "v_head.weight");
+    engine_close(&e);
+    model_dir_close(&m);
+}
+
+TEST(a_head_that_is_there_is_kept)
+{
+    struct err err = { 0 };
+    struct model_dir m;
+    struct engine e;
+    float stored[64];
+
+    open_model(test_state, &m, JUDGE);
+    open_engine(test_state, &e, &m, "");
+    const int64_t E = m.config.word_embed_proj_dim;
+    const struct weights_source from = { .files = &m, .new_head = true, .seed = 7 };
+    CHECK_OK(weights_load_from(&e.exec, "", &from, &err), &err);
+    CHECK_OK(model_dir_read(&m, "v_head.weight", stored, F32, E, false, &err), &err);
+    CHECK(memcmp(stored, head_of(&e), (size_t)E * sizeof *stored) == 0);
+    engine_close(&e);
+    model_dir_close(&m);
+}
+
+/* In bf16 the head's master has what was drawn, and the head its rounding. */
+static const float *master_of_head(const struct plan *p, const struct exec *e)
+{
+    const struct buffer *head = &p->buffers[plan_find(p, "v_head.weight")];
+
+    for (int g = 0; g < p->n_programs; g++)
+        for (int i = 0; i < p->programs[g].n_steps; i++) {
+            const struct op_step *s = &p->programs[g].steps[i];
+            if (s->op == OP_ADAMW && s->out[0] == head->parent)
+                return (const float *)exec_address(e, s->out[3]) + (head->parent_begin - s->attrs.begin);
+        }
+    return NULL;
+}
+
+TEST(masters_of_a_new_head_are_exact)
+{
+    struct err err = { 0 };
+    struct model_dir m;
+    struct engine exact, half;
+
+    open_model(test_state, &m, LANGUAGE);
+    open_engine(test_state, &exact, &m, "");
+    open_engine(test_state, &half, &m, "--dtype bf16");
+    const struct weights_source from = { .files = &m, .new_head = true, .seed = 7 };
+    CHECK_OK(weights_load_from(&exact.exec, "", &from, &err), &err);
+    CHECK_OK(weights_load_from(&half.exec, "", &from, &err), &err);
+    const uint16_t *rounded = exec_buffer(&half.exec, "v_head.weight");
+    const float *master = master_of_head(&half.plan, &half.exec);
+    CHECK(master != NULL);
+    for (int64_t i = 0; i < m.config.word_embed_proj_dim; i++) {
+        CHECK(master[i] == head_of(&exact)[i]);
+        CHECK(rounded[i] == bf16_from_f32(master[i]));
+    }
+    engine_close(&exact);
+    engine_close(&half);
+    model_dir_close(&m);
+}
+
+TEST(the_form_that_is_written_is_the_models)
+{
+    static const struct {
+        const char *from;
+        const struct phase *phase;
+    } forms[] = { { LANGUAGE, &phase_sft }, { JUDGE, &phase_reward } };
+    const struct trainer_options o = { .total = 1 };
+    char dir[] = "/tmp/test_weights_XXXXXX";
+    struct err err = { 0 };
+
+    CHECK(mkdtemp(dir) != NULL);
+    for (int i = 0; i < COUNT_OF(forms); i++) {
+        struct model_dir m, written;
+        struct engine e = { .phase = forms[i].phase };
+        open_model(test_state, &m, forms[i].from);
+        comm_alone(&e.comm);
+        CHECK_OK(build_shape(&m.config, 0, &e.shape, &err), &err);
+        CHECK_OK(engine_open(&e, "ref", "", 2, 8, 1, &o, &err), &err);
+        CHECK_OK(weights_load(&e.exec, "", &m, false, &err), &err);
+        CHECK_OK(weights_save(&e.exec, "", &m.config, dir, &err), &err);
+        open_model(test_state, &written, dir);
+        CHECK_EQ(written.is_reward, m.is_reward);
+        CHECK_OK(model_dir_check(&written, &err), &err);
+        const uint64_t hash = weights_hash(&e.exec, "");
+        CHECK_OK(weights_load(&e.exec, "", &written, false, &err), &err);
+        CHECK(weights_hash(&e.exec, "") == hash);
+        model_dir_close(&written);
+        engine_close(&e);
+        model_dir_close(&m);
+    }
+    CHECK_OK(file_remove_tree(dir, &err), &err);
+}
+
+TEST_MAIN(CASE(a_new_head_is_drawn_from_the_seed), CASE(a_head_that_is_there_is_kept),
+          CASE(masters_of_a_new_head_are_exact), CASE(the_form_that_is_written_is_the_models))
