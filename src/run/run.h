@@ -45,9 +45,11 @@ struct run_form {
     /* The form's own part of a checkpoint's state; NULL: none. */
     int (*save_state)(const struct run *r, json_t *state, struct err *err);
     int (*load_state)(struct run *r, const json_t *state, const char *path, struct err *err);
+    const char *advice; /* what makes a run smaller; NULL: the switches are tried out */
     void (*close)(struct run *r); /* frees r->work; accepts what start left halfway */
 };
 extern const struct run_form run_batches; /* loop.c: phases 1 and 2 */
+extern const struct run_form run_ppo; /* ppo_loop.c: phase 3 */
 
 /* The words and where they came from: for run.json. Borrowed. */
 struct run_request {

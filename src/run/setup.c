@@ -97,7 +97,10 @@ int setup_fits(const struct run_request *q, const struct run_model *models, bool
     if (needed(p, ranks_here) <= limit)
         return 0;
     print_kinds(p, kinds, sizeof kinds);
-    suggest(q, models, trains, p, ranks_here, limit, advice, sizeof advice);
+    if (q->form->advice)
+        snprintf(advice, sizeof advice, "%s", q->form->advice);
+    else
+        suggest(q, models, trains, p, ranks_here, limit, advice, sizeof advice);
     err_set(err, ERR_INFEASIBLE, "the run needs %s and the limit is %s",
             print_bytes((double)needed(p, ranks_here), want), print_bytes((double)limit, have));
     err_where(err, "%d rank%s on this machine; each: %s", ranks_here, ranks_here == 1 ? "" : "s", kinds);

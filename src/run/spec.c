@@ -308,6 +308,11 @@ static void fill_training(struct spec *s)
             o->fallback = s->phase->learning_rate;
 }
 
+struct option_set spec_run_set(struct spec *s)
+{
+    return (struct option_set){ .title = "The run", .options = run_options, .values = s };
+}
+
 int spec_sets(struct spec *s, const struct phase *phase, struct option_set *sets)
 {
     int n = 0;
@@ -320,7 +325,7 @@ int spec_sets(struct spec *s, const struct phase *phase, struct option_set *sets
     if (phase->options)
         sets[n++] = (struct option_set){ .title = "The phase", .options = phase->options, .values = s->phase_options };
     n += technique_sets(&sets[n], &s->techniques);
-    sets[n++] = (struct option_set){ .title = "The run", .options = run_options, .values = s };
+    sets[n++] = spec_run_set(s);
     return n;
 }
 

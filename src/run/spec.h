@@ -46,6 +46,7 @@ const char *spec_backend_name(const struct spec *s);
 
 /* The option sets of a phase that trains; returns how many. s->phase becomes it. */
 int spec_sets(struct spec *s, const struct phase *phase, struct option_set *sets);
+struct option_set spec_run_set(struct spec *s); /* the last of them, for phases that have tables of their own */
 /* What must be given, and what must not be together. ERR_USAGE. */
 int spec_check_train(const struct spec *s, struct err *err);
 /* "8GiB", "500M", "1073741824" -> bytes. ERR_USAGE. */
