@@ -24,6 +24,7 @@ extern const struct command cmd_measure;
 extern const struct command cmd_model_info;
 extern const struct command cmd_model_new;
 extern const struct command cmd_plan;
+extern const struct command cmd_ppo;
 extern const struct command cmd_report;
 extern const struct command cmd_reward;
 extern const struct command cmd_score;
@@ -36,6 +37,7 @@ const struct command *const commands[] = {
     &cmd_study,
     &cmd_sft,
     &cmd_reward,
+    &cmd_ppo,
     &cmd_eval,
     &cmd_score,
     &cmd_generate,

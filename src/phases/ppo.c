@@ -65,6 +65,20 @@ void ppo_experience_add(struct ppo_experience *x, enum ppo_convention c, const i
     x->numbers[x->n++] = number;
 }
 
+void ppo_experience_answers(struct ppo_experience *x, enum ppo_convention c, const struct generated *g,
+                            const int64_t *numbers)
+{
+    for (int64_t b = 0; b < g->B; b++) {
+        const int64_t begin = g->begin[b], answer = g->prompt_end[b], end = g->end[b];
+        ppo_experience_add(x, c, &g->ids[b * g->S + begin], g->S - begin, 0, answer - begin,
+                           end - answer - (g->ended[b] ? 1 : 0), g->ended[b], numbers[b]);
+        for (int64_t t = answer; g->entropies && t < end; t++) {
+            x->entropy += (double)g->entropies[b * g->S + t];
+            x->n_entropy++;
+        }
+    }
+}
+
 /* ---- the programs ---- */
 
 static int add_logprob(struct graph *g, const struct opt_shape *o, const struct extents *x)
@@ -106,7 +120,35 @@ static const struct phase_program programs[] = {
     { 0 },
 };
 
-const struct phase phase_ppo = { .name = "ppo", .programs = programs };
+static const struct phase_metric metrics[] = {
+    [PPO_ACTOR_LOSS] = { "actor_loss", "actor loss", false },
+    [PPO_CRITIC_LOSS] = { "critic_loss", "critic loss", false },
+    [PPO_TEXT_LOSS] = { "unsupervised_loss", "unsupervised loss", false },
+    [PPO_REWARD] = { "reward", "reward", false },
+    [PPO_REWARD_DEVIATION] = { "reward_deviation", "deviation", false },
+    [PPO_TRUE_SHARE] = { "true_share", "right", false },
+    [PPO_KL] = { "kl", "KL", false },
+    [PPO_KL_ANSWER] = { "kl_answer", "KL an answer", false },
+    [PPO_ENTROPY] = { "entropy", "entropy", false },
+    [PPO_CLIP_FRACTION] = { "clip_fraction", "clipped", false },
+    [PPO_RATIO_LOWEST] = { "ratio_lowest", "lowest ratio", false },
+    [PPO_RATIO_HIGHEST] = { "ratio_highest", "highest ratio", false },
+    [PPO_EXPLAINED] = { "explained_variance", "explained", false },
+    [PPO_ANSWER_TOKENS] = { "answer_tokens", "ids an answer", false },
+    [PPO_ENDED] = { "ended_share", "ended", false },
+    [PPO_EMPTY] = { "empty_answers", "empty", false },
+    [PPO_LEFT_OUT] = { "answers_left_out", "left out", false },
+    [PPO_CRITIC_RATE] = { "critic_lr", "critic's rate", false },
+    [PPO_CRITIC_NORM] = { "critic_grad_norm", "critic's norm", false },
+    [PPO_GENERATE_S] = { "generate_seconds", "generate", false },
+    [PPO_SCORE_S] = { "score_seconds", "score", false },
+    [PPO_TRAIN_S] = { "train_seconds", "train", false },
+    { 0 },
+};
+
+const struct phase phase_ppo = {
+    .name = "ppo", .programs = programs, .number = 3, .samples = SAMPLE_PROMPT, .metrics = metrics
+};
 
 void ppo_open(struct ppo *p, struct exec *e, const struct ppo_settings *s)
 {
@@ -122,7 +164,7 @@ void ppo_open(struct ppo *p, struct exec *e, const struct ppo_settings *s)
         .actor_train = plan_find_program(plan, "actor/", "train"),
         .critic_train = plan_find_program(plan, "critic/", "train"),
         .actor_text = plan_find_program(plan, "actor/", "text"),
-        .average = plan_find_program(plan, "ema/", "update"),
+        .average = plan_find_program(plan, "actor_ema/", "update"),
         .ids = exec_buffer(e, "ids"),
         .positions = exec_buffer(e, "positions"),
         .spans = exec_buffer(e, "spans"),
@@ -289,6 +331,15 @@ int ppo_score(struct ppo *p, struct ppo_experience *x, struct err *err)
         return -1;
     ppo_math_normalize(&steps, moments);
     return 0;
+}
+
+void ppo_sums(const struct ppo_experience *x, struct ppo_sums *add_to)
+{
+    struct ppo_experience copy = *x;
+    const struct piece all = { &copy, 0, x->n, x->T };
+    const struct ppo_steps steps = steps_of(&all);
+
+    ppo_math_sums(&steps, add_to);
 }
 
 /* ---- learning ---- */

@@ -8,7 +8,7 @@
 #define TUNEUP_PHASES_PPO_H
 
 #include "data/batcher.h"
-#include "exec/exec.h"
+#include "phases/generate.h"
 #include "phases/phase.h"
 #include "phases/ppo_math.h"
 #include "phases/trainer.h"
@@ -43,6 +43,9 @@ void ppo_experience_clear(struct ppo_experience *x);
  * ids[T]. number: of this row among all. */
 void ppo_experience_add(struct ppo_experience *x, enum ppo_convention c, const int32_t *ids, int64_t T, int64_t at,
                         int64_t n_prompt, int64_t n_answer, bool ended, int64_t number);
+/* All rows of a generation. numbers: theirs. */
+void ppo_experience_answers(struct ppo_experience *x, enum ppo_convention c, const struct generated *g,
+                            const int64_t *numbers);
 
 struct ppo {
     struct ppo_settings settings;
@@ -61,6 +64,9 @@ void ppo_open(struct ppo *p, struct exec *e, const struct ppo_settings *s);
  * ERR_RUN names model and row when a number is not finite. */
 int ppo_score(struct ppo *p, struct ppo_experience *x, struct err *err);
 
+/* What is reported of scored rows, added up. */
+void ppo_sums(const struct ppo_experience *x, struct ppo_sums *add_to);
+
 /* What updates tell, added up: means are over updates. */
 struct ppo_learned {
     int64_t n_updates;
@@ -73,6 +79,32 @@ struct ppo_learned {
 int ppo_update(struct ppo *p, struct ppo_experience *x, int64_t iteration, struct ppo_learned *out, struct err *err);
 /* Updates that ppo_update makes of n rows. */
 int64_t ppo_updates(const struct ppo_settings *s, int64_t train_B, int64_t n_rows);
+
+/* What an iteration tells: the places of phase_ppo's metrics. */
+enum ppo_metric {
+    PPO_ACTOR_LOSS,
+    PPO_CRITIC_LOSS,
+    PPO_TEXT_LOSS,
+    PPO_REWARD, /* mean score of the reward model, before clipping and without the KL term */
+    PPO_REWARD_DEVIATION,
+    PPO_TRUE_SHARE, /* of answers to the built-in tasks, those that are right */
+    PPO_KL, /* an action: log-probability less the reference's, in nats; */
+    PPO_KL_ANSWER, /* its sum over an answer */
+    PPO_ENTROPY, /* of the distributions that ids were drawn from, in nats, before temperature and cuts */
+    PPO_CLIP_FRACTION, /* actions whose ratio is outside 1 +- PPO_CLIP, over all updates */
+    PPO_RATIO_LOWEST,
+    PPO_RATIO_HIGHEST,
+    PPO_EXPLAINED, /* share of the returns' variance that the old values explain */
+    PPO_ANSWER_TOKENS, /* ids an answer, its end not counted */
+    PPO_ENDED, /* share of answers that end by themselves */
+    PPO_EMPTY, /* answers without an id but the end */
+    PPO_LEFT_OUT, /* answers that nothing is learnt from */
+    PPO_CRITIC_RATE,
+    PPO_CRITIC_NORM,
+    PPO_GENERATE_S,
+    PPO_SCORE_S,
+    PPO_TRAIN_S,
+};
 
 extern const struct phase phase_ppo;
 

@@ -61,7 +61,7 @@ static void open_plan(void **test_state, struct four *f, const char *backend, co
                        .micro_steps = 1,
                        .ranks = 1,
                        .averaged = "actor/",
-                       .average = "ema/",
+                       .average = "actor_ema/",
                        .average_decay = 0.992 };
 
     comm_alone(&f->comm);
@@ -77,7 +77,7 @@ static void open_plan(void **test_state, struct four *f, const char *backend, co
     CHECK_OK(exec_allocate(&f->exec, &err), &err);
     for (int i = 0; i < N_MODELS; i++)
         load_weights(test_state, f, prefixes[i], &f->models[i]);
-    load_weights(test_state, f, "ema/", &f->models[ACTOR]);
+    load_weights(test_state, f, "actor_ema/", &f->models[ACTOR]);
 }
 
 /* One update an experience; the golden numbers follow the reference. */
@@ -283,7 +283,7 @@ static void check_set(void **test_state, const char *folder, const char *model, 
     check_updates(test_state, &f);
     CHECK(compare_arrays(&f, "actor_final.", "model.decoder.", "actor/", "actor_final") > 20);
     CHECK(compare_arrays(&f, "critic_final.", "rwtransformer.decoder.", "critic/", "critic_final") > 20);
-    CHECK(compare_arrays(&f, "ema.", "model.decoder.", "ema/", "actor_final") > 0);
+    CHECK(compare_arrays(&f, "ema.", "model.decoder.", "actor_ema/", "actor_final") > 0);
     close_four(&f);
 }
 
