@@ -60,7 +60,7 @@ static inline int fixture_metrics(const struct cell *c, int64_t step, double tim
         out[n++] = (struct outcome_metric){ step, "accuracy", 0.5 + 0.05 * (double)step };
     if (strcmp(c->phase, "ppo") != 0)
         return n;
-    out[n++] = (struct outcome_metric){ step, "reward_mean", 8 - loss + 0.1 };
+    out[n++] = (struct outcome_metric){ step, "reward", 8 - loss + 0.1 };
     out[n++] = (struct outcome_metric){ step, "kl", 0.01 * (double)step };
     out[n++] = (struct outcome_metric){ step, "generate_seconds", time * (late ? 0.25 : 0.4) };
     out[n++] = (struct outcome_metric){ step, "score_seconds", time * 0.05 };
@@ -138,7 +138,8 @@ static inline void fixture_run(struct study_store *store, const struct cells *s,
     CHECK_OK(study_store_add(store, cell, &run, &err), &err);
 }
 
-static inline void fixture_cells(const char *path, struct cells *s, int64_t blocks, const struct fixture *f)
+static inline void fixture_cells(const char *path, struct cells *s, const struct cells_choice *choice,
+                                 const struct fixture *f)
 {
     struct study_store store;
     struct err err = { 0 };
@@ -146,11 +147,11 @@ static inline void fixture_cells(const char *path, struct cells *s, int64_t bloc
     int order[CELLS_MAX];
     void **test_state = NULL;
 
-    CHECK_OK(cells_finish(s, &(struct cells_choice){ .blocks = blocks }, &err), &err);
+    CHECK_OK(cells_finish(s, choice, &err), &err);
     CHECK_OK(study_store_open(&store, path, &err), &err);
     CHECK_OK(study_store_begin(&store, s, "{\"cpu\": \"Test & Co <x86>\", \"cores\": 2}", "hash", &rebuilt, &err),
              &err);
-    for (int64_t block = 0; block < blocks; block++) {
+    for (int64_t block = 0; block < s->blocks; block++) {
         cells_order(s, block, order);
         for (int i = 0; i < s->n_cells; i++)
             fixture_run(&store, s, order[i], block, f);
@@ -178,10 +179,10 @@ static inline void fixture_phases(const char *path, int64_t blocks, const struct
     void **test_state = NULL;
 
     CHECK_OK(study_file_parse(&s, text, strlen(text), "three phases", &err), &err);
-    fixture_cells(path, &s, blocks, f);
+    fixture_cells(path, &s, &(struct cells_choice){ .blocks = blocks }, f);
 }
 
-/* The built-in study in the same way. */
+/* The first phase of the built-in study in the same way. */
 static inline void fixture_study(const char *path, int64_t blocks, const struct fixture *f)
 {
     struct err err = { 0 };
@@ -189,7 +190,7 @@ static inline void fixture_study(const char *path, int64_t blocks, const struct 
     void **test_state = NULL;
 
     CHECK_OK(cells_builtin(&s, &err), &err);
-    fixture_cells(path, &s, blocks, f);
+    fixture_cells(path, &s, &(struct cells_choice){ .phases = "sft", .blocks = blocks }, f);
 }
 
 #endif

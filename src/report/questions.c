@@ -171,6 +171,8 @@ static void ask_lift(struct headlines *h, const struct loaded *l, const struct c
                 l->cells[c->rows[i].cell].exact ? "" : " (changes the numbers)");
     }
     add_measured(&measured, l, c);
+    if (measured.used == 0)
+        return;
     headlines_say(h, false, "Is anything better than the baseline in %s, in every phase and at every rank count? %s%s.",
                   measured.s, names.used ? "Yes: " : "Nothing, beyond doubt", names.s);
 }
@@ -216,6 +218,7 @@ static void ask_alone(struct headlines *h, const struct loaded *l, const struct 
                       const char *question)
 {
     struct text t = { 0 };
+    bool judged = false;
 
     for (int base = 0; base < l->n_cells; base++) {
         const struct comparison *best = NULL;
@@ -228,6 +231,7 @@ static void ask_alone(struct headlines *h, const struct loaded *l, const struct 
                 (!best || row->ratios[kind].e.value > best->ratios[kind].e.value))
                 best = row;
         }
+        judged = judged || is_group(l, c, base);
         if (!best)
             continue;
         exports_number(best->ratios[kind].e.value, ratio, sizeof ratio);
@@ -235,7 +239,7 @@ static void ask_alone(struct headlines *h, const struct loaded *l, const struct 
         add_group(&t, l, base);
         add(&t, " (%s)", ratio);
     }
-    if (is_measured(l, c, -1, kind))
+    if (judged && is_measured(l, c, -1, kind))
         headlines_say(h, false, "%s %s.", question, t.used ? t.s : "None, beyond doubt");
 }
 

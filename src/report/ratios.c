@@ -18,7 +18,7 @@ static const struct {
     const char *phase, *metric, *name;
 } judged_by[] = {
     { "reward", "accuracy", "accuracy" },
-    { "ppo", "reward_mean", "reward" },
+    { "ppo", "reward", "reward" },
     { "ppo", "kl", "KL" },
 };
 
@@ -203,7 +203,7 @@ static void build_ratio(const struct loaded *l, struct comparison *c, enum ratio
 
 static double curve_at(const struct load_run *r, int i, bool ppo)
 {
-    return ppo ? load_metric(r, r->steps[i].step, "reward_mean") : r->steps[i].loss;
+    return ppo ? load_metric(r, r->steps[i].step, "reward") : r->steps[i].loss;
 }
 
 /* A loss is held against the other loss of the same step. A reward may be close to 0 at any step, so that it is held

@@ -10,6 +10,7 @@
 #define BUILTIN_HEADS 3
 #define BUILTIN_FFN (4 * BUILTIN_HIDDEN)
 #define BUILTIN_BATCH 4
+#define BUILTIN_PAIRS 2 /* of phase 2: as many rows as phase 1 has */
 #define BUILTIN_TOKENS 256
 #define BUILTIN_EVAL_BATCHES 0 /* none: the losses of the steps are compared */
 #define BUILTIN_REWARD_TOKENS 64 /* of the step that makes PPO's reward model */

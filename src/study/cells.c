@@ -33,10 +33,13 @@ static const struct {
 } builtin_options[] = {
     { NULL, "--no-save_model", -1 },
     { NULL, "--no-enable_tensorboard", -1 },
+    { NULL, "--eval_batches", BUILTIN_EVAL_BATCHES },
     { "sft", "--max_steps", BUILTIN_STEPS },
     { "sft", "--per_device_train_batch_size", BUILTIN_BATCH },
     { "sft", "--max_seq_len", BUILTIN_TOKENS },
-    { "sft", "--eval_batches", BUILTIN_EVAL_BATCHES },
+    { "reward", "--max_steps", BUILTIN_STEPS },
+    { "reward", "--per_device_train_batch_size", BUILTIN_PAIRS },
+    { "reward", "--max_seq_len", BUILTIN_TOKENS },
 };
 
 /* A trailing '?' drops a technique at rank counts too small for it instead of dropping the cell. few_ranks: more ranks
@@ -47,19 +50,32 @@ static const struct {
     const char *techniques[8];
 } builtin_cells[] = {
     { "sft", "baseline", false, { 0 } },
-    { "sft", "bf16", false, { "bf16" } },
+    { "sft", "bf16", true, { "bf16" } },
     { "sft", "gradient_checkpointing", false, { "gradient_checkpointing" } },
     { "sft", "zero-1", false, { "zero-1" } },
-    { "sft", "chunked_loss", false, { "chunked_loss" } },
-    { "sft", "flash_attention", false, { "flash_attention" } },
-    { "sft", "fused_kernels", false, { "fused_kernels" } },
-    { "sft", "norm_recompute", false, { "norm_recompute" } },
+    { "sft", "chunked_loss", true, { "chunked_loss" } },
+    { "sft", "flash_attention", true, { "flash_attention" } },
+    { "sft", "fused_kernels", true, { "fused_kernels" } },
+    { "sft", "norm_recompute", true, { "norm_recompute" } },
     { "sft", "all exact", false, { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute" } },
     { "sft",
       "everything",
       false,
       { "bf16", "gradient_checkpointing", "zero-1?", "chunked_loss", "flash_attention", "fused_kernels",
         "norm_recompute" } },
+    /* A reward model has no vocabulary to chunk. */
+    { "reward", "baseline", false, { 0 } },
+    { "reward", "bf16", true, { "bf16" } },
+    { "reward", "gradient_checkpointing", true, { "gradient_checkpointing" } },
+    { "reward", "zero-1", false, { "zero-1" } },
+    { "reward", "flash_attention", true, { "flash_attention" } },
+    { "reward", "fused_kernels", true, { "fused_kernels" } },
+    { "reward", "norm_recompute", true, { "norm_recompute" } },
+    { "reward", "all exact", true, { "flash_attention", "fused_kernels", "norm_recompute" } },
+    { "reward",
+      "everything",
+      false,
+      { "bf16", "gradient_checkpointing", "zero-1?", "flash_attention", "fused_kernels", "norm_recompute" } },
 };
 
 int cells_phase(const char *name)

@@ -14,6 +14,15 @@ static int index_of(const struct cells *s, const char *name, int64_t ranks)
     return -1;
 }
 
+static int count(const struct cells *s, const char *phase)
+{
+    int n = 0;
+
+    for (int i = 0; i < s->n_cells; i++)
+        n += strcmp(s->cells[i].phase, phase) == 0;
+    return n;
+}
+
 TEST(builtin_study_is_whole)
 {
     struct err err = { 0 };
@@ -21,7 +30,8 @@ TEST(builtin_study_is_whole)
 
     CHECK_OK(cells_builtin(&s, &err), &err);
     CHECK_OK(cells_finish(&s, &as_it_is, &err), &err);
-    CHECK_EQ(s.n_cells, 9 + 10);
+    CHECK_EQ(count(&s, "sft"), 9 + 5);
+    CHECK_EQ(count(&s, "reward"), 8 + 3);
     CHECK_EQ(index_of(&s, "zero-1", 1), -1);
     const struct cell *zero = &s.cells[index_of(&s, "zero-1", 2)];
     CHECK(words_have(&zero->argv, "--zero_stage=1") && words_have(&zero->argv, "--dtype=fp32"));
@@ -54,7 +64,10 @@ TEST(chosen_cells_keep_their_baseline)
     struct cells s;
 
     CHECK_OK(cells_builtin(&s, &err), &err);
-    CHECK_OK(cells_finish(&s, &(struct cells_choice){ .cells = "bf16,zero-1", .ranks = "2", .blocks = 3 }, &err), &err);
+    CHECK_OK(cells_finish(&s,
+                          &(struct cells_choice){ .phases = "sft", .cells = "bf16,zero-1", .ranks = "2", .blocks = 3 },
+                          &err),
+             &err);
     CHECK_EQ(s.n_cells, 3);
     CHECK_EQ(s.blocks, 3);
     CHECK_STR(s.cells[0].name, "baseline");

@@ -11,17 +11,25 @@
 
 static const char engine[] = "tests/study/fake_engine.sh";
 
-static int run(const char *folder, const char *cells, int64_t blocks, int *n_failed, struct err *err)
+static int run_phases(const char *folder, const char *phases, const char *cells, int64_t blocks, int *n_failed,
+                      struct err *err)
 {
     struct cells s;
     void **test_state = NULL;
 
     log_set(LOG_QUIET, true);
     CHECK_OK(cells_builtin(&s, err), err);
-    CHECK_OK(cells_finish(&s, &(struct cells_choice){ .cells = cells, .blocks = blocks, .ranks = "1" }, err), err);
+    CHECK_OK(cells_finish(
+                 &s, &(struct cells_choice){ .phases = phases, .cells = cells, .blocks = blocks, .ranks = "1" }, err),
+             err);
     const int result = study_run(&s, &(struct study_options){ .output = folder, .program = engine }, n_failed, err);
     cells_free(&s);
     return result;
+}
+
+static int run(const char *folder, const char *cells, int64_t blocks, int *n_failed, struct err *err)
+{
+    return run_phases(folder, "sft", cells, blocks, n_failed, err);
 }
 
 static int lines_of(const char *path)
