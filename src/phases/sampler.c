@@ -1,5 +1,6 @@
-/* One pass finds the largest logit and anything that is no number. Plain sampling is then one pass of weights; top-k and top-p
- * keep a heap of keys, logit above id, and take from its top only as many as are kept: no vocabulary is ever sorted. */
+/* One pass finds the largest logit and anything that is no number. Plain sampling is then one pass of weights. Top-k and top-p
+ * look at a histogram of the logits for the few that may be kept, and take these from a heap of keys, logit above id, as long
+ * as they are: no vocabulary is ever sorted. */
 #include "phases/sampler.h"
 
 #include <float.h>
@@ -11,6 +12,7 @@
 #include "base/rng.h"
 
 #define SUM_BLOCK 256 /* floats summed as floats, the blocks' sums as doubles */
+#define BINS 512 /* of a histogram: eight for each factor e of a weight */
 
 static int check_options(const struct sampler_options *o, int64_t V, struct err *err)
 {
@@ -99,13 +101,33 @@ static float scale_of(const struct sampler *s)
     return (float)fmin(1 / s->options.temperature, 1e30);
 }
 
+/* exp(x) of x <= 0, within 2e-7 of itself, 0 below e^-87; free of branches and calls, so that loops over it are vector code.
+ * x = n ln 2 + r, and a polynomial of r (Cephes's expf). */
+static inline float exp_of(float x)
+{
+    static const float to_integer = 12582912; /* 1.5 * 2^23: adding it rounds */
+    const float bounded = x > -87 ? x : -87;
+    const float n = (bounded * 1.44269504f + to_integer) - to_integer;
+    const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+    const int32_t bits = ((int32_t)n + 127) * (1 << 23);
+    float p = 1.9875691500e-4f, power;
+
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    memcpy(&power, &bits, sizeof power);
+    return x > -87 ? (p * r * r + r + 1) * power : 0;
+}
+
 /* weights[i] = exp((logits[i] - top) / temperature), 0 for the forbidden one. */
 static void fill_weights(struct sampler *s, const float *logits, float top, int32_t forbidden)
 {
     const float scale = scale_of(s);
 
     for (int64_t i = 0; i < s->V; i++)
-        s->weights[i] = expf((logits[i] - top) * scale);
+        s->weights[i] = exp_of((logits[i] - top) * scale);
     if (forbidden >= 0 && forbidden < s->V)
         s->weights[forbidden] = 0;
 }
@@ -201,12 +223,44 @@ static uint64_t take_top(uint64_t *heap, int64_t n)
     return top;
 }
 
-static int64_t fill_heap(struct sampler *s, const float *logits, int32_t forbidden)
+/* Falls never as the logit falls. */
+static int bin_of(float logit, float top, float scale)
 {
+    const float bin = (top - logit) * (scale * 8);
+
+    return bin < BINS - 1 ? (int)bin : BINS - 1;
+}
+
+/* The last bin of those that hold the top_k largest logits, or without top_k the largest that reach top_p of mass. */
+static int last_bin(const struct sampler *s, const float *logits, float top, int32_t forbidden, double mass)
+{
+    const struct sampler_options *o = &s->options;
+    const float scale = scale_of(s);
+    double weight[BINS] = { 0 }, sum = 0;
+    int64_t n[BINS] = { 0 }, count = 0;
+
+    for (int64_t i = 0; i < s->V; i++) {
+        const int bin = i == forbidden ? BINS - 1 : bin_of(logits[i], top, scale);
+        n[bin]++;
+        weight[bin] += (double)s->weights[i];
+    }
+    for (int bin = 0; bin < BINS - 1; bin++) {
+        count += n[bin];
+        sum += weight[bin];
+        if (o->top_k > 0 ? count >= o->top_k : sum >= o->top_p * mass)
+            return bin;
+    }
+    return BINS - 1;
+}
+
+/* A heap of the keys of the logits in these bins; returns how many. */
+static int64_t fill_heap(struct sampler *s, const float *logits, float top, int32_t forbidden, int last)
+{
+    const float scale = scale_of(s);
     int64_t n = 0;
 
     for (int64_t i = 0; i < s->V; i++)
-        if (i != forbidden)
+        if (bin_of(logits[i], top, scale) <= last && i != forbidden)
             s->keys[n++] = key_of(logits[i], i);
     for (int64_t i = n / 2 - 1; i >= 0; i--)
         sift_down(s->keys, n, i);
@@ -224,8 +278,8 @@ static int64_t cut_top_p(const float *weights, int64_t n_kept, double mass, doub
     return n;
 }
 
-/* Takes the top_k largest, or without top_k as many as reach top_p; then s->weights[i] is the weight of the i-th largest, and
- * its key lies at keys[n-1-i]. Returns how many are kept. */
+/* Takes from the heap of n the top_k largest, or without top_k as many as reach top_p of mass; then s->weights[i] is the weight
+ * of the i-th largest, and its key lies at keys[n-1-i]. Returns how many are kept. */
 static int64_t keep_largest(struct sampler *s, const float *logits, float top, int64_t n, double mass)
 {
     const struct sampler_options *o = &s->options;
@@ -236,7 +290,7 @@ static int64_t keep_largest(struct sampler *s, const float *logits, float top, i
 
     while (n_kept < most && (o->top_k > 0 || n_kept == 0 || sum < o->top_p * mass)) {
         const float logit = logits[id_of(take_top(s->keys, n - n_kept))];
-        s->weights[n_kept] = expf((logit - top) * scale);
+        s->weights[n_kept] = exp_of((logit - top) * scale);
         sum += (double)s->weights[n_kept++];
     }
     return o->top_k > 0 ? cut_top_p(s->weights, n_kept, sum, o->top_p) : n_kept;
@@ -245,16 +299,13 @@ static int64_t keep_largest(struct sampler *s, const float *logits, float top, i
 static int32_t draw(struct sampler *s, const float *logits, float top, int32_t forbidden, double u)
 {
     const struct sampler_options *o = &s->options;
-    const bool cuts_p = o->top_p<1, cuts_k = o->top_k> 0 && o->top_k < s->V;
-    double mass = 0;
 
-    if (!cuts_k) {
-        fill_weights(s, logits, top, forbidden);
-        if (!cuts_p)
-            return (int32_t)pick_weight(s->weights, s->V, u);
-        mass = sum_weights(s->weights, s->V);
-    }
-    const int64_t n = fill_heap(s, logits, forbidden);
+    fill_weights(s, logits, top, forbidden);
+    if (o->top_p >= 1 && (o->top_k == 0 || o->top_k >= s->V))
+        return (int32_t)pick_weight(s->weights, s->V, u);
+    const double mass = sum_weights(s->weights, s->V);
+    const int last = last_bin(s, logits, top, forbidden, mass);
+    const int64_t n = fill_heap(s, logits, top, forbidden, last);
     const int64_t n_kept = keep_largest(s, logits, top, n, mass);
     return id_of(s->keys[n - 1 - pick_weight(s->weights, n_kept, u)]);
 }
@@ -283,10 +334,17 @@ void sampler_describe(const float *logits, int64_t V, int32_t id, float *logprob
     const float top = largest(logits, 0, V, -FLT_MAX, &finite);
     double sum = 0, weighted = 0;
 
-    for (int64_t i = 0; i < V; i++) {
-        const float x = logits[i] - top, weight = expf(x);
-        sum += (double)weight;
-        weighted += (double)(weight * x);
+    for (int64_t first = 0; first < V; first += SUM_BLOCK) {
+        const int64_t end = first + block_at(first, V);
+        float block = 0, block_weighted = 0;
+#pragma omp simd reduction(+ : block, block_weighted)
+        for (int64_t i = first; i < end; i++) {
+            const float x = logits[i] - top, weight = exp_of(x);
+            block += weight;
+            block_weighted += weight > 0 ? weight * x : 0; /* x may be -infinity */
+        }
+        sum += (double)block;
+        weighted += (double)block_weighted;
     }
     *logprob = (float)((double)(logits[id] - top) - log(sum));
     *entropy = (float)(log(sum) - weighted / sum);

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "base/rng.h"
 #include "test.h"
 
 #define N_IDS 12
@@ -192,6 +193,46 @@ TEST(log_probability_and_entropy)
     }
 }
 
+TEST(logits_may_be_as_large_as_floats_are)
+{
+    static const float wide[N_IDS] = { -3e38f, 3e38f, 0, -3e38f, 2.9e38f };
+    static const double forms[][2] = { { 0, 1 }, { 40, 1 }, { 0, 0.5 }, { 3, 0.9 } };
+    float logprob, entropy;
+
+    for (int f = 0; f < COUNT_OF(forms); f++) {
+        struct sampler s = sampler(test_state, 1e-3, (int64_t)forms[f][0], forms[f][1], N_IDS);
+        CHECK_EQ(pick(test_state, &s, wide, 1, 2, -1), 1);
+        CHECK_EQ(pick(test_state, &s, wide, 1, 2, 1), 4);
+        sampler_free(&s);
+    }
+    sampler_describe(wide, N_IDS, 1, &logprob, &entropy);
+    CHECK_NEAR(logprob, 0, 0);
+    CHECK_NEAR(entropy, 0, 0);
+}
+
+/* Five of thousands, in every bin of the histogram: each of them comes, and no other. */
+TEST(the_largest_are_found_among_many)
+{
+    enum { N = 4000, K = 5 };
+    static float many[N];
+    struct sampler s = sampler(test_state, 1000, K, 1, N);
+    struct rng r = { .seed = 4, .purpose = RNG_TASK };
+    int seen[N] = { 0 }, n_seen = 0;
+
+    for (int i = 0; i < N; i++)
+        many[i] = (float)(-100 * rng_uniform(&r));
+    for (int i = 0; i < K; i++)
+        many[(i * 1237 + 11) % N] = (float)(1 + i % 2);
+    for (int i = 0; i < 300; i++)
+        seen[pick(test_state, &s, many, i, 0, -1)]++;
+    for (int i = 0; i < N; i++) {
+        n_seen += seen[i] > 0;
+        CHECK(seen[i] == 0 || many[i] >= 1);
+    }
+    CHECK_EQ(n_seen, K);
+    sampler_free(&s);
+}
+
 TEST(options_out_of_range_are_refused)
 {
     static const struct sampler_options bad[] = {
@@ -217,4 +258,5 @@ TEST(options_out_of_range_are_refused)
 TEST_MAIN(CASE(draws_follow_the_distribution), CASE(draws_reach_a_whole_vocabulary),
           CASE(greedy_takes_the_lowest_id_of_the_largest_logit), CASE(a_tiny_temperature_is_greedy_but_for_ties),
           CASE(a_draw_depends_on_seed_row_and_position_alone), CASE(logits_that_are_no_numbers_are_an_error),
-          CASE(log_probability_and_entropy), CASE(options_out_of_range_are_refused))
+          CASE(log_probability_and_entropy), CASE(logits_may_be_as_large_as_floats_are),
+          CASE(the_largest_are_found_among_many), CASE(options_out_of_range_are_refused))
