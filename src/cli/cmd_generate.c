@@ -161,11 +161,15 @@ static int collect(struct prompt_list *l, const struct command_line *line, struc
     return words.prompts ? read_file(l, words.prompts, err) : 0;
 }
 
+/* The prompt, and what err says already. */
 static int say_where(const struct prompt *p, int64_t i, struct err *err)
 {
+    char inner[128];
+
+    snprintf(inner, sizeof inner, "%s%.100s", err->where[0] ? ", " : "", err->where);
     if (p->line > 0)
-        return err_where(err, "file \"%s\", line %" PRId64, words.prompts, p->line);
-    return err_where(err, "prompt %" PRId64, i + 1);
+        return err_where(err, "file \"%s\", line %" PRId64 "%s", words.prompts, p->line, inner);
+    return err_where(err, "prompt %" PRId64 "%s", i + 1, inner);
 }
 
 static int encode(struct prompt_list *l, const struct generation *g, int64_t *longest, struct err *err)

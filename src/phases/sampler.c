@@ -101,12 +101,12 @@ static float scale_of(const struct sampler *s)
     return (float)fmin(1 / s->options.temperature, 1e30);
 }
 
-/* exp(x) of x <= 0, within 2e-7 of itself, 0 below e^-87; free of branches and calls, so that loops over it are vector code.
- * x = n ln 2 + r, and a polynomial of r (Cephes's expf). */
+/* exp(x) of x <= 0, within 2e-7 of itself, 0 below e^-87 (and 1 above 0, where only a forbidden id's may be). Free of branches
+ * and calls, so that loops over it are vector code. x = n ln 2 + r, and a polynomial of r (Cephes's expf). */
 static inline float exp_of(float x)
 {
     static const float to_integer = 12582912; /* 1.5 * 2^23: adding it rounds */
-    const float bounded = x > -87 ? x : -87;
+    const float bounded = x > -87 ? (x < 0 ? x : 0) : -87;
     const float n = (bounded * 1.44269504f + to_integer) - to_integer;
     const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
     const int32_t bits = ((int32_t)n + 127) * (1 << 23);
@@ -260,7 +260,7 @@ static int64_t fill_heap(struct sampler *s, const float *logits, float top, int3
     int64_t n = 0;
 
     for (int64_t i = 0; i < s->V; i++)
-        if (bin_of(logits[i], top, scale) <= last && i != forbidden)
+        if (i != forbidden && bin_of(logits[i], top, scale) <= last)
             s->keys[n++] = key_of(logits[i], i);
     for (int64_t i = n / 2 - 1; i >= 0; i--)
         sift_down(s->keys, n, i);

@@ -101,7 +101,7 @@ refused() {
     refused 2 '"word"' "${generate[@]}" --prompt x word
     refused 2 --model "$bin" generate --prompt x
     refused 2 "128 positions" "${generate[@]}" --prompt "$(seq 200)"
-    refused 2 "UTF-8" "${generate[@]}" --prompt $'a\xff'
+    refused 2 "prompt 2, byte 1 of the text" "${generate[@]}" --prompt x --prompt $'a\xff'
     refused 2 "--top_p" "${generate[@]}" --prompt x --top_p 0
     refused 2 "--temperature" "${generate[@]}" --prompt x --temperature -1
     refused 3 "limit" "${generate[@]}" --prompt x --memory_limit 1M
