@@ -79,7 +79,7 @@ value() {
     chosen=$(value chosen_mean) rejected=$(value rejected_mean) accuracy=$(value accuracy)
     "$bin" score -q --model "$home/run" --data "$home/data" --max_seq_len 128 >"$dir/scores"
     [ "$(grep -cE '^\{"index": [0-7], "chosen": [-0-9.e]+, "rejected": [-0-9.e]+\}$' "$dir/scores")" -eq 8 ]
-    read -r c r a < <(awk -F'[:,}]' '{ c += $4; r += $6; a += $4 > $6 } END { printf "%.9g %.9g %.9g\n", c / NR, r / NR, a / NR }' \
+    read -r c r a < <(awk -F'[:,}]' '{ c += $4; r += $6; a += $4 > $6 + 1e-6 } END { printf "%.9g %.9g %.9g\n", c / NR, r / NR, a / NR }' \
         "$dir/scores")
     near "$c" "$chosen" 1e-5
     near "$r" "$rejected" 1e-5
@@ -105,28 +105,6 @@ value() {
     run -0 --separate-stderr "$bin" score --model "$home/run" --data "$dir/texts.jsonl" --max_seq_len 128 --skip_bad_records
     [ "${#lines[@]}" -eq 3 ]
     [[ $stderr == *'1 faulty records were left out:'*'line 4: a record has no "chosen"'* ]]
-}
-
-@test "every form of the loss learns its own data, from a language or a reward model" {
-    for form in masked deepspeed-chat end; do
-        reward "$dir/$form" -q --model "$home/run" --reward_loss $form --learning_rate 3e-3 --num_train_epochs 6 \
-            --lr_scheduler_type constant
-        first=$(head -2 "$dir/$form/metrics.jsonl" | tail -1 | sed 's/.*"loss":\([0-9.]*\).*/\1/')
-        last=$(grep '"loss"' "$dir/$form/metrics.jsonl" | tail -1 | sed 's/.*"loss":\([0-9.]*\).*/\1/')
-        awk -v a="$first" -v b="$last" 'BEGIN { exit !(b < 0.9 * a) }'
-    done
-    run -1 cmp -s "$dir/masked/model.safetensors" "$dir/end/model.safetensors"
-    reward "$dir/named" -q --convention deepspeed-chat --max_steps 2
-    reward "$dir/default" -q --convention deepspeed-chat --max_steps 2 --reward_loss deepspeed-chat
-    same_run "$dir/named" "$dir/default"
-}
-
-@test "runs repeat bit for bit, and another seed makes another head" {
-    reward "$dir/again" -q --num_train_epochs 2 --eval_batches -1 --eval_interval 5
-    same_run "$home/run" "$dir/again"
-    reward "$dir/other" -q --max_steps 1 --learning_rate 0 --seed 5
-    reward "$dir/first" -q --max_steps 1 --learning_rate 0
-    run -1 cmp -s "$dir/first/model.safetensors" "$dir/other/model.safetensors"
 }
 
 @test "each kind of model is refused where the other is needed" {
