@@ -32,7 +32,7 @@ struct ppo_row {
     int64_t begin; /* the step of the first action */
     int64_t actions_end; /* one past the last step that is trained */
     int64_t end; /* one past the last step that has a reward and a value */
-    int64_t score_at; /* the column where the reward model's score is read */
+    int64_t score_at; /* the column where the reward model's score is read: the answer's last id, its end not counted */
     int64_t n_answer; /* ids of the answer, the end id not counted */
     bool ended; /* with an end id, not by length */
     bool kept; /* false: nothing of it counts */

@@ -195,7 +195,7 @@ TEST(conventions_differ_where_they_should)
     CHECK_EQ(positions[7], 1);
     CHECK_EQ(targets[5], 2); /* the end is an action */
     CHECK_EQ(targets[6], PPO_NO_TARGET);
-    CHECK_EQ(own.score_at, 6);
+    CHECK_EQ(own.score_at, 5);
     CHECK_EQ(ppo_math_actions(&own, 1), 3);
 
     ppo_math_inputs(&theirs, 8, positions, span);
