@@ -30,11 +30,14 @@ struct phase_program {
 
 #define PHASE_MAX_METRICS 24
 
-/* A number that is told of every update and every evaluation. */
+/* Of what a number is told. */
+enum phase_told { TOLD_ALWAYS, TOLD_OF_EVALUATIONS, TOLD_OF_UPDATES };
+
+/* A number that is told of updates and evaluations. */
 struct phase_metric {
     const char *name; /* "chosen_mean": in records; an evaluation's is "eval_chosen_mean" */
     const char *label; /* "chosen mean": in lines for people */
-    bool eval_only; /* not told of updates; its name in records stands as it is: "perplexity" */
+    enum phase_told told; /* of evaluations alone: its name in records stands as it is, "perplexity" */
 };
 
 /* A mean over batches and ranks in the making: the phase says what each batch weighs. */

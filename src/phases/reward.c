@@ -265,11 +265,11 @@ static void derive(double *metrics)
 }
 
 static const struct phase_metric metrics[] = {
-    [LOSS] = { "loss", "loss", false },
-    [ACCURACY] = { "accuracy", "accuracy", false },
-    [CHOSEN_MEAN] = { "chosen_mean", "chosen mean", false },
-    [REJECTED_MEAN] = { "rejected_mean", "rejected mean", false },
-    [MARGIN] = { "margin", "margin", false },
+    [LOSS] = { "loss", "loss", TOLD_ALWAYS },
+    [ACCURACY] = { "accuracy", "accuracy", TOLD_ALWAYS },
+    [CHOSEN_MEAN] = { "chosen_mean", "chosen mean", TOLD_ALWAYS },
+    [REJECTED_MEAN] = { "rejected_mean", "rejected mean", TOLD_ALWAYS },
+    [MARGIN] = { "margin", "margin", TOLD_ALWAYS },
     { 0 },
 };
 

@@ -83,8 +83,8 @@ static void derive(double *metrics)
 }
 
 static const struct phase_metric metrics[] = {
-    [LOSS] = { "loss", "loss", false },
-    [PERPLEXITY] = { "perplexity", "perplexity", true },
+    [LOSS] = { "loss", "loss", TOLD_ALWAYS },
+    [PERPLEXITY] = { "perplexity", "perplexity", TOLD_OF_EVALUATIONS },
     { 0 },
 };
 

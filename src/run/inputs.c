@@ -114,6 +114,11 @@ static int nothing_left(const struct inputs *in, const struct spec *s, struct er
 {
     const int phase = s->phase->number;
 
+    if (in->train.n_dropped > 0) {
+        err_set(err, ERR_INPUT, "all %" PRId64 " prompts of \"%s\" are longer than %" PRId64 " ids",
+                in->train.n_dropped, s->data, s->max_seq_len);
+        return err_hint(err, "Raise --max_prompt_seq_len.");
+    }
     err_set(err, ERR_INPUT, "no record of \"%s\" falls to phase %d", s->data, phase);
     return err_hint(err, "There are %" PRId64 " records and --data_split is %s; \"%d,%d,%d\" gives all to phase %d.",
                     in->n_records, s->data_split, phase == 1, phase == 2, phase == 3, phase);

@@ -194,8 +194,7 @@ static int failed_at(const struct run *r, const char *doing, struct err *err)
 {
     const struct err known = *err;
 
-    return err_where(err, "%s%s%s, step %" PRId64, known.where, known.where[0] ? ", " : "", doing,
-                     r->at.n_updates + 1);
+    return err_where(err, "%s%s%s, step %" PRId64, known.where, known.where[0] ? ", " : "", doing, r->at.n_updates + 1);
 }
 
 static int evaluate_batch(struct run *r, struct together *t, struct err *err)

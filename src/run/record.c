@@ -45,7 +45,7 @@ static bool comes_again(const json_t *line, const char *path, int64_t last_step)
 
     if (json_get_int(line, path, "step", 0, INT64_MAX, &step, &ignored) != 1)
         return true;
-    return step > last_step || (step == last_step && json_object_get(line, "eval_loss"));
+    return step > last_step || (step == last_step && !json_object_get(line, "loss"));
 }
 
 static int keep_lines_until(const char *path, int64_t last_step, struct err *err)
@@ -131,10 +131,15 @@ void record_begin(struct run *r)
     r->begin_joules = joules_now(r);
 }
 
+static bool is_told(const struct phase_metric *m, bool evaluated)
+{
+    return m->told != (evaluated ? TOLD_OF_UPDATES : TOLD_OF_EVALUATIONS);
+}
+
 /* "eval_loss", and "perplexity" as it stands. */
 static const char *eval_name(const struct phase_metric *m, char out[64])
 {
-    snprintf(out, 64, "%s%s", m->eval_only ? "" : "eval_", m->name);
+    snprintf(out, 64, "%s%s", m->told == TOLD_OF_EVALUATIONS ? "" : "eval_", m->name);
     return out;
 }
 
@@ -145,7 +150,7 @@ const char *record_words(const struct phase *p, const double *metrics, bool eval
 
     out[0] = '\0';
     for (int i = 0; p->metrics[i].name && n < size; i++)
-        if (isfinite(metrics[i]) && (evaluated || !p->metrics[i].eval_only))
+        if (isfinite(metrics[i]) && is_told(&p->metrics[i], evaluated))
             n += (size_t)snprintf(out + n, size - n, "%s%s %.4g", n ? between : "", p->metrics[i].label, metrics[i]);
     return out;
 }
@@ -153,7 +158,7 @@ const char *record_words(const struct phase *p, const double *metrics, bool eval
 static void add_metrics(json_t *line, const struct phase *p, const double *metrics)
 {
     for (int i = 1; p->metrics[i].name; i++)
-        if (!p->metrics[i].eval_only)
+        if (is_told(&p->metrics[i], false))
             json_object_set_new(line, p->metrics[i].name, number(metrics[i]));
 }
 
@@ -164,7 +169,7 @@ static int chart_metrics(struct run *r, const char *side, const double *metrics,
 
     for (int i = 0; m[i].name; i++) {
         snprintf(tag, sizeof tag, "%s/%s", side, m[i].name);
-        if ((evaluated || !m[i].eval_only) && chart(r, tag, metrics[i], err) != 0)
+        if (is_told(&m[i], evaluated) && chart(r, tag, metrics[i], err) != 0)
             return -1;
     }
     return 0;
@@ -190,7 +195,8 @@ static void add_evaluation(json_t *line, const struct run *r)
     char name[64];
 
     for (const struct phase_metric *m = r->spec->phase->metrics; m->name; m++)
-        json_object_set_new(line, eval_name(m, name), number(r->evaluation[m - r->spec->phase->metrics]));
+        if (is_told(m, true))
+            json_object_set_new(line, eval_name(m, name), number(r->evaluation[m - r->spec->phase->metrics]));
 }
 
 int record_eval(struct run *r, struct err *err)
@@ -282,13 +288,14 @@ static void profile_summary(const struct run *r)
 
 static void tell_evaluations(const struct run *r)
 {
-    char first[256], last[256];
+    char first[512], last[512];
 
     record_words(r->spec->phase, r->at.first_eval, true, ", ", first, sizeof first);
     record_words(r->spec->phase, r->evaluation, true, ", ", last, sizeof last);
     if (first[0])
         log_note("evaluation at the start: %s", first);
-    log_note("evaluation at the end: %s", last);
+    if (last[0])
+        log_note("evaluation at the end: %s", last);
 }
 
 void record_summary(const struct run *r)
@@ -311,8 +318,7 @@ void record_summary(const struct run *r)
         log_note("energy unavailable: %s", e.reason);
     else
         log_note("energy %.1f J (%s)", e.joules, meter_state_name(e.state));
-    if (isfinite(r->evaluation[0]))
-        tell_evaluations(r);
+    tell_evaluations(r);
     if (r->spec->profile)
         profile_summary(r);
 }

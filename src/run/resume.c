@@ -350,10 +350,28 @@ static int is_done(const struct run *r, struct err *err)
     return result;
 }
 
+/* 1 = a model of this run's sort is saved there. */
+static int holds_model(const struct run *r, struct err *err)
+{
+    struct run_model models[RUN_MAX_MODELS] = { 0 };
+    const int n = r->form->models(r->spec, true, models);
+    char folder[FILE_PATH_MAX], path[FILE_PATH_MAX];
+
+    for (int i = 0; i < n; i++) {
+        if (!models[i].learns)
+            continue;
+        if (run_model_folder(r->spec, &models[i], folder, err) != 0 ||
+            file_join(path, folder, "model.safetensors", err) != 0)
+            return -1;
+        if (file_exists(path))
+            return 1;
+    }
+    return 0;
+}
+
 int resume_check_output(const struct run *r, struct err *err)
 {
     const char *output = r->spec->output;
-    char model[FILE_PATH_MAX];
 
     if (access(output, W_OK) == 0 ? !file_is_dir(output) : errno != ENOENT) {
         err_set(err, ERR_USAGE, "the output \"%s\" cannot be written to: %s", output,
@@ -361,14 +379,15 @@ int resume_check_output(const struct run *r, struct err *err)
         return err_hint(err, "Name a folder that is yours; it is made when it is not there.");
     }
     const int64_t n = file_exists(output) ? checkpoint_count(output, err) : 0;
-    if (n < 0 || file_join(model, output, "model.safetensors", err) != 0)
+    const int model = n < 0 ? -1 : holds_model(r, err);
+    if (model < 0)
         return -1;
-    if (r->spec->resume && (file_exists(model) || !r->spec->save_model)) {
+    if (r->spec->resume && (model || !r->spec->save_model)) {
         const int done = is_done(r, err);
         if (done != 0)
             return done;
     }
-    if (r->spec->overwrite || (n == 0 && !file_exists(model)) || (n > 0 && r->spec->resume))
+    if (r->spec->overwrite || (n == 0 && !model) || (n > 0 && r->spec->resume))
         return 0;
     err_set(err, ERR_USAGE, "\"%s\" already holds %s", output, n > 0 ? "checkpoints of a run" : "a model");
     return err_hint(err, "%sChoose another --output, or start again there with --overwrite.",

@@ -31,15 +31,21 @@ static int gather_peaks(struct run *r, struct err *err)
     return 0;
 }
 
-/* A model that is alone goes into the output folder itself, one of several into a folder of its name. */
+int run_model_folder(const struct spec *s, const struct run_model *m, char *out, struct err *err)
+{
+    const int n = (int)strlen(m->prefix);
+
+    if (snprintf(out, FILE_PATH_MAX, "%s%s%.*s", s->output, n ? "/" : "", n ? n - 1 : 0, m->prefix) < FILE_PATH_MAX)
+        return 0;
+    return err_set(err, ERR_INPUT, "the path of \"%s\" is too long", s->output);
+}
+
 static int save_model(struct run *r, const struct run_model *m, struct err *err)
 {
     char folder[FILE_PATH_MAX];
-    const int n = (int)strlen(m->prefix);
 
-    if (snprintf(folder, sizeof folder, "%s%s%.*s", r->spec->output, n ? "/" : "", n ? n - 1 : 0, m->prefix) >=
-        (int)sizeof folder)
-        return err_set(err, ERR_INPUT, "the path of \"%s\" is too long", r->spec->output);
+    if (run_model_folder(r->spec, m, folder, err) != 0)
+        return -1;
     log_note("writing the model to %s", folder);
     if (weights_save(&r->exec, m->prefix, &m->config, folder, err) != 0)
         return -1;

@@ -116,6 +116,9 @@ struct run_evaluation {
     bool tells; /* this rank is the one that speaks */
 };
 int run_evaluate(const struct run_request *q, struct run_evaluation *out, struct err *err);
+/* Where a model that learns is saved, out[FILE_PATH_MAX]: the output folder itself for one that is alone, a folder of its name
+ * there for one of several. */
+int run_model_folder(const struct spec *s, const struct run_model *m, char *out, struct err *err);
 /* After a failure: a rank that fails alone says so and ends all, since the others wait for it in a collective. */
 void run_end_failed(struct run *r, struct err *err);
 

@@ -29,9 +29,21 @@ train_words() {
     local phase=$1 split=1,0,0
     shift
     [ "$phase" = sft ] || split=0,1,0
+    if [ "$phase" = ppo ]; then
+        ppo_words "$@"
+        return
+    fi
     [[ " $* " != *' --ranks '* ]] || no_leaks_of_mpi
     words=("$phase" --model "$home/m" --data "$home/data" --data_split $split --max_seq_len 128 --batch_size 8 --threads 1
         --eval_batches 1 --output "$@")
+}
+
+# The judge is "$home/judge".
+ppo_words() {
+    [[ " $* " != *' --ranks '* ]] || no_leaks_of_mpi
+    words=(ppo --actor "$home/m" --critic "$home/judge" --data "$home/data" --data_split 0,0,1 --max_prompt_seq_len 104
+        --max_answer_seq_len 24 --generation_batch_size 4 --batch_size 4 --threads 1 --eval_batches 1 --num_warmup_steps 0
+        --actor_learning_rate 1e-3 --critic_learning_rate 1e-3 --output "$@")
 }
 
 sft_words() {
@@ -75,12 +87,14 @@ train_cut() {
 
 # metrics.jsonl without what a clock or a meter says.
 metrics() {
-    sed -E 's/"(seconds|joules|peak_bytes)":[^,}]*,?//g' "$1/metrics.jsonl"
+    sed -E 's/"([a-z]+_seconds|seconds|joules|peak_bytes)":[^,}]*,?//g' "$1/metrics.jsonl"
 }
 
-# Both folders hold the same model, and the same numbers of every step.
+# Both folders hold the same model or models, and the same numbers of every step.
 same_run() {
-    cmp "$1/model.safetensors" "$2/model.safetensors"
+    for model in "$1"/model.safetensors "$1"/*/model.safetensors; do
+        [ ! -e "$model" ] || cmp "$model" "$2${model#"$1"}"
+    done
     diff <(metrics "$1") <(metrics "$2")
 }
 
