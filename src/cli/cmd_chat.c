@@ -231,7 +231,7 @@ static int start(struct talk *t, struct err *err)
 {
     struct generate_options *o;
 
-    t->positions = t->g.model.config.max_positions;
+    t->positions = t->g.positions;
     t->ids = mem_array(t->positions, 1, sizeof *t->ids, MEM_TEXT, err);
     if (!t->ids || generation_start(&t->g, 1, t->positions, err) != 0 ||
         stream_init(&t->stream, t->g.tokenizer, CHAT_HUMAN, err) != 0)

@@ -174,7 +174,7 @@ static int say_where(const struct prompt *p, int64_t i, struct err *err)
 
 static int encode(struct prompt_list *l, const struct generation *g, int64_t *longest, struct err *err)
 {
-    const int64_t positions = g->model.config.max_positions;
+    const int64_t positions = g->positions;
 
     *longest = 0;
     for (int64_t i = 0; i < l->n; i++) {
@@ -338,7 +338,7 @@ done:
 
 static int answer_all(struct generation *g, const struct prompt_list *l, int64_t longest, struct err *err)
 {
-    const int64_t B = l->n < words.batch ? l->n : words.batch, positions = g->model.config.max_positions;
+    const int64_t B = l->n < words.batch ? l->n : words.batch, positions = g->positions;
     const int64_t wanted = longest + options.max_new_tokens;
     struct answering a = { .g = g, .live = l->n == 1 && !words.json };
     int result = generation_start(g, B, wanted < positions ? wanted : positions, err);

@@ -142,8 +142,10 @@ int generation_open(struct generation *g, const struct generation_options *o, st
         return err_hint(err, "Name a model directory, such as the result of tuneup sft.");
     }
     if (model_dir_open(&g->model, o->model, err) == 0 && bpe_open(&g->tokenizer, o->model, err) == 0 &&
-        check_model(g, err) == 0)
+        check_model(g, err) == 0) {
+        g->positions = g->model.config.max_positions;
         return 0;
+    }
     generation_close(g);
     return -1;
 }
@@ -207,13 +209,14 @@ int generation_start(struct generation *g, int64_t B, int64_t S, struct err *err
 {
     const struct generate_options o = answers(g);
 
-    MUST(S <= g->model.config.max_positions);
+    MUST(S <= g->positions);
     if (build(g, B, S, err) != 0 ||
         backend_open(&g->backend, g->options->backend == 1 ? "ref" : "cpu", threads_of(g->options), err) != 0 ||
         exec_prepare(&g->exec, &g->plan, &g->backend, &g->comm, err) != 0 || check_memory(g, B, S, err) != 0 ||
         exec_allocate(&g->exec, err) != 0 ||
         weights_load(&g->exec, "", &g->model, g->options->allow_nonfinite, err) != 0)
         return -1;
+    model_dir_close(&g->model); /* a pytorch_model.bin would stay in memory */
     return generator_init(&g->generator, &g->exec, "", &o, err);
 }
 

@@ -22,7 +22,8 @@ struct generation_options {
 
 struct generation {
     const struct generation_options *options; /* borrowed */
-    struct model_dir model;
+    struct model_dir model; /* until the weights are loaded */
+    int64_t positions; /* of the model: ids of a prompt and its answer */
     struct bpe *tokenizer;
     struct comm comm;
     struct plan plan;
