@@ -164,10 +164,11 @@ static int64_t pick_weight(const float *weights, int64_t n, double u)
     double before = 0;
     int64_t first = 0, chosen = -1;
 
-    for (double sum; first < n; first += SUM_BLOCK, before += sum) {
-        sum = block_sum(weights + first, block_at(first, n));
+    for (; first < n; first += SUM_BLOCK) {
+        const double sum = block_sum(weights + first, block_at(first, n));
         if (before + sum > target)
             break;
+        before += sum;
     }
     for (int64_t i = first; i < n; i++) {
         if (weights[i] > 0)

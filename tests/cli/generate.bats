@@ -188,5 +188,5 @@ shown() {
     printf '\004' >&9
     exec 9>&-
     wait $pid
-    ! grep -q 'cut at' "$dir/screen"
+    [[ $(<"$dir/screen") != *'cut at'* ]]
 }
