@@ -83,6 +83,8 @@ train_cut() {
     exec 9<&-
     status=0
     wait $pid || status=$?
+    echo "${words[*]} ended with $status and these last words:" # bats shows it if the test fails
+    tail -n 20 "$dir/log"
 }
 
 # metrics.jsonl without what a clock or a meter says.

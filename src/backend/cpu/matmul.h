@@ -10,7 +10,8 @@
  *   multiplied there, and rounded once at the end.
  *
  * A product is made for its shape the first time and kept; the least recently used go when there are too many. Called from
- * one thread; the work inside is spread over OpenMP's threads.
+ * one thread; the work inside is spread over OpenMP's threads. None of them may run a signal handler meanwhile: oneDNN before
+ * 3.11.2 lets the stack pointer point into the heap (run/stop.c keeps signals away).
  *
  * Memory: matmul_prepare tells the scratch. Beyond it oneDNN 2.6 takes a few hundred bytes a call, and its AVX2 and fp32
  * product (gemm:jit) takes packing buffers from malloc and gives them back within the call: a few MiB a thread, whatever
