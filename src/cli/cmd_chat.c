@@ -245,9 +245,21 @@ static int start(struct talk *t, struct err *err)
     return 0;
 }
 
+/* The handler gets a stack of its own: oneDNN's products keep the stack pointer in the heap (run/stop.c). The signal comes to
+ * the first thread, as that does not block it. */
+static void take_interrupts(void)
+{
+    static char stack[1 << 16];
+    const stack_t own = { .ss_sp = stack, .ss_size = sizeof stack };
+    /* no SA_RESTART: reading a line ends too */
+    const struct sigaction interrupt = { .sa_handler = on_interrupt, .sa_flags = SA_ONSTACK };
+
+    if (sigaltstack(&own, NULL) == 0)
+        sigaction(SIGINT, &interrupt, NULL);
+}
+
 static int run(struct command_line *line, struct err *err)
 {
-    const struct sigaction interrupt = { .sa_handler = on_interrupt }; /* no SA_RESTART: reading a line ends too */
     struct talk t = { 0 };
     int result;
 
@@ -257,7 +269,7 @@ static int run(struct command_line *line, struct err *err)
     if (result == 0)
         result = start(&t, err);
     if (result == 0 && t.interactive)
-        sigaction(SIGINT, &interrupt, NULL);
+        take_interrupts();
     if (result == 0)
         result = converse(&t, err);
     stream_free(&t.stream);
