@@ -351,7 +351,7 @@ static void print_names(FILE *out, const struct option_set *set)
     for (const struct option *o = set->options; o->name; o++) {
         const int n = (int)(strlen(set->prefix) + strlen(o->name)) + 4;
         if (column == 0 || column + n > 100) {
-            fprintf(out, "%s ", column ? "\n" : "");
+            fprintf(out, "%s   ", column ? "\n" : "");
             column = 1;
         }
         fprintf(out, " --%s%s", set->prefix, o->name);
