@@ -87,6 +87,23 @@ static int set_number(const struct option *o, void *values, const char *text, st
     return bad_value(o, text, wanted, err);
 }
 
+static size_t value_bytes(const struct option *o)
+{
+    switch (o->type) {
+    case OPTION_FLAG:
+        return sizeof(bool);
+    case OPTION_INT:
+        return sizeof(int64_t);
+    case OPTION_REAL:
+        return sizeof(double);
+    case OPTION_STRING:
+        return sizeof(const char *) * (size_t)(o->many + 1);
+    case OPTION_CHOICE:
+        return sizeof(int);
+    }
+    return 0;
+}
+
 int option_set_text(const struct option *o, void *values, const char *text, struct err *err)
 {
     switch (o->type) {
@@ -102,6 +119,7 @@ int option_set_text(const struct option *o, void *values, const char *text, stru
     case OPTION_REAL:
         return set_number(o, values, text, err);
     case OPTION_STRING:
+        memset(place(o, values), 0, value_bytes(o));
         *(const char **)place(o, values) = text;
         return 0;
     case OPTION_CHOICE: {
@@ -115,30 +133,13 @@ int option_set_text(const struct option *o, void *values, const char *text, stru
     return 0;
 }
 
-static size_t value_bytes(enum option_type type)
-{
-    switch (type) {
-    case OPTION_FLAG:
-        return sizeof(bool);
-    case OPTION_INT:
-        return sizeof(int64_t);
-    case OPTION_REAL:
-        return sizeof(double);
-    case OPTION_STRING:
-        return sizeof(const char *);
-    case OPTION_CHOICE:
-        return sizeof(int);
-    }
-    return 0;
-}
-
 void option_defaults(const struct option_set *sets, int n_sets)
 {
     struct err err;
 
     for (int s = 0; s < n_sets; s++)
         for (const struct option *o = sets[s].options; o->name; o++) {
-            memset(place(o, sets[s].values), 0, value_bytes(o->type));
+            memset(place(o, sets[s].values), 0, value_bytes(o));
             if (o->fallback)
                 MUST(option_set_text(o, sets[s].values, o->fallback, &err) == 0);
         }
@@ -215,12 +216,27 @@ static bool is_given(const struct option *o, const void *values, const struct op
     return false;
 }
 
+/* The words behind the first one of an option that takes many. Returns how many there are, or -1. */
+static int take_more(const struct option *o, void *values, int argc, char **argv, struct err *err)
+{
+    const char **list = place(o, values);
+    int n = 1;
+
+    while (o->many && n <= argc && argv[n - 1][0] != '-') {
+        if (n == o->many)
+            return err_set(err, ERR_USAGE, "option --%s takes at most %d words", o->name, o->many);
+        list[n] = argv[n - 1];
+        n++;
+    }
+    return n - 1;
+}
+
 static void inherit(const struct option_set *sets, int n_sets, const struct option_given *given, int n_given)
 {
     for (int s = 0; s < n_sets; s++)
         for (const struct option *o = sets[s].options; sets[s].inherits && o->name; o++)
             if (!is_given(o, sets[s].values, given, n_given))
-                memcpy(place(o, sets[s].values), (const char *)sets[s].inherits + o->offset, value_bytes(o->type));
+                memcpy(place(o, sets[s].values), (const char *)sets[s].inherits + o->offset, value_bytes(o));
 }
 
 int option_parse(const struct option_set *sets, int n_sets, int argc, char **argv, struct option_given *given,
@@ -270,12 +286,24 @@ int option_parse(const struct option_set *sets, int n_sets, int argc, char **arg
             text = argv[++i];
         if (option_set_text(o, values, text, err) != 0)
             return -1;
+        const int more = equals ? 0 : take_more(o, values, argc - i - 1, argv + i + 1, err);
+        if (more < 0)
+            return -1;
+        i += more;
         if (*n_given == max_given)
             return err_set(err, ERR_USAGE, "more than %d options are given", max_given);
         given[(*n_given)++] = (struct option_given){ o, text, values };
     }
     inherit(sets, n_sets, given, *n_given);
     return 0;
+}
+
+static void print_words(const struct option *o, const char *const *words, char *out, size_t size)
+{
+    size_t n = (size_t)snprintf(out, size, "%s", words[0] ? words[0] : "");
+
+    for (int i = 1; i < o->many && words[i] && n < size; i++)
+        n += (size_t)snprintf(out + n, size - n, " %s", words[i]);
 }
 
 void option_print(const struct option *o, const void *values, char *out, size_t size)
@@ -293,7 +321,7 @@ void option_print(const struct option *o, const void *values, char *out, size_t 
         snprintf(out, size, "%.17g", *(const double *)p);
         break;
     case OPTION_STRING:
-        snprintf(out, size, "%s", *(const char *const *)p ? *(const char *const *)p : "");
+        print_words(o, p, out, size);
         break;
     case OPTION_CHOICE: {
         const char *c = o->choices;
@@ -303,6 +331,17 @@ void option_print(const struct option *o, const void *values, char *out, size_t 
         break;
     }
     }
+}
+
+/* One word is a string, several are an array. */
+static json_t *words_json(const struct option *o, const char *const *words)
+{
+    if (!words[0] || o->many == 0 || !words[1])
+        return words[0] ? json_string(words[0]) : json_null();
+    json_t *list = json_array();
+    for (int i = 0; words[i]; i++)
+        json_array_append_new(list, json_string(words[i]));
+    return list;
 }
 
 static json_t *value_json(const struct option *o, const void *values)
@@ -318,7 +357,7 @@ static json_t *value_json(const struct option *o, const void *values)
     case OPTION_REAL:
         return json_real(*(const double *)p);
     case OPTION_STRING:
-        return *(const char *const *)p ? json_string(*(const char *const *)p) : json_null();
+        return words_json(o, p);
     case OPTION_CHOICE:
         option_print(o, values, text, sizeof text);
         return json_string(text);

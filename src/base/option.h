@@ -24,6 +24,7 @@ struct option {
     size_t offset; /* of the value in the options struct */
     const char *fallback; /* the default, in words as one would type it; NULL = zero / not given */
     double min, max; /* INT and REAL: inclusive range, ignored when both are 0 */
+    int many; /* STRING: up to so many words, in an array that NULL ends, of many + 1; 0: one word */
     const char *choices; /* CHOICE: "fp32|bf16" */
     const char *value; /* what --help calls the value: "N", "DIR"; NULL for flags */
     const char *help; /* one line, no full stop */
@@ -43,7 +44,7 @@ struct option_set {
 /* Fills every set with its defaults. */
 void option_defaults(const struct option_set *sets, int n_sets);
 /* Parses argv[1..]: "--name value", "--name=value". Words that are no options go to words[0..*n_words-1] (at most
- * max_words); "--" ends the options, and what follows it is words. What was given, in order, goes to given[] (at most
+ * max_words), but for those behind an option that takes many; "--" ends the options, and what follows it is words. What was given, in order, goes to given[] (at most
  * max_given), for option_json. ERR_USAGE names the nearest option for an unknown one. */
 struct option_given {
     const struct option *option;

@@ -48,7 +48,7 @@ static int run(struct command_line *line, struct err *err)
     struct run_evaluation e;
 
     spec.phase = eval.phase == 1 ? &phase_reward : &phase_sft;
-    if (!spec.model || !spec.data || line->n_words > 0) {
+    if (!spec.model || !spec.data[0] || line->n_words > 0) {
         err_set(err, ERR_USAGE, "--model and --data are needed, and no other words");
         return err_hint(err, "For example: tuneup eval --model DIR --data FILE");
     }

@@ -25,10 +25,12 @@ static int run(struct command_line *line, struct err *err)
     const struct run_request request = { &run_scores, &spec, line->sets, line->n_sets, line->given, line->n_given };
     struct scores scores;
 
-    if (!spec.model || !spec.data || line->n_words > 0) {
+    if (!spec.model || !spec.data[0] || line->n_words > 0) {
         err_set(err, ERR_USAGE, "--model and --data are needed, and no other words");
         return err_hint(err, "For example: tuneup score --model DIR --data FILE");
     }
+    if (spec.data[1])
+        return err_set(err, ERR_USAGE, "one data file has scores at a time, not \"%.80s\" too", spec.data[1]);
     if (spec.ranks > 1 && !comm_launched())
         return launch_ranks((int)spec.ranks, line->argc, line->argv, err);
     if (score_file(&request, &scores, err) != 0)

@@ -266,7 +266,8 @@ static int check_data(const struct run *r, const json_t *state, const char *path
 
     if (then && strcmp(then, data_mark(r, mark)) == 0)
         return 0;
-    err_set(err, ERR_USAGE, "cannot resume with other data: \"%s\" gives other records than it did", r->spec->data);
+    err_set(err, ERR_USAGE, "cannot resume with other data: \"%s\"%s gives other records than it did", r->spec->data[0],
+            r->spec->data[1] ? " with the others" : "");
     err_where(err, "\"%s\"", path);
     return err_hint(err, "Bring the first run's data and tokenizer back, or start again with --overwrite.");
 }

@@ -21,8 +21,15 @@ static const struct option input_options[] = {
       .alias = "data",
       .type = OPTION_STRING,
       AT(data),
-      .value = "FILE",
-      .help = "records as JSON lines or array, .gz too; or a folder with train and eval files" },
+      .many = SPEC_MAX_DATA,
+      .value = "FILE ...",
+      .help = "records as JSON lines or array, .gz too; or a folder with train and eval files; several are mixed" },
+    { .name = "sft_only_data_path",
+      .type = OPTION_STRING,
+      AT(sft_only_data),
+      .many = SPEC_MAX_DATA,
+      .value = "FILE ...",
+      .help = "more data for phase 1, all of it; other phases leave it alone" },
     { .name = "output_dir",
       .alias = "output",
       .type = OPTION_STRING,
@@ -344,7 +351,7 @@ int spec_check_train(const struct spec *s, struct err *err)
 {
     if (!s->model)
         return missing("model", "Name a model directory; `tuneup model new` makes one.", err);
-    if (!s->data)
+    if (!s->data[0])
         return missing("data", "Name a data file; `tuneup data new` makes one.", err);
     if (!s->output)
         return missing("output", "Name the folder that model, metrics and checkpoints go to.", err);

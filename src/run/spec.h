@@ -9,11 +9,13 @@ enum spec_convention { SPEC_TUNEUP, SPEC_DEEPSPEED_CHAT, SPEC_PAPER };
 
 #define SPEC_TRAINING_OPTIONS 20
 #define SPEC_PHASE_BYTES 64
+#define SPEC_MAX_DATA 16
 
 struct spec {
     const struct phase *phase; /* the one that was asked for */
     /* model and data */
-    const char *model, *data, *output, *data_split;
+    const char *model, *output, *data_split;
+    const char *data[SPEC_MAX_DATA + 1], *sft_only_data[SPEC_MAX_DATA + 1]; /* NULL at the end */
     int64_t max_seq_len;
     int convention; /* enum spec_convention */
     bool skip_bad_records, jsonfile_spaces, allow_nonfinite;

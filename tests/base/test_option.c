@@ -185,7 +185,43 @@ TEST(distance_counts_letters)
     CHECK_EQ(option_distance("", "abc"), 3);
 }
 
+TEST(an_option_may_take_many_words)
+{
+    static const struct option many[] = { { .name = "data", .type = OPTION_STRING, .many = 3, .help = "h" },
+                                          { .name = "fast", .type = OPTION_FLAG, .offset = 64, .help = "h" },
+                                          { 0 } };
+    union {
+        const char *data[4];
+        char bytes[72];
+    } v = { 0 };
+    const struct option_set set = { .title = "Test", .options = many, .values = &v };
+    char *argv[] = { (char *)"tuneup", (char *)"--data", (char *)"a", (char *)"b", (char *)"--fast", (char *)"c" };
+    char *five[] = { (char *)"tuneup", (char *)"--data", (char *)"a", (char *)"b", (char *)"c", (char *)"d" };
+    char *alone[] = { (char *)"tuneup", (char *)"--data=a", (char *)"b" };
+    char text[32];
+    struct err err = { 0 };
+
+    CHECK_OK(option_parse(&set, 1, 6, argv, given, 4, &n_given, words, 2, &n_words, &err), &err);
+    CHECK_STR(v.data[0], "a");
+    CHECK_STR(v.data[1], "b");
+    CHECK(!v.data[2]);
+    CHECK_EQ(n_words, 1);
+    CHECK_STR(words[0], "c");
+    option_print(&many[0], &v, text, sizeof text);
+    CHECK_STR(text, "a b");
+    json_t *json = option_json(&set, 1, given, n_given);
+    CHECK_EQ(json_array_size(json_object_get(json_object_get(json, "data"), "value")), 2);
+    json_decref(json);
+    CHECK_OK(option_parse(&set, 1, 3, alone, given, 4, &n_given, words, 2, &n_words, &err), &err);
+    CHECK(!v.data[1] && n_words == 1);
+    json = option_json(&set, 1, given, n_given);
+    CHECK_STR(json_string_value(json_object_get(json_object_get(json, "data"), "value")), "a");
+    json_decref(json);
+    CHECK_ERR(option_parse(&set, 1, 6, five, given, 4, &n_given, words, 2, &n_words, &err), &err, ERR_USAGE,
+              "at most 3 words");
+}
+
 TEST_MAIN(CASE(defaults_are_filled_in), CASE(every_form_of_an_option), CASE(words_and_the_end_of_options),
           CASE(wrong_words_are_refused_with_a_hint), CASE(numbers_are_checked), CASE(a_very_long_name_is_only_unknown),
           CASE(record_says_what_was_given), CASE(a_set_with_a_prefix_inherits_what_is_not_given),
-          CASE(distance_counts_letters))
+          CASE(distance_counts_letters), CASE(an_option_may_take_many_words))

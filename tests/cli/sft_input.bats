@@ -103,6 +103,19 @@ refused() {
     grep -q '"skipped": 2' "$dir/out/run.json"
 }
 
+@test "several sets are split one by one and mixed" {
+    "$bin" data new -q "$dir/other" --records 40 --eval_records 6 --seed 3
+    run -0 sft "$dir/both" -q --data "$home/data" "$dir/other/train.jsonl" --eval_batches -1 --max_steps 2 --json
+    [[ $(tr -d ' \n' <<<"$output") == *'"records":{"train":100,"eval":12,"skipped":0}'* ]] # 64 + 36, 8 + 4
+    run -0 sft "$dir/turned" -q --data "$dir/other/train.jsonl" "$home/data" --max_steps 2
+    run -1 cmp -s "$dir/both/model.safetensors" "$dir/turned/model.safetensors"
+    run -0 sft "$dir/more" -q --sft_only_data_path "$dir/other" --data_split 0,1,0 --max_steps 2 --json
+    [[ $(tr -d ' \n' <<<"$output") == *'"records":{"train":40,"eval":6,"skipped":0}'* ]]
+    refused "could not open \"$dir/none\"" -- --data "$home/data" "$dir/none"
+    run -0 "$bin" eval --model "$home/m" --data "$home/data" "$dir/other" --max_seq_len 128 --json
+    [[ $output == *'"records": 14,'* ]]
+}
+
 @test "an output that cannot be" {
     : >"$dir/file"
     run -2 sft "$dir/file"

@@ -94,7 +94,7 @@ TEST(what_must_be_given_is_named)
     CHECK_ERR(spec_check_train(&s, &err), &err, ERR_USAGE, "--model is missing");
     s.model = "m";
     CHECK_ERR(spec_check_train(&s, &err), &err, ERR_USAGE, "--data is missing");
-    s.data = "d";
+    s.data[0] = "d";
     CHECK_ERR(spec_check_train(&s, &err), &err, ERR_USAGE, "--output is missing");
     s.output = "o";
     CHECK_OK(spec_check_train(&s, &err), &err);
