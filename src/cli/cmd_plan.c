@@ -5,10 +5,16 @@
 #include "cli/command.h"
 #include "measure/machine.h"
 #include "plan/print.h"
+#include "run/ppo_spec.h"
 #include "run/run.h"
 
-static struct spec spec;
-static const struct run_form *const form = &run_batches;
+static struct spec one_model; /* phases 1 and 2 */
+static struct ppo_spec four_models; /* phase 3 */
+static struct spec plain_one;
+static struct ppo_spec plain_four;
+/* Of the command that runs. */
+static const struct run_form *form;
+static struct spec *spec, *plain_spec;
 static struct plan_options {
     bool steps;
     int64_t rank;
@@ -33,22 +39,38 @@ static const struct option plan_table[] = {
 static int sets(struct option_set *out)
 {
     out[0] = (struct option_set){ .title = "Plan", .options = plan_table, .values = &options };
-    return 1 + spec_sets(&spec, &phase_reward, &out[1]); /* phase 1 has no words of its own */
+    return 1 + spec_sets(&one_model, &phase_reward, &out[1]); /* phase 1 has no words of its own */
 }
 
-/* The same run with every technique off. */
-static int plain_spec(struct spec *plain, struct err *err)
+static int ppo_sets(struct option_set *out)
+{
+    out[0] = (struct option_set){ .title = "Plan", .options = plan_table, .values = &options };
+    return 1 + ppo_spec_sets(&four_models, &out[1]);
+}
+
+static int switch_off(struct technique_values *v, struct err *err)
 {
     struct option_set technique_options[TECHNIQUES_MAX];
 
-    *plain = spec;
-    const int n = technique_sets(technique_options, &plain->techniques);
+    const int n = technique_sets(technique_options, v);
     option_defaults(technique_options, n);
     for (int i = 0; i < n; i++)
         for (const struct option *o = technique_options[i].options; o->name; o++)
             if (o->type == OPTION_FLAG && option_set_text(o, technique_options[i].values, "false", err) != 0)
                 return -1;
     return 0;
+}
+
+/* The same run with every technique off. */
+static int make_plain(struct err *err)
+{
+    plain_one = one_model;
+    plain_four = four_models;
+    plain_four.frozen = FROZEN_AS_RUN;
+    if (switch_off(&plain_one.techniques, err) != 0 || switch_off(&plain_four.base.techniques, err) != 0 ||
+        switch_off(&plain_four.actor, err) != 0)
+        return -1;
+    return switch_off(&plain_four.critic_techniques, err);
 }
 
 static int make_plan(const struct spec *s, const struct run_model *models, int ranks, struct plan *p, struct err *err)
@@ -71,7 +93,7 @@ static int make_plan(const struct spec *s, const struct run_model *models, int r
 /* Descriptions alone: of a folder, or of a published size. */
 static int load_models(struct run_model *models, struct err *err)
 {
-    const int n = form->models(&spec, true, models);
+    const int n = form->models(spec, true, models);
 
     for (int i = 0; i < n; i++) {
         struct run_model *m = &models[i];
@@ -84,19 +106,19 @@ static int load_models(struct run_model *models, struct err *err)
 
 static int check_limit(const struct run_model *models, const struct plan *p, struct err *err)
 {
-    const struct run_request request = { .form = form, .spec = &spec };
+    const struct run_request request = { .form = form, .spec = spec };
     int64_t limit;
 
-    if (!spec.memory_limit)
+    if (!spec->memory_limit)
         return 0;
-    if (spec_bytes(spec.memory_limit, &limit, err) != 0)
+    if (spec_bytes(spec->memory_limit, &limit, err) != 0)
         return -1;
     return setup_fits(&request, models, true, p, 1, limit, err);
 }
 
 static int print_all(const struct plan *p, const struct plan *plain)
 {
-    if (spec.json) {
+    if (spec->json) {
         json_t *json = print_plan_json(p);
         json_dumpf(json, stdout, JSON_INDENT(2));
         putchar('\n');
@@ -115,35 +137,28 @@ static int choose_phase(const char *name, struct err *err)
 
     for (int i = 0; i < COUNT_OF(phases); i++)
         if (strcmp(phases[i]->name, name) == 0) {
-            spec.phase = phases[i];
+            one_model.phase = phases[i];
             return 0;
         }
     err_set(err, ERR_USAGE, "there is no phase \"%.40s\"", name);
-    return err_hint(err, "The phases that can be planned are sft and reward.");
+    return err_hint(err, "The phases that can be planned are sft, reward and ppo, which is the first word then.");
 }
 
-static int run(struct command_line *line, struct err *err)
+static int plan_and_print(struct err *err)
 {
-    const int ranks = spec.ranks > 0 ? (int)spec.ranks : 1;
+    const int ranks = spec->ranks > 0 ? (int)spec->ranks : 1;
     struct run_model models[RUN_MAX_MODELS] = { 0 };
     struct plan p = { 0 }, plain = { 0 };
-    struct spec off;
 
-    if (!spec.model || line->n_words > 1) {
-        err_set(err, ERR_USAGE, "--model is needed, and at most the phase as a word");
-        return err_hint(err, "For example: tuneup plan sft --model opt-13b --ranks 64 --zero_stage 1");
-    }
-    if (choose_phase(line->n_words == 1 ? line->words[0] : "sft", err) != 0)
-        return -1;
     if (options.rank >= ranks)
         return err_set(err, ERR_USAGE, "--rank %d is not among %d ranks", (int)options.rank, ranks);
     int result = load_models(models, err);
     if (result == 0)
-        result = make_plan(&spec, models, ranks, &p, err);
-    if (result == 0 && !spec.json)
-        result = plain_spec(&off, err) != 0 ? -1 : make_plan(&off, models, ranks, &plain, err);
+        result = make_plan(spec, models, ranks, &p, err);
+    if (result == 0 && !spec->json)
+        result = make_plain(err) != 0 ? -1 : make_plan(plain_spec, models, ranks, &plain, err);
     if (result == 0)
-        result = print_all(&p, spec.json ? NULL : &plain);
+        result = print_all(&p, spec->json ? NULL : &plain);
     if (result == 0)
         result = check_limit(models, &p, err);
     plan_free(&p);
@@ -151,6 +166,32 @@ static int run(struct command_line *line, struct err *err)
     for (int i = 0; i < RUN_MAX_MODELS; i++)
         hf_config_free(&models[i].config);
     return result;
+}
+
+static int run(struct command_line *line, struct err *err)
+{
+    form = &run_batches;
+    spec = &one_model;
+    plain_spec = &plain_one;
+    if (!spec->model || line->n_words > 1) {
+        err_set(err, ERR_USAGE, "--model is needed, and at most the phase as a word");
+        return err_hint(err, "For example: tuneup plan sft --model opt-13b --ranks 64 --zero_stage 1");
+    }
+    if (choose_phase(line->n_words == 1 ? line->words[0] : "sft", err) != 0)
+        return -1;
+    return plan_and_print(err);
+}
+
+static int ppo_run(struct command_line *line, struct err *err)
+{
+    form = &run_ppo;
+    spec = &four_models.base;
+    plain_spec = &plain_four.base;
+    if (line->n_words > 0)
+        return err_set(err, ERR_USAGE, "unexpected word \"%.80s\"", line->words[0]);
+    if (ppo_spec_complete(&four_models, err) != 0)
+        return -1;
+    return plan_and_print(err);
 }
 
 const struct command cmd_plan = {
@@ -167,4 +208,18 @@ const struct command cmd_plan = {
                "not fit.",
     .sets = sets,
     .run = run,
+};
+
+const struct command cmd_plan_ppo = {
+    .name = "plan ppo",
+    .summary = "the same of phase 3, four models in one plan",
+    .usage = "tuneup plan ppo --actor DIR|SIZE --critic DIR|SIZE [the phase's options] [--ranks N]",
+    .examples = "  tuneup plan ppo --actor opt-350m --critic opt-350m --dtype bf16\n"
+                "  tuneup plan ppo --actor opt-1.3b --critic opt-350m --per_device_training_batch_size 4 --json\n",
+    .details =
+        "What an update is elsewhere is an iteration here: prompts answered by as many ids as are allowed, scored, "
+        "and learnt\n"
+        "from by actor and critic.",
+    .sets = ppo_sets,
+    .run = ppo_run,
 };

@@ -24,6 +24,7 @@ extern const struct command cmd_measure;
 extern const struct command cmd_model_info;
 extern const struct command cmd_model_new;
 extern const struct command cmd_plan;
+extern const struct command cmd_plan_ppo;
 extern const struct command cmd_ppo;
 extern const struct command cmd_report;
 extern const struct command cmd_reward;
@@ -43,6 +44,7 @@ const struct command *const commands[] = {
     &cmd_generate,
     &cmd_chat,
     &cmd_plan,
+    &cmd_plan_ppo,
     &cmd_compare,
     &cmd_report,
     &cmd_measure,

@@ -115,3 +115,13 @@ teardown() {
     ppo "$dir/out" -q --max_steps 2 --max_answer_seq_len 1
     grep -q '"answer_tokens":[01]' "$dir/out/metrics.jsonl"
 }
+
+@test "what is planned is what a run allocates" {
+    ppo "$dir/out" -q --max_steps 1
+    allocated=$(sed -n 's/.*"allocated_bytes": \([0-9]*\).*/\1/p' "$dir/out/run.json")
+    ppo_words "$dir/out"
+    run -0 "$bin" plan "${words[@]}" --json
+    [[ $output == *"\"peak_bytes\": $allocated"* ]]
+    run -3 "$bin" plan "${words[@]}" --memory_limit 1MiB
+    [[ $output == *'take'*'less'* ]]
+}
