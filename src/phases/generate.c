@@ -1,6 +1,6 @@
 /* Prefill stops before each row's last id: the first decode step feeds that one, and so gives the first logits. Columns that
- * prefill writes behind a shorter row's end hold nothing of use; decode writes each before any query sees it. A row that
- * has ended is shown no keys, and the highest rows that have ended are no longer computed. */
+ * prefill writes behind a shorter row's end hold nothing of use; decode writes each before any query sees it. The programs work
+ * on slots: where a row has ended, the last slot's row takes its place, caches and all, so only rows that go on are computed. */
 #include "phases/generate.h"
 
 #include <inttypes.h>
@@ -70,7 +70,8 @@ int generator_init(struct generator *out, struct exec *e, const char *model, con
     g.P = p->programs[g.prefill].T;
     g.S = cache_columns(p, g.decode);
     g.V = logits->shape.dim[1];
-    if (sampler_init(&g.sampler, &o->sampling, g.V, err) != 0 ||
+    g.rows = mem_array(g.B, 1, sizeof *g.rows, MEM_BATCH, err);
+    if (!g.rows || sampler_init(&g.sampler, &o->sampling, g.V, err) != 0 ||
         allocate_result(&g.result, g.B, g.S, o->describe, err) != 0) {
         generator_free(&g);
         return -1;
@@ -83,6 +84,7 @@ void generator_free(struct generator *g)
 {
     struct generated *r = &g->result;
 
+    mem_free(g->rows);
     sampler_free(&g->sampler);
     mem_free(r->ids);
     mem_free(r->begin);
@@ -96,7 +98,7 @@ void generator_free(struct generator *g)
 
 static int check_prompts(const struct generator *g, const struct prompts *p, struct err *err)
 {
-    MUST(p->B >= 1 && p->B <= g->B && g->options.max_new_tokens >= 1);
+    MUST(p->B >= 1 && p->B <= g->B && g->options.max_new_tokens >= 1 && (p->n_cached == 0 || p->B == 1));
     for (int64_t b = 0; b < p->B; b++) {
         if (p->begin[b] < 0 || p->end[b] <= p->begin[b] || p->end[b] > p->P)
             return err_set(err, ERR_USAGE, "prompt %" PRId64 " is empty", b);
@@ -112,8 +114,9 @@ static void start_result(struct generator *g, const struct prompts *p)
 {
     struct generated *r = &g->result;
 
-    r->B = p->B;
+    r->B = g->n_slots = p->B;
     for (int64_t b = 0; b < p->B; b++) {
+        g->rows[b] = (int32_t)b;
         int32_t *row = r->ids + b * r->S;
         for (int64_t s = 0; s < r->S; s++)
             row[s] = s >= p->begin[b] && s < p->end[b] ? p->ids[b * p->P + s] : g->options.pad_id;
@@ -160,36 +163,67 @@ static int prefill(struct generator *g, int64_t n_cached, struct err *err)
     return 0;
 }
 
-/* A row that goes on. */
-static bool is_active(const struct generator *g, int64_t b)
+static bool goes_on(const struct generator *g, int64_t b)
 {
     const struct generated *r = &g->result;
 
     return !r->ended[b] && r->end[b] - r->prompt_end[b] < g->options.max_new_tokens && r->end[b] < r->S;
 }
 
-/* The logits that follow each active row's last id. */
-static int decode(struct generator *g, int64_t n_rows, struct err *err)
+/* The logits that follow the last id of each slot's row. */
+static int decode(struct generator *g, struct err *err)
 {
     const struct generated *r = &g->result;
-    const struct run_context c = { .B = n_rows, .T = 1, .row_step = 1 };
+    const struct run_context c = { .B = g->n_slots, .T = 1, .row_step = 1 };
 
-    for (int64_t b = 0; b < n_rows; b++) {
-        const bool active = is_active(g, b);
-        const int32_t column = r->end[b] - 1;
-        g->ids[b] = active ? r->ids[b * r->S + column] : g->options.pad_id;
-        g->positions[b] = active ? position_of(r, b, column) : HIDDEN_POSITION;
-        g->at[b] = column;
-        g->spans[2 * b] = active ? r->begin[b] : 0;
-        g->spans[2 * b + 1] = active ? r->end[b] : 0;
+    for (int64_t s = 0; s < g->n_slots; s++) {
+        const int32_t b = g->rows[s], column = r->end[b] - 1;
+        g->ids[s] = r->ids[b * r->S + column];
+        g->positions[s] = position_of(r, b, column);
+        g->at[s] = column;
+        g->spans[2 * s] = r->begin[b];
+        g->spans[2 * s + 1] = r->end[b];
     }
     return exec_run(g->exec, g->decode, &c, err);
 }
 
-static int append(struct generator *g, const struct prompts *p, int64_t b, struct err *err)
+/* The columns of a row in every cache, from slot to slot. */
+static void move_columns(struct generator *g, int64_t to, int64_t from)
+{
+    const struct plan *p = g->exec->plan;
+    const struct program *decode = &p->programs[g->decode];
+    const int32_t b = g->rows[from], first = g->result.begin[b], n = g->result.end[b] - first;
+
+    for (int i = 0; i < decode->n_steps; i++)
+        for (int k = 1; decode->steps[i].op == OP_KV_ATTENTION && k <= 2; k++) {
+            const struct buffer *cache = &p->buffers[decode->steps[i].out[k]];
+            const size_t column = (size_t)cache->shape.dim[2] * dtype_bytes(cache->dtype);
+            char *x = exec_address(g->exec, decode->steps[i].out[k]);
+            memcpy(x + (size_t)(to * g->S + first) * column, x + (size_t)(from * g->S + first) * column,
+                   (size_t)n * column);
+        }
+}
+
+/* Closes the gaps that rows leave which do not go on. */
+static void drop_rows(struct generator *g)
+{
+    for (int64_t s = 0; s < g->n_slots;) {
+        if (goes_on(g, g->rows[s])) {
+            s++;
+            continue;
+        }
+        const int64_t last = --g->n_slots;
+        if (s < last && goes_on(g, g->rows[last]))
+            move_columns(g, s, last);
+        g->rows[s] = g->rows[last];
+    }
+}
+
+static int append(struct generator *g, const struct prompts *p, int64_t slot, struct err *err)
 {
     struct generated *r = &g->result;
-    const float *logits = g->logits + b * g->V;
+    const float *logits = g->logits + slot * g->V;
+    const int32_t b = g->rows[slot];
     const int64_t n_new = r->end[b] - r->prompt_end[b], at = b * r->S + r->end[b];
     const int32_t forbidden = n_new < g->options.min_new_tokens ? g->options.end_id : -1;
 
@@ -202,15 +236,6 @@ static int append(struct generator *g, const struct prompts *p, int64_t b, struc
     return 0;
 }
 
-static int64_t count_rows(const struct generator *g)
-{
-    int64_t n = g->result.B;
-
-    while (n > 0 && !is_active(g, n - 1))
-        n--;
-    return n;
-}
-
 int generator_run(struct generator *g, const struct prompts *p, struct err *err)
 {
     int more = 0;
@@ -220,12 +245,13 @@ int generator_run(struct generator *g, const struct prompts *p, struct err *err)
     start_result(g, p);
     if (prefill(g, p->n_cached, err) != 0)
         return -1;
-    for (int64_t step = 1, n_rows; (n_rows = count_rows(g)) > 0 && more == 0; step++) {
-        if (decode(g, n_rows, err) != 0)
+    for (int64_t step = 1; g->n_slots > 0 && more == 0; step++) {
+        if (decode(g, err) != 0)
             return -1;
-        for (int64_t b = 0; b < n_rows; b++)
-            if (is_active(g, b) && append(g, p, b, err) != 0)
+        for (int64_t s = 0; s < g->n_slots; s++)
+            if (append(g, p, s, err) != 0)
                 return -1;
+        drop_rows(g);
         if (g->options.hook)
             more = g->options.hook(g->options.hook_context, &g->result, step, err);
     }

@@ -55,6 +55,8 @@ struct generator {
     int64_t B, P, S, V; /* planned: rows, columns at a time, columns of the caches, ids */
     int32_t *ids, *positions, *spans, *at; /* in the block, as are: */
     const float *logits;
+    int32_t *rows; /* [B] the row that each slot of the programs works on */
+    int64_t n_slots;
     struct sampler sampler;
     struct generated result;
 };
