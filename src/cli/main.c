@@ -28,6 +28,7 @@ extern const struct command cmd_plan_ppo;
 extern const struct command cmd_ppo;
 extern const struct command cmd_report;
 extern const struct command cmd_reward;
+extern const struct command cmd_rlhf;
 extern const struct command cmd_score;
 extern const struct command cmd_sft;
 extern const struct command cmd_study;
@@ -39,6 +40,7 @@ const struct command *const commands[] = {
     &cmd_sft,
     &cmd_reward,
     &cmd_ppo,
+    &cmd_rlhf,
     &cmd_eval,
     &cmd_score,
     &cmd_generate,
