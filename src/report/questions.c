@@ -157,8 +157,11 @@ static int count_phases(const struct loaded *l)
 static void ask_lift(struct headlines *h, const struct loaded *l, const struct comparisons *c)
 {
     struct text names = { 0 }, measured = { 0 };
+    bool judged = false;
 
-    if (count_phases(l) < 2)
+    for (int base = 0; base < l->n_cells; base++)
+        judged = judged || is_group(l, c, base);
+    if (!judged || count_phases(l) < 2)
         return;
     for (int i = 0; i < c->n; i++) {
         const char *name = l->cells[c->rows[i].cell].name;
@@ -171,8 +174,6 @@ static void ask_lift(struct headlines *h, const struct loaded *l, const struct c
                 l->cells[c->rows[i].cell].exact ? "" : " (changes the numbers)");
     }
     add_measured(&measured, l, c);
-    if (measured.used == 0)
-        return;
     headlines_say(h, false, "Is anything better than the baseline in %s, in every phase and at every rank count? %s%s.",
                   measured.s, names.used ? "Yes: " : "Nothing, beyond doubt", names.s);
 }

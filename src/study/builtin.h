@@ -1,5 +1,5 @@
 /* study/builtin.h - the numbers of the built-in study, in one place: large enough that the techniques can be told apart,
- * small enough that all of it takes about five minutes on two slow cores. */
+ * small enough that all three phases take about ten minutes on two slow cores. */
 #ifndef TUNEUP_STUDY_BUILTIN_H
 #define TUNEUP_STUDY_BUILTIN_H
 
@@ -15,6 +15,10 @@
 #define BUILTIN_EVAL_BATCHES 0 /* none: the losses of the steps are compared */
 #define BUILTIN_REWARD_TOKENS 64 /* of the step that makes PPO's reward model */
 #define BUILTIN_STEPS 8 /* optimizer steps a run, the warm-up among them */
+#define BUILTIN_ITERATIONS 5 /* of PPO, the warm-up among them; one update of actor and critic each */
+#define BUILTIN_ANSWERS 4 /* prompts an iteration */
+#define BUILTIN_PROMPT_TOKENS 64
+#define BUILTIN_ANSWER_TOKENS 64
 #define BUILTIN_BLOCKS 5
 #define BUILTIN_WARMUP 0 /* discarded blocks: a run has warm-up steps, and making the inputs warms the caches */
 #define BUILTIN_SEED 1234

@@ -16,13 +16,14 @@
 const char *const cells_phases[CELLS_N_PHASES + 1] = { "sft", "reward", "ppo", NULL };
 
 const struct technique_word technique_words[] = {
-    { "bf16", "--dtype=bf16", "--dtype=fp32", false, 1 },
-    { "gradient_checkpointing", "--gradient_checkpointing", "--no-gradient_checkpointing", true, 1 },
-    { "zero-1", "--zero_stage=1", "--zero_stage=0", true, 2 },
-    { "chunked_loss", "--chunked_loss", "--no-chunked_loss", true, 1 },
-    { "flash_attention", "--flash_attention", "--no-flash_attention", true, 1 },
-    { "fused_kernels", "--fused_kernels", "--no-fused_kernels", true, 1 },
-    { "norm_recompute", "--recompute_norms", "--no-recompute_norms", true, 1 },
+    { "bf16", "--dtype=bf16", "--dtype=fp32", false, 1, NULL },
+    { "gradient_checkpointing", "--gradient_checkpointing", "--no-gradient_checkpointing", true, 1, NULL },
+    { "zero-1", "--zero_stage=1", "--zero_stage=0", true, 2, NULL },
+    { "chunked_loss", "--chunked_loss", "--no-chunked_loss", true, 1, NULL },
+    { "flash_attention", "--flash_attention", "--no-flash_attention", true, 1, NULL },
+    { "fused_kernels", "--fused_kernels", "--no-fused_kernels", true, 1, NULL },
+    { "norm_recompute", "--recompute_norms", "--no-recompute_norms", true, 1, NULL },
+    { "frozen_bf16", "--frozen_dtype=bf16", "--frozen_dtype=fp32", false, 1, "ppo" },
     { 0 },
 };
 
@@ -40,6 +41,12 @@ static const struct {
     { "reward", "--max_steps", BUILTIN_STEPS },
     { "reward", "--per_device_train_batch_size", BUILTIN_PAIRS },
     { "reward", "--max_seq_len", BUILTIN_TOKENS },
+    { "ppo", "--max_steps", BUILTIN_ITERATIONS },
+    { "ppo", "--per_device_generation_batch_size", BUILTIN_ANSWERS },
+    { "ppo", "--per_device_training_batch_size", BUILTIN_ANSWERS },
+    { "ppo", "--max_prompt_seq_len", BUILTIN_PROMPT_TOKENS },
+    { "ppo", "--max_answer_seq_len", BUILTIN_ANSWER_TOKENS },
+    { "ppo", "--num_warmup_steps", 0 },
 };
 
 /* A trailing '?' drops a technique at rank counts too small for it instead of dropping the cell. few_ranks: more ranks
@@ -47,7 +54,7 @@ static const struct {
 static const struct {
     const char *phase, *name;
     bool few_ranks;
-    const char *techniques[8];
+    const char *techniques[9];
 } builtin_cells[] = {
     { "sft", "baseline", false, { 0 } },
     { "sft", "bf16", true, { "bf16" } },
@@ -76,6 +83,20 @@ static const struct {
       "everything",
       false,
       { "bf16", "gradient_checkpointing", "zero-1?", "flash_attention", "fused_kernels", "norm_recompute" } },
+    /* Of the techniques that gain least only all together: four models take their time. */
+    { "ppo", "baseline", false, { 0 } },
+    { "ppo", "bf16", true, { "bf16" } },
+    { "ppo", "frozen_bf16", true, { "frozen_bf16" } },
+    { "ppo", "gradient_checkpointing", true, { "gradient_checkpointing" } },
+    { "ppo", "zero-1", false, { "zero-1" } },
+    { "ppo", "chunked_loss", true, { "chunked_loss" } },
+    { "ppo", "flash_attention", true, { "flash_attention" } },
+    { "ppo", "all exact", true, { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute" } },
+    { "ppo",
+      "everything",
+      false,
+      { "bf16", "frozen_bf16", "gradient_checkpointing", "zero-1?", "chunked_loss", "flash_attention", "fused_kernels",
+        "norm_recompute" } },
 };
 
 int cells_phase(const char *name)
@@ -243,13 +264,21 @@ failed:
 
 /* ---- Finishing ---- */
 
-static int check_technique(const char *word, const struct technique_word **out, struct err *err)
+static bool is_in(const struct technique_word *t, const char *phase)
+{
+    return !t->phase || strcmp(t->phase, phase) == 0;
+}
+
+static int check_technique(const char *word, const char *phase, const struct technique_word **out, struct err *err)
 {
     const size_t n = strcspn(word, "?");
     int best = 1 << 20;
     const char *nearest = "";
 
     for (const struct technique_word *t = technique_words; t->name; t++) {
+        if (strlen(t->name) == n && strncmp(t->name, word, n) == 0 && !is_in(t, phase))
+            return err_set(err, ERR_USAGE, "the technique \"%s\" is of phase %s, the cell of phase %s", t->name,
+                           t->phase, phase);
         if (strlen(t->name) == n && strncmp(t->name, word, n) == 0) {
             *out = t;
             return 0;
@@ -263,7 +292,7 @@ static int check_technique(const char *word, const struct technique_word **out, 
     err_set(err, ERR_USAGE, "unknown technique \"%.60s\"", word);
     return err_hint(err,
                     "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, chunked_loss, "
-                    "flash_attention, fused_kernels and norm_recompute.",
+                    "flash_attention, fused_kernels, norm_recompute, and frozen_bf16 of PPO.",
                     nearest);
 }
 
@@ -276,6 +305,8 @@ static int compose(struct cell *c, const struct cells *from, struct err *err)
     for (const struct technique_word *t = technique_words; t->name; t++) {
         const bool on = words_have(&c->techniques, t->name);
 
+        if (!is_in(t, c->phase))
+            continue;
         c->exact = c->exact && (!on || t->exact);
         if (words_add(&c->argv, err, "%s", on ? t->on : t->off) != 0)
             return -1;
@@ -292,7 +323,7 @@ static int expand(struct cells *to, const struct cells *from, const struct cell 
     for (int i = 0; i < template->techniques.n; i++) {
         const char *word = template->techniques.v[i];
 
-        if (check_technique(word, &t, err) != 0)
+        if (check_technique(word, template->phase, &t, err) != 0)
             return -1;
         MUST(t);
         if (t->min_ranks > ranks && !strchr(word, '?'))
@@ -304,7 +335,7 @@ static int expand(struct cells *to, const struct cells *from, const struct cell 
     c->ranks = ranks;
     c->exact = !template->is_command;
     for (int i = 0; i < template->techniques.n; i++) {
-        if (check_technique(template->techniques.v[i], &t, err) != 0)
+        if (check_technique(template->techniques.v[i], template->phase, &t, err) != 0)
             return -1;
         if (t->min_ranks <= ranks && words_add(&c->techniques, err, "%s", t->name) != 0)
             return -1;

@@ -33,6 +33,7 @@ struct technique_word {
     const char *on, *off; /* the word on a phase's command line */
     bool exact; /* computes the same numbers */
     int64_t min_ranks;
+    const char *phase; /* the only one that has it; NULL: all */
 };
 extern const struct technique_word technique_words[]; /* NULL name at the end */
 

@@ -70,3 +70,33 @@ teardown() {
     run -0 "$bin" study --dry-run --phases sft --cells bf16 --ranks 4 --blocks 1
     [[ $output == *"2 cells x 1 block,"* && $output == *"bf16 at 4 ranks"* ]]
 }
+
+@test "all three phases on a tiny model: ratios, quality and PPO's split" {
+    export OMP_WAIT_POLICY=passive
+    "$bin" data new "$dir/data" -q --records 64
+    "$bin" tokenizer train -q --data "$dir/data/train.jsonl" --vocab_size 512 --output "$dir/tokenizer"
+    "$bin" model new "$dir/model" -q --size opt-tiny --hidden_size 32 --ffn_dim 64 --num_hidden_layers 2 \
+        --num_attention_heads 4 --word_embed_proj_dim 32 --max_position_embeddings 128 --tokenizer "$dir/tokenizer"
+    cat >"$dir/p.yaml" <<EOF
+blocks: 1
+warmup: 0
+options:
+  max_steps: 3
+  threads: 1
+  save_model: false
+  sft: { per_device_train_batch_size: 2, max_seq_len: 32, eval_batches: 0 }
+  reward: { per_device_train_batch_size: 1, max_seq_len: 128, eval_batches: 0 }
+  ppo: { per_device_generation_batch_size: 2, per_device_training_batch_size: 2, max_prompt_seq_len: 100,
+         max_answer_seq_len: 4, sample_interval: 0, eval_batches: 0 }
+cells:
+  - { name: plain, phase: sft }
+  - { name: plain, phase: reward }
+  - { name: plain, phase: ppo }
+  - { name: frozen, phase: ppo, techniques: [frozen_bf16] }
+EOF
+    run -0 "$bin" study "$dir/p.yaml" --model "$dir/model" --data "$dir/data/train.jsonl" --output "$dir/out"
+    [[ $output != *"runs failed"* && $output == *"% generation, "* && $output == *"reward differs by"* ]]
+    run -0 --separate-stderr "$bin" compare "$dir/out/study.db" --json
+    [[ $output == *'"SpeedUpGeneration"'* && $output == *'"reward_difference"'* && $output == *'"baseline_KL"'* ]]
+    grep -q 'Phase 2: reward model' "$dir/out/report.html"
+}

@@ -32,6 +32,7 @@ TEST(builtin_study_is_whole)
     CHECK_OK(cells_finish(&s, &as_it_is, &err), &err);
     CHECK_EQ(count(&s, "sft"), 9 + 5);
     CHECK_EQ(count(&s, "reward"), 8 + 3);
+    CHECK_EQ(count(&s, "ppo"), 8 + 3);
     CHECK_EQ(index_of(&s, "zero-1", 1), -1);
     const struct cell *zero = &s.cells[index_of(&s, "zero-1", 2)];
     CHECK(words_have(&zero->argv, "--zero_stage=1") && words_have(&zero->argv, "--dtype=fp32"));
@@ -56,6 +57,29 @@ TEST(every_technique_has_a_word)
             fail_msg("give %s a word in study/cells.c", name);
         CHECK(found);
     }
+}
+
+/* What only PPO has is no word of other phases' command lines. */
+TEST(a_technique_of_one_phase_stays_there)
+{
+    struct err err = { 0 };
+    struct cells s;
+
+    CHECK_OK(cells_builtin(&s, &err), &err);
+    CHECK_OK(cells_finish(&s, &as_it_is, &err), &err);
+    for (int i = 0; i < s.n_cells; i++) {
+        const bool ppo = strcmp(s.cells[i].phase, "ppo") == 0;
+        const bool on = words_have(&s.cells[i].techniques, "frozen_bf16");
+
+        CHECK_EQ(words_have(&s.cells[i].argv, "--frozen_dtype=bf16"), on);
+        CHECK_EQ(words_have(&s.cells[i].argv, "--frozen_dtype=fp32"), ppo && !on);
+    }
+    cells_free(&s);
+    CHECK_OK(cells_init(&s, "wrong", &err), &err);
+    struct cell *c = cells_add(&s, "x", "sft", "x", &err);
+    CHECK_OK(words_add(&c->techniques, &err, "frozen_bf16"), &err);
+    CHECK_ERR(cells_finish(&s, &as_it_is, &err), &err, ERR_USAGE, "is of phase ppo");
+    cells_free(&s);
 }
 
 TEST(chosen_cells_keep_their_baseline)
@@ -160,6 +184,7 @@ TEST(survives_every_failed_allocation)
     }
 }
 
-TEST_MAIN(CASE(builtin_study_is_whole), CASE(every_technique_has_a_word), CASE(chosen_cells_keep_their_baseline),
-          CASE(wrong_choices_are_refused), CASE(every_block_holds_every_cell_in_an_order_of_its_own),
-          CASE(a_difference_is_named), CASE(survives_every_failed_allocation))
+TEST_MAIN(CASE(builtin_study_is_whole), CASE(every_technique_has_a_word), CASE(a_technique_of_one_phase_stays_there),
+          CASE(chosen_cells_keep_their_baseline), CASE(wrong_choices_are_refused),
+          CASE(every_block_holds_every_cell_in_an_order_of_its_own), CASE(a_difference_is_named),
+          CASE(survives_every_failed_allocation))

@@ -85,6 +85,38 @@ TEST(every_cell_is_run_once_and_recorded)
     fixture_remove(folder);
 }
 
+/* PPO's cells need a reward model, which one step of phase 2 makes of the study's model, once. */
+TEST(all_phases_run_from_one_model)
+{
+    char folder[FILE_PATH_MAX], log[FILE_PATH_MAX + 16], critic[FILE_PATH_MAX + 80];
+    struct err err = { 0 };
+    struct loaded l;
+    int n_failed, n_ppo = 0;
+
+    fixture_folder(folder);
+    snprintf(log, sizeof log, "%s/log", folder);
+    snprintf(critic, sizeof critic, "--critic_model_name_or_path=%s/inputs-ppo/model", folder);
+    setenv("FAKE_LOG", log, 1);
+    CHECK_EQ(run_phases(folder, NULL, "bf16", 1, &n_failed, &err), 0);
+    CHECK_EQ(lines_of(log), 4 + 6); /* data, tokenizer, model, reward model; baseline and bf16 of each phase */
+    CHECK_EQ(run_phases(folder, NULL, "bf16", 2, &n_failed, &err), 0);
+    CHECK_EQ(lines_of(log), 4 + 12);
+    unsetenv("FAKE_LOG");
+    load(&l, folder);
+    for (int i = 0; i < l.n_runs; i++) {
+        const bool ppo = strcmp(l.cells[l.runs[i].cell].phase, "ppo") == 0;
+
+        CHECK(l.runs[i].done);
+        CHECK_EQ(strstr(l.runs[i].argv, critic) != NULL, ppo);
+        if (ppo)
+            CHECK_NEAR(load_metric_steady(&l.runs[i], "generate_seconds"), 0.4, 1e-12);
+        n_ppo += ppo;
+    }
+    CHECK_EQ(n_ppo, 4);
+    load_free(&l);
+    fixture_remove(folder);
+}
+
 TEST(a_failing_cell_is_a_result)
 {
     char folder[FILE_PATH_MAX];
@@ -222,6 +254,7 @@ TEST(commands_are_metered_as_they_are)
     fixture_remove(folder);
 }
 
-TEST_MAIN(CASE(every_cell_is_run_once_and_recorded), CASE(a_failing_cell_is_a_result), CASE(a_changed_study_is_refused),
-          CASE(inputs_that_cannot_be_made_say_why), CASE(goes_on_after_sigint), CASE(goes_on_after_sigterm),
-          CASE(goes_on_after_kill_9), CASE(commands_are_metered_as_they_are))
+TEST_MAIN(CASE(every_cell_is_run_once_and_recorded), CASE(all_phases_run_from_one_model),
+          CASE(a_failing_cell_is_a_result), CASE(a_changed_study_is_refused), CASE(inputs_that_cannot_be_made_say_why),
+          CASE(goes_on_after_sigint), CASE(goes_on_after_sigterm), CASE(goes_on_after_kill_9),
+          CASE(commands_are_metered_as_they_are))
