@@ -32,13 +32,13 @@ static inline int engine_techniques(struct technique_values *v, const char *word
     struct option_set sets[TECHNIQUES_MAX];
     struct option_given given[32];
     const char *rest[1];
-    char text[512], *argv[32] = { text };
+    char text[512], *save, *argv[32] = { text };
     int argc = 1, n_given, n_rest;
 
     const int n = technique_sets(sets, v);
     option_defaults(sets, n);
     snprintf(text, sizeof text, "%s", words);
-    for (char *word = strtok(text, " "); word && argc < 32; word = strtok(NULL, " "))
+    for (char *word = strtok_r(text, " ", &save); word && argc < 32; word = strtok_r(NULL, " ", &save))
         argv[argc++] = word;
     return option_parse(sets, n, argc, argv, given, 32, &n_given, rest, 0, &n_rest, err);
 }

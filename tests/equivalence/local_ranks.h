@@ -4,7 +4,6 @@
 #define TUNEUP_TESTS_LOCAL_RANKS_H
 
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,36 +14,8 @@
 struct local_world {
     int ranks;
     pthread_barrier_t barrier;
-    pthread_mutex_t turn; /* zeroed is unlocked */
     void *slot[LOCAL_MAX_RANKS];
 };
-
-/* Real ranks are processes. Threads that compute at the same time would share the vendor library's state, which no run ever
- * does: between local_begin and local_end only one rank works, and others get their turn when it waits in a collective. */
-static _Thread_local bool local_has_turn;
-
-static inline void local_begin(struct local_world *w)
-{
-    pthread_mutex_lock(&w->turn);
-    local_has_turn = true;
-}
-
-static inline void local_end(struct local_world *w)
-{
-    local_has_turn = false;
-    pthread_mutex_unlock(&w->turn);
-}
-
-static inline void local_wait(struct local_world *w)
-{
-    const bool had_turn = local_has_turn;
-
-    if (had_turn)
-        local_end(w);
-    pthread_barrier_wait(&w->barrier);
-    if (had_turn)
-        local_begin(w);
-}
 
 static inline void local_add(void *sum, const void *x, int64_t n, enum dtype t)
 {
@@ -65,11 +36,11 @@ static inline int local_reduce(struct comm *c, void *x, int64_t n, enum dtype t,
 
     (void)err;
     w->slot[c->rank] = x;
-    local_wait(w);
+    pthread_barrier_wait(&w->barrier);
     memcpy(sum, w->slot[0], (size_t)n * dtype_bytes(t));
     for (int r = 1; r < w->ranks; r++)
         local_add(sum, w->slot[r], n, t);
-    local_wait(w);
+    pthread_barrier_wait(&w->barrier);
     memcpy(x, sum, (size_t)n * dtype_bytes(t));
     free(sum);
     return 0;
@@ -96,11 +67,11 @@ static inline int local_gather(struct comm *c, void *x, int64_t n, enum dtype t,
 
     (void)err;
     w->slot[c->rank] = x;
-    local_wait(w);
+    pthread_barrier_wait(&w->barrier);
     for (int r = 0; r < w->ranks; r++)
         if (r != c->rank)
             memcpy((char *)x + (size_t)r * part, (char *)w->slot[r] + (size_t)r * part, part);
-    local_wait(w);
+    pthread_barrier_wait(&w->barrier);
     return 0;
 }
 

@@ -159,12 +159,10 @@ static void *run_job(void *argument)
     struct job *job = argument;
     struct engine e = { .phase = job->phase, .shape = *job->shape };
 
-    if (job->world) {
+    if (job->world)
         local_comm(&e.comm, job->world, job->rank);
-        local_begin(job->world);
-    } else {
+    else
         comm_alone(&e.comm);
-    }
     job->result = engine_open(&e, "cpu", job->words, ROWS / job->ranks, IDS, 2, &o, &job->err);
     if (job->result == 0) {
         random_weights(&e);
@@ -176,8 +174,6 @@ static void *run_job(void *argument)
         fprintf(stderr, "%s, rank %d: %s (%s)\n", job->words, job->rank, job->err.what, job->err.where);
         _exit(1);
     }
-    if (job->world)
-        local_end(job->world);
     return NULL;
 }
 
