@@ -84,7 +84,7 @@ static void open_plan(void **test_state, struct four *f, const char *backend, co
 static void open_ppo(struct four *f)
 {
     const json_t *run = json_object_get(f->golden.json, "train");
-    const struct ppo_settings s = { .math = { PPO_DEEPSPEED_CHAT, 0.1, 5, PPO_CLIP, PPO_CLIP, 1, 0.95 },
+    const struct ppo_settings s = { .math = { PPO_DEEPSPEED_CHAT, 0.1, 5, 0, PPO_CLIP, PPO_CLIP, 1, 0.95 },
                                     .epochs = 1,
                                     .micro_steps = 1 };
     struct trainer_options o = golden_options(run);
@@ -281,8 +281,8 @@ static void check_set(void **test_state, const char *folder, const char *model, 
     open_set(test_state, &f, folder, model, backend, words);
     check_experience(test_state, &f);
     check_updates(test_state, &f);
-    CHECK(compare_arrays(&f, "actor_final.", "model.decoder.", "actor/", "actor_final") > 20);
-    CHECK(compare_arrays(&f, "critic_final.", "rwtransformer.decoder.", "critic/", "critic_final") > 20);
+    CHECK(compare_arrays(&f, "actor_final.", "model.decoder.", "actor/", "actor_final") > 3);
+    CHECK(compare_arrays(&f, "critic_final.", "rwtransformer.decoder.", "critic/", "critic_final") > 3);
     CHECK(compare_arrays(&f, "ema.", "model.decoder.", "actor_ema/", "actor_final") > 0);
     close_four(&f);
 }
@@ -299,6 +299,11 @@ static void check_all(void **test_state, const char *folder)
                     check_set(test_state, folder, models[m], backends[b], variants[v]);
 }
 
+TEST(phase_3_is_the_references)
+{
+    check_all(test_state, GOLDEN_OWN);
+}
+
 TEST(phase_3_is_the_shared_references)
 {
     check_all(test_state, golden_shared());
@@ -310,4 +315,4 @@ TEST(shared_bf16_stays_near)
     check_bf16(test_state, golden_shared(), "pre", "--dtype bf16 --no-chunked_loss");
 }
 
-TEST_MAIN(CASE(phase_3_is_the_shared_references), CASE(shared_bf16_stays_near))
+TEST_MAIN(CASE(phase_3_is_the_references), CASE(phase_3_is_the_shared_references), CASE(shared_bf16_stays_near))

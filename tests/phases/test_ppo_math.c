@@ -82,11 +82,14 @@ static void open_file(void **test_state, struct fixture *f, const char *folder)
         f->rows[b] = row_of_ids(&f->ids[b * f->steps.T], (int64_t)real(f->json, "prompt_length"), f->steps.T);
         f->scores[b] = (float)json_number_value(json_array_get(json_object_get(f->json, "scores"), (size_t)b));
     }
-    f->options = (struct ppo_options){
-        PPO_DEEPSPEED_CHAT,         real(f->json, "kl_ctl"),          real(f->json, "clip_reward_value"),
-        real(f->json, "cliprange"), real(f->json, "cliprange_value"), real(f->json, "gamma"),
-        real(f->json, "lam")
-    };
+    f->options = (struct ppo_options){ PPO_DEEPSPEED_CHAT,
+                                       real(f->json, "kl_ctl"),
+                                       real(f->json, "clip_reward_value"),
+                                       0,
+                                       real(f->json, "cliprange"),
+                                       real(f->json, "cliprange_value"),
+                                       real(f->json, "gamma"),
+                                       real(f->json, "lam") };
     fill(f, "logprobs", f->logp);
     fill(f, "ref_logprobs", f->ref);
     fill(f, "values", f->values);
