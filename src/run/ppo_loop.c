@@ -111,6 +111,15 @@ static int judge(const struct run *r, struct together *t, struct err *err)
     return 0;
 }
 
+/* On one line, and harmless to a terminal. */
+static void show(char *out, size_t size, char *text)
+{
+    for (char *c = text; *c; c++)
+        if (*c == '\n')
+            *c = ' ';
+    log_safe(out, size, text);
+}
+
 /* One answer, so that people see what is rewarded. */
 static int show_sample(const struct run *r, struct err *err)
 {
@@ -119,15 +128,12 @@ static int show_sample(const struct run *r, struct err *err)
 
     if (texts_of(r, 0, &prompt, &reply, err) != 0)
         return -1;
-    const size_t n = strlen(prompt);
-    log_safe(asked, sizeof asked, n < sizeof asked / 2 ? prompt : prompt + n - sizeof asked / 2);
-    log_safe(said, sizeof said, reply);
-    log_note("step %" PRId64 ", an answer with the score %.3f%s:\n  ...%s\n  -> %s%s", r->at.n_updates,
-             (double)x->scores[0],
-             !task_known(prompt)         ? ""
-             : task_right(prompt, reply) ? " (right)"
-                                         : " (wrong)",
-             asked, said, x->rows[0].ended ? "" : " [cut]");
+    const char *worth = !task_known(prompt) ? "" : task_right(prompt, reply) ? " (right)" : " (wrong)";
+    const size_t n = strlen(prompt), most = sizeof asked / 2;
+    show(asked, sizeof asked, n < most ? prompt : prompt + n - most);
+    show(said, sizeof said, reply);
+    log_note("step %" PRId64 ", an answer with the score %.3f%s:\n  %s%s\n  ->%s%s", r->at.n_updates,
+             (double)x->scores[0], worth, n < most ? "" : "...", asked, said, x->rows[0].ended ? "" : " [cut]");
     mem_free(prompt);
     mem_free(reply);
     return 0;
