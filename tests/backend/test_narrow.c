@@ -16,7 +16,7 @@ struct sample {
     uint16_t x16[NARROW_ROWS * K_MAX], w16[N_MAX * K_MAX], bias16[N_MAX];
     float y[NARROW_ROWS * N_MAX + 1];
     uint16_t y16[NARROW_ROWS * N_MAX + 1];
-    _Alignas(64) float scratch[NARROW_ROWS * (K_MAX + 16)];
+    _Alignas(64) float scratch[NARROW_ROWS * (K_MAX + 80)];
 };
 
 static void fill(float *x, uint16_t *x16, int64_t n, struct rng *rng)

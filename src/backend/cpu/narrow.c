@@ -2,25 +2,15 @@
  * narrow_isa.h holds the inner loops, compiled for each instruction set. */
 #include "backend/cpu/narrow.h"
 
+#include <string.h>
+
 #include <omp.h>
 
 #define PIECE_BYTES ((int64_t)64 << 10) /* of weights that a thread takes at a time */
 
-struct narrow_job {
-    const float *x; /* [M,K], rows ldx apart; against bf16 weights in the order of narrow_isa.h's spread */
-    int64_t ldx;
-    const void *w, *bias;
-    void *y;
-    int64_t M, N, K;
-    enum dtype type, y_type; /* of w and bias; of y */
-    bool relu;
-};
-
-struct narrow {
-    void (*spread)(float *out, const uint16_t *x, int64_t K);
-    /* Columns begin .. end-1 of y. */
-    void (*columns)(const struct narrow_job *j, int64_t begin, int64_t end);
-};
+#define BLOCK_ROWS 16 /* of weights, whose sums are kept while a part of x is used on all of them */
+#define X_BYTES (16 << 10) /* of that part: with its weights, it stays in the first cache */
+#define AHEAD 2 /* rows of weights to ask for before they are needed: x keeps the first cache busy */
 
 static inline void finish(const struct narrow_job *j, int64_t m, int64_t n, float sum)
 {
@@ -70,7 +60,7 @@ __attribute__((target("avx2"))) static inline float add_up(__m256 v)
 #include "backend/cpu/narrow_isa.h"
 #endif
 
-static const struct narrow *narrow_of(enum cpu_isa isa)
+const struct narrow *narrow_of(enum cpu_isa isa)
 {
 #if defined(__x86_64__)
     if (isa >= CPU_AVX512)
@@ -82,28 +72,27 @@ static const struct narrow *narrow_of(enum cpu_isa isa)
     return &portable_narrow;
 }
 
-static int64_t padded(int64_t K)
+/* Rows of x a power of two apart would all lie in the same few lines of the first cache. */
+static int64_t row_floats(int64_t K)
 {
-    return (K + 15) / 16 * 16;
+    return (K + 63) / 64 * 64 + 16;
 }
 
 size_t narrow_scratch(const struct matmul_shape *s)
 {
-    return s->ab == F32 ? 0 : (size_t)(NARROW_ROWS * padded(s->K)) * sizeof(float);
+    return (size_t)(NARROW_ROWS * row_floats(s->K)) * sizeof(float);
 }
 
-/* fp32 rows are used as they are. */
 static void set_rows(const struct narrow *n, struct narrow_job *j, const void *x, float *scratch)
 {
-    if (j->type == F32) {
-        j->x = x;
-        j->ldx = j->K;
-        return;
-    }
     j->x = scratch;
-    j->ldx = padded(j->K);
-    for (int64_t m = 0; m < j->M; m++)
-        n->spread(scratch + m * j->ldx, (const uint16_t *)x + m * j->K, j->K);
+    j->ldx = row_floats(j->K);
+    for (int64_t m = 0; m < j->M; m++) {
+        if (j->type == F32)
+            memcpy(scratch + m * j->ldx, (const float *)x + m * j->K, (size_t)j->K * sizeof(float));
+        else
+            n->spread(scratch + m * j->ldx, (const uint16_t *)x + m * j->K, j->K);
+    }
 }
 
 void narrow_run(enum cpu_isa isa, int threads, const struct matmul_shape *s, const void *x, const void *w,
@@ -111,6 +100,7 @@ void narrow_run(enum cpu_isa isa, int threads, const struct matmul_shape *s, con
 {
     const struct narrow *n = narrow_of(isa);
     struct narrow_job j = { .w = w,
+                            .ldw = s->K,
                             .bias = s->bias ? bias : NULL,
                             .y = y,
                             .M = s->M,

@@ -12,6 +12,30 @@
 
 #define NARROW_ROWS 8
 
+/* A product as the inner loops see it. */
+struct narrow_job {
+    const float *x; /* [M,K], rows ldx apart; against bf16 weights, each row as spread leaves it */
+    int64_t ldx;
+    const void *w, *bias; /* w: [N,K], rows ldw apart; bias: NULL = none */
+    int64_t ldw;
+    void *y; /* [M,N] */
+    int64_t M, N, K;
+    enum dtype type, y_type; /* of w and bias; of y */
+    bool relu;
+};
+
+/* The inner loops, of one instruction set; all work within one thread. */
+struct narrow {
+    /* A row of x in fp32, in the order that suits bf16 weights. */
+    void (*spread)(float *out, const uint16_t *x, int64_t K);
+    /* Columns begin .. end-1 of y. */
+    void (*columns)(const struct narrow_job *j, int64_t begin, int64_t end);
+    /* out[K] = the sum of p[i] times row i of w [n,K], rows ldw apart. */
+    void (*mix)(float *out, const float *p, const void *w, enum dtype type, int64_t ldw, int64_t n, int64_t K);
+};
+
+const struct narrow *narrow_of(enum cpu_isa isa);
+
 /* Bytes of scratch for x of any M. */
 size_t narrow_scratch(const struct matmul_shape *s);
 /* As matmul_run, for a shape with b transposed and a dense, nothing added. */

@@ -43,49 +43,72 @@ INLINE void ISA(load)(VEC out[2], const void *w, enum dtype type, int64_t at)
     }
 }
 
-/* y[0..M) of columns n .. n+rows-1, by rows of w side by side: a sum waits for its last addition, so there must be others. */
-INLINE void ISA(dots)(const struct narrow_job *j, int64_t n, enum dtype type, const int M, const int rows)
+/* Adds elements begin .. end-1 of rows n .. n+rows-1 of w, times those of x, to sum[rows,M]. The rows go side by side: a sum
+ * waits for its last addition, so there must be others. */
+INLINE void ISA(add_products)(VEC *sums, const struct narrow_job *j, int64_t n, int64_t begin, int64_t end,
+                              enum dtype type, const int M, const int rows)
 {
     VEC sum[SUMS];
-    int64_t k = 0;
 
-    UNROLL for (int i = 0; i < M * rows; i++) sum[i] = (VEC){ 0 };
-    for (; k + 2 * LANES <= j->K; k += 2 * LANES) {
+    UNROLL for (int i = 0; i < M * rows; i++) sum[i] = sums[i];
+    for (int64_t k = begin; k < end; k += 2 * LANES) {
         UNROLL for (int r = 0; r < rows; r++)
         {
             VEC w[2];
 
-            ISA(load)(w, j->w, type, (n + r) * j->K + k);
+            ISA(load)(w, j->w, type, (n + r) * j->ldw + k);
+            __builtin_prefetch((const char *)j->w + ((n + r + AHEAD * rows) * j->ldw + k) * (type == F32 ? 4 : 2));
             UNROLL for (int m = 0; m < M; m++)
             {
                 const VEC *x = (const VEC *)(j->x + m * j->ldx + k);
 
-                sum[m * rows + r] = FMA(w[0], x[0], sum[m * rows + r]);
-                sum[m * rows + r] = FMA(w[1], x[1], sum[m * rows + r]);
+                sum[r * M + m] = FMA(w[0], x[0], sum[r * M + m]);
+                sum[r * M + m] = FMA(w[1], x[1], sum[r * M + m]);
             }
         }
     }
-    UNROLL for (int i = 0; i < M * rows; i++)
-    {
-        const int64_t m = i / rows, row = n + i % rows;
-        float total = ADD_UP(sum[i]);
+    UNROLL for (int i = 0; i < M * rows; i++) sums[i] = sum[i];
+}
 
-        for (int64_t l = k; l < j->K; l++)
-            total += j->x[m * j->ldx + l] * (type == F32 ? ((const float *)j->w)[row * j->K + l]
-                                                         : bf16_to_f32(((const uint16_t *)j->w)[row * j->K + l]));
-        finish(j, m, row, total);
+/* What does not fill vectors, and the end of each sum. */
+INLINE void ISA(finish_row)(const VEC *sums, const struct narrow_job *j, int64_t n, int64_t done, enum dtype type,
+                            const int M)
+{
+    for (int m = 0; m < M; m++) {
+        float total = ADD_UP(sums[m]);
+
+        for (int64_t k = done; k < j->K; k++)
+            total += j->x[m * j->ldx + k] * (type == F32 ? ((const float *)j->w)[n * j->ldw + k]
+                                                         : bf16_to_f32(((const uint16_t *)j->w)[n * j->ldw + k]));
+        finish(j, m, n, total);
     }
+}
+
+INLINE void ISA(block)(const struct narrow_job *j, int64_t n, int64_t count, enum dtype type, const int M)
+{
+    const int rows = 4 * M <= SUMS ? 4 : 2 * M <= SUMS ? 2 : 1;
+    const int64_t whole = j->K / (2 * LANES) * (2 * LANES), part = X_BYTES / 4 / M / (2 * LANES) * (2 * LANES);
+    VEC sums[BLOCK_ROWS * NARROW_ROWS];
+
+    for (int64_t i = 0; i < count * M; i++)
+        sums[i] = (VEC){ 0 };
+    for (int64_t k = 0; k < whole; k += part) {
+        const int64_t end = k + part < whole ? k + part : whole;
+        int64_t i = 0;
+
+        for (; i + rows <= count; i += rows)
+            ISA(add_products)(sums + i * M, j, n + i, k, end, type, M, rows);
+        for (; i < count; i++)
+            ISA(add_products)(sums + i * M, j, n + i, k, end, type, M, 1);
+    }
+    for (int64_t i = 0; i < count; i++)
+        ISA(finish_row)(sums + i * M, j, n + i, whole, type, M);
 }
 
 INLINE void ISA(columns_of)(const struct narrow_job *j, int64_t begin, int64_t end, enum dtype type, const int M)
 {
-    const int rows = 4 * M <= SUMS ? 4 : 2 * M <= SUMS ? 2 : 1;
-    int64_t n = begin;
-
-    for (; n + rows <= end; n += rows)
-        ISA(dots)(j, n, type, M, rows);
-    for (; n < end; n++)
-        ISA(dots)(j, n, type, M, 1);
+    for (int64_t n = begin; n < end; n += BLOCK_ROWS)
+        ISA(block)(j, n, end - n < BLOCK_ROWS ? end - n : BLOCK_ROWS, type, M);
 }
 
 INLINE void ISA(columns_typed)(const struct narrow_job *j, int64_t begin, int64_t end, enum dtype type)
@@ -125,7 +148,62 @@ TARGET static void ISA(columns)(const struct narrow_job *j, int64_t begin, int64
         ISA(columns_typed)(j, begin, end, BF16);
 }
 
-static const struct narrow ISA(narrow) = { .spread = ISA(spread), .columns = ISA(columns) };
+/* `pairs` pairs of vectors of out, from element k on. */
+INLINE void ISA(mix_part)(float *out, const float *p, const void *w, enum dtype type, int64_t ldw, int64_t n, int64_t k,
+                          const int pairs)
+{
+    VEC sum[SUMS];
+
+    UNROLL for (int i = 0; i < 2 * pairs; i++) sum[i] = (VEC){ 0 };
+    for (int64_t s = 0; s < n; s++) {
+        const VEC factor = p[s] - (VEC){ 0 };
+
+        UNROLL for (int i = 0; i < pairs; i++)
+        {
+            VEC v[2];
+
+            ISA(load)(v, w, type, s * ldw + k + 2 * LANES * i);
+            __builtin_prefetch((const char *)w + ((s + 8 * AHEAD) * ldw + k + 2 * LANES * i) * (type == F32 ? 4 : 2));
+            sum[2 * i] = FMA(factor, v[0], sum[2 * i]);
+            sum[2 * i + 1] = FMA(factor, v[1], sum[2 * i + 1]);
+        }
+    }
+    for (int i = 0; i < pairs; i++)
+        for (int l = 0; l < LANES; l++) {
+            float *to = out + k + 2 * LANES * i;
+
+            to[type == F32 ? l : 2 * l] = sum[2 * i][l];
+            to[type == F32 ? LANES + l : 2 * l + 1] = sum[2 * i + 1][l];
+        }
+}
+
+INLINE void ISA(mix_typed)(float *out, const float *p, const void *w, enum dtype type, int64_t ldw, int64_t n,
+                           int64_t K)
+{
+    int64_t k = 0;
+
+    for (; k + SUMS * LANES <= K; k += SUMS * LANES)
+        ISA(mix_part)(out, p, w, type, ldw, n, k, SUMS / 2);
+    for (; k + 2 * LANES <= K; k += 2 * LANES)
+        ISA(mix_part)(out, p, w, type, ldw, n, k, 1);
+    for (; k < K; k++) {
+        out[k] = 0;
+        for (int64_t s = 0; s < n; s++)
+            out[k] += p[s] *
+                      (type == F32 ? ((const float *)w)[s * ldw + k] : bf16_to_f32(((const uint16_t *)w)[s * ldw + k]));
+    }
+}
+
+TARGET static void ISA(mix)(float *out, const float *p, const void *w, enum dtype type, int64_t ldw, int64_t n,
+                            int64_t K)
+{
+    if (type == F32)
+        ISA(mix_typed)(out, p, w, F32, ldw, n, K);
+    else
+        ISA(mix_typed)(out, p, w, BF16, ldw, n, K);
+}
+
+static const struct narrow ISA(narrow) = { .spread = ISA(spread), .columns = ISA(columns), .mix = ISA(mix) };
 
 #undef VEC
 #undef UVEC
