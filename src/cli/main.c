@@ -96,11 +96,13 @@ static const struct option global_table[] = {
 static int report_error(const struct err *err)
 {
     log_progress("%s", "");
-    if (err->what[0]) /* empty: another rank tells it */
-        fprintf(stderr, "tuneup: error: %s\n", err->what);
-    if (err->what[0] && err->where[0])
+    /* Another rank tells it, and has the exit status: mpirun kills the others, the teller among them, when one fails. */
+    if (err->what[0] == '\0')
+        return 0;
+    fprintf(stderr, "tuneup: error: %s\n", err->what);
+    if (err->where[0])
         fprintf(stderr, "  where: %s\n", err->where);
-    if (err->what[0] && err->hint[0])
+    if (err->hint[0])
         fprintf(stderr, "  hint: %s\n", err->hint);
     return err->exit_status ? err->exit_status : err_exit_code(err->code);
 }
