@@ -48,7 +48,8 @@ static double clip(double x, double low, double high)
 static void reward_row(const struct ppo_options *o, const struct ppo_steps *s, int64_t b)
 {
     const struct ppo_row *r = &s->rows[b];
-    const double score = (double)s->scores[b] - o->reward_center, limit = o->reward_clip;
+    const double missing = r->ended ? 0 : o->missing_end_penalty, limit = o->reward_clip;
+    const double score = (double)s->scores[b] - o->reward_center - missing;
 
     for (int64_t t = 0; t < s->T; t++) {
         const int64_t i = b * s->T + t;

@@ -23,6 +23,7 @@ struct ppo_options {
     double kl_coef; /* of the KL term in the rewards */
     double reward_clip; /* scores are clipped to +- this; 0: they are not */
     double reward_center; /* is taken off the scores before that */
+    double missing_end_penalty; /* and this too, of answers that did not end by themselves */
     double clip, value_clip; /* of the probability ratio around 1, and of the value around the old one */
     double gamma, lambda;
 };

@@ -17,7 +17,7 @@ struct ppo_spec {
     double critic_dropout; /* base.dropout is the actor's */
     int64_t generation_batch, generation_batches, ppo_epochs; /* base.train_batch: rows of a piece */
     double critic_rate, critic_decay; /* base's are the actor's */
-    double kl_coef, reward_clip, reward_center, gamma, lambda;
+    double kl_coef, reward_clip, reward_center, missing_end_penalty, gamma, lambda;
     bool normalize, average;
     double temperature; /* negative: as the convention */
     int64_t top_k;

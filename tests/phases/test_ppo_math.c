@@ -86,6 +86,7 @@ static void open_file(void **test_state, struct fixture *f, const char *folder)
                                        real(f->json, "kl_ctl"),
                                        real(f->json, "clip_reward_value"),
                                        0,
+                                       0,
                                        real(f->json, "cliprange"),
                                        real(f->json, "cliprange_value"),
                                        real(f->json, "gamma"),
@@ -285,6 +286,32 @@ TEST(explained_variance)
     CHECK_NEAR(ppo_math_explained(&sums), 1 - 0.25 / 1.25, 1e-12);
 }
 
-TEST_MAIN(CASE(arithmetic_is_the_references), CASE(arithmetic_is_the_shared_references),
-          CASE(conventions_differ_where_they_should), CASE(short_and_absent_answers_are_counted),
-          CASE(moments_of_two_halves_are_those_of_the_whole), CASE(explained_variance))
+TEST(an_answer_that_is_cut_off_can_be_made_to_cost)
+{
+    const float scores[2] = { 1, 1 };
+    const struct ppo_row rows[2] = { ppo_math_row(PPO_TUNEUP, 0, 1, 1, true),
+                                     ppo_math_row(PPO_TUNEUP, 0, 1, 1, false) };
+    float values[8] = { 0 }, rewards[8], advantages[8], returns[8], zero[8] = { 0 };
+    struct ppo_steps s = { .B = 2,
+                           .T = 4,
+                           .rows = rows,
+                           .logp = zero,
+                           .ref_logp = zero,
+                           .scores = scores,
+                           .values = values,
+                           .rewards = rewards,
+                           .advantages = advantages,
+                           .returns = returns };
+    const struct ppo_options o = {
+        .convention = PPO_TUNEUP, .reward_clip = 5, .gamma = 1, .lambda = 1, .missing_end_penalty = 3
+    };
+
+    ppo_math_advantages(&o, &s);
+    CHECK_NEAR(rewards[1], 1, 1e-6); /* with the end id */
+    CHECK_NEAR(rewards[4], -2, 1e-6);
+}
+
+TEST_MAIN(CASE(an_answer_that_is_cut_off_can_be_made_to_cost), CASE(arithmetic_is_the_references),
+          CASE(arithmetic_is_the_shared_references), CASE(conventions_differ_where_they_should),
+          CASE(short_and_absent_answers_are_counted), CASE(moments_of_two_halves_are_those_of_the_whole),
+          CASE(explained_variance))
