@@ -84,7 +84,13 @@ static void open_plan(void **test_state, struct four *f, const char *backend, co
 static void open_ppo(struct four *f)
 {
     const json_t *run = json_object_get(f->golden.json, "train");
-    const struct ppo_settings s = { .math = { PPO_DEEPSPEED_CHAT, 0.1, 5, 0, PPO_CLIP, PPO_CLIP, 1, 0.95 },
+    const struct ppo_settings s = { .math = { .convention = PPO_DEEPSPEED_CHAT,
+                                              .kl_coef = 0.1,
+                                              .reward_clip = 5,
+                                              .clip = PPO_CLIP,
+                                              .value_clip = PPO_CLIP,
+                                              .gamma = 1,
+                                              .lambda = 0.95 },
                                     .epochs = 1,
                                     .micro_steps = 1 };
     struct trainer_options o = golden_options(run);
