@@ -261,7 +261,7 @@ static int not_finite(const struct ppo *p, int program, int64_t row, double got,
 {
     err_set(err, ERR_RUN, "the answers' numbers are not finite: \"%s\" gives %g", p->exec->plan->programs[program].name,
             got);
-    err_where(err, "row %" PRId64, row);
+    err_where(err, "answer %" PRId64 " of this rank", row);
     return err_hint(err,
                     "Lower the learning rates, raise --kl_coef, or use --dtype fp32; the last checkpoint is kept.");
 }
@@ -272,7 +272,7 @@ static int check_finite(const struct ppo *p, const struct piece *piece, int prog
         const struct ppo_row *r = &piece->x->rows[piece->first + b];
         for (int64_t t = r->begin; t < r->end; t++)
             if (!isfinite(x[b * piece->T + t]))
-                return not_finite(p, program, piece->x->numbers[piece->first + b], (double)x[b * piece->T + t], err);
+                return not_finite(p, program, piece->first + b, (double)x[b * piece->T + t], err);
     }
     return 0;
 }
@@ -306,7 +306,7 @@ static int score_piece(const struct ppo *p, const struct piece *piece, struct er
         const int64_t row = piece->first + b;
         x->scores[row] = x->new_logp[row * x->T + x->rows[row].score_at];
         if (!isfinite(x->scores[row]))
-            return not_finite(p, p->reward_score, x->numbers[row], (double)x->scores[row], err);
+            return not_finite(p, p->reward_score, row, (double)x->scores[row], err);
     }
     return 0;
 }

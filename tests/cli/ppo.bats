@@ -125,3 +125,16 @@ teardown() {
     run -3 "$bin" plan "${words[@]}" --memory_limit 1MiB
     [[ $output == *'take'*'less'* ]]
 }
+
+@test "two ranks answer as one does, and learn the same within rounding" {
+    with=(--max_steps 3 --actor_dropout 0 --critic_dropout 0 --normalize_advantages -q)
+    ppo "$dir/one" "${with[@]}"
+    ppo "$dir/two" "${with[@]}" --ranks 2 --zero_stage 1 --generation_batch_size 2 --batch_size 2
+    for key in eval_reward reward answer_tokens; do
+        diff <(grep -o "\"$key\":[-0-9.]\{1,7\}" "$dir/one/metrics.jsonl") <(grep -o "\"$key\":[-0-9.]\{1,7\}" "$dir/two/metrics.jsonl")
+    done
+    paste -d' ' <(grep -o '"critic_grad_norm":[0-9.]*' "$dir/one/metrics.jsonl" | cut -d: -f2) \
+        <(grep -o '"critic_grad_norm":[0-9.]*' "$dir/two/metrics.jsonl" | cut -d: -f2) >"$dir/norms"
+    [ "$(wc -l <"$dir/norms")" -eq 3 ]
+    awk '{ d = $1 - $2; if (d * d > 1e-8 * $1 * $1) exit 1 }' "$dir/norms"
+}
