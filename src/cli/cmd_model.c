@@ -17,7 +17,7 @@ struct new_options {
     const char *size, *tokenizer;
     int64_t vocab_size, hidden_size, n_layers, n_heads, ffn_dim, word_embed_proj_dim, max_positions, seed;
     int dtype;
-    bool json;
+    bool value_head, json;
 };
 
 static struct new_options wish;
@@ -87,6 +87,10 @@ static const struct option new_table[] = {
       .max = 16777216,
       .value = "N",
       .help = "instead of the size's own" },
+    { .name = "value_head",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct new_options, value_head),
+      .help = "a reward model: one score an id (v_head.weight)" },
     { .name = "json",
       .type = OPTION_FLAG,
       .offset = offsetof(struct new_options, json),
@@ -227,14 +231,14 @@ static int write_model(const char *dir, struct hf_config *c, const struct bpe *b
 {
     struct made m = { .config = c, .dtype = wish.dtype == 1 ? BF16 : F32 };
     const struct tensor_source source = { produce, &m };
-    int result = model_names(c, false, add_tensor, &m, err);
+    int result = model_names(c, wish.value_head, add_tensor, &m, err);
 
     if (result == 0)
         result = file_make_dir(dir, err);
     if (result == 0 && b)
         result = bpe_save_files(b, dir, err);
     if (result == 0)
-        result = model_dir_save_from(dir, c, m.tensors, m.n, false, &source, err);
+        result = model_dir_save_from(dir, c, m.tensors, m.n, wish.value_head, &source, err);
     log_progress("%s", "");
     free_made(&m);
     return result;
@@ -271,15 +275,14 @@ static int print_json(json_t *value, struct err *err)
 static int print_new(const char *dir, const struct hf_config *c, struct err *err)
 {
     const char *dtype = dtype_name(wish.dtype == 1 ? BF16 : F32);
+    const int64_t n = hf_config_parameters(c) + (wish.value_head ? c->word_embed_proj_dim : 0);
     char count[32];
 
     if (wish.json)
-        return print_json(json_pack("{s:s, s:I, s:s, s:I}", "path", dir, "parameters",
-                                    (json_int_t)hf_config_parameters(c), "dtype", dtype, "vocab_size",
-                                    (json_int_t)c->vocab_size),
+        return print_json(json_pack("{s:s, s:I, s:s, s:I}", "path", dir, "parameters", (json_int_t)n, "dtype", dtype,
+                                    "vocab_size", (json_int_t)c->vocab_size),
                           err);
-    printf("%s: %s parameters, %s, vocabulary %" PRId64 "\n", dir, with_commas(count, hf_config_parameters(c)), dtype,
-           c->vocab_size);
+    printf("%s: %s parameters, %s, vocabulary %" PRId64 "\n", dir, with_commas(count, n), dtype, c->vocab_size);
     return 0;
 }
 

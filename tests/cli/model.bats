@@ -19,6 +19,13 @@ teardown() {
     [[ $output == *'867,328'* && $output == *'problems     none'* ]]
 }
 
+@test "model new makes a reward model" {
+    run -0 "$bin" model new -q --size opt-tiny --vocab_size 64 --value_head --json "$dir/m"
+    [[ $output == *'"parameters": 867456'* ]]
+    run -0 --separate-stderr "$bin" model info "$dir/m"
+    [[ $output == *'reward model'*'867,456'* ]]
+}
+
 @test "the same seed makes the same weights, another one others" {
     for at in "a 1" "b 1" "c 2"; do
         set -- $at
