@@ -224,6 +224,7 @@ static int allocate(struct run *r, struct err *err)
     const int64_t B = s->generation_batch;
     const struct generate_options o = {
         .max_new_tokens = s->max_answer,
+        .min_new_tokens = s->min_answer,
         .sampling = { s->temperature, s->top_k, s->top_p, (uint64_t)s->base.seed },
         .end_id = bpe_eos(r->inputs.tokenizer),
         .pad_id = bpe_eos(r->inputs.tokenizer),

@@ -65,6 +65,14 @@ static const struct option input_options[] = {
       .max = 1 << 20,
       .value = "N",
       .help = "ids of an answer" },
+    { .name = "min_answer_seq_len",
+      .type = OPTION_INT,
+      AT(min_answer),
+      .fallback = "0",
+      .min = 0,
+      .max = 1 << 20,
+      .value = "N",
+      .help = "ids of an answer before its end id is allowed" },
     { .name = "convention",
       .type = OPTION_CHOICE,
       AT(base.convention),
@@ -483,6 +491,11 @@ int ppo_spec_complete(struct ppo_spec *s, struct err *err)
     if (!s->critic)
         return missing("critic_model_name_or_path", "Name the reward model of phase 2; `tuneup reward` makes one.",
                        err);
+    if (s->min_answer > s->max_answer) {
+        err_set(err, ERR_USAGE, "--min_answer_seq_len %" PRId64 " is more than --max_answer_seq_len %" PRId64,
+                s->min_answer, s->max_answer);
+        return err_hint(err, "Lower the first or raise the second.");
+    }
     s->reference = s->reference ? s->reference : s->base.model;
     s->reward = s->reward ? s->reward : s->critic;
     s->temperature = s->temperature >= 0 ? s->temperature : reference ? 0 : 1;

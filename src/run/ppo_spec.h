@@ -13,7 +13,7 @@ struct ppo_spec {
     const char *critic, *reference, *reward; /* NULL: the actor's files, the critic's files */
     const char *unsupervised;
     double unsupervised_coef;
-    int64_t max_answer; /* base.max_seq_len is the longest prompt */
+    int64_t max_answer, min_answer; /* base.max_seq_len is the longest prompt */
     double critic_dropout; /* base.dropout is the actor's */
     int64_t generation_batch, generation_batches, ppo_epochs; /* base.train_batch: rows of a piece */
     double critic_rate, critic_decay; /* base's are the actor's */

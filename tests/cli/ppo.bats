@@ -116,6 +116,13 @@ teardown() {
     grep -q '"answer_tokens":[01]' "$dir/out/metrics.jsonl"
 }
 
+@test "answers are as long as asked" {
+    ppo "$dir/out" -q --max_steps 1 --max_answer_seq_len 6 --min_answer_seq_len 6
+    grep -q '"answer_tokens":6.0,"ended_share":0.0' "$dir/out/metrics.jsonl"
+    run -2 ppo "$dir/out" --max_answer_seq_len 6 --min_answer_seq_len 7
+    [[ $output == *'--min_answer_seq_len 7 is more than --max_answer_seq_len 6'* ]]
+}
+
 @test "what is planned is what a run allocates" {
     ppo "$dir/out" -q --max_steps 1
     allocated=$(sed -n 's/.*"allocated_bytes": \([0-9]*\).*/\1/p' "$dir/out/run.json")
