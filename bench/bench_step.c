@@ -1,5 +1,6 @@
-/* One training step of an OPT of any size, whole: forward, backward, norm, clipping, AdamW, on random weights and ids. Prints
- * seconds, tokens/s, GFLOP/s and the time by op; --json prints one line for bench/compare_pytorch. */
+/* One training step of an OPT of any size, whole: forward, backward, norm, clipping, AdamW, on random weights and ids, of
+ * phase 1 or 2; a pair of phase 2 is two rows that part half way. Prints seconds, tokens/s, GFLOP/s and the time by op; --json
+ * prints one line for bench/compare_pytorch. */
 #include <inttypes.h>
 #include <math.h>
 #include <omp.h>
@@ -11,6 +12,7 @@
 #include "base/rng.h"
 #include "exec/exec.h"
 #include "measure/memory.h"
+#include "phases/reward.h"
 #include "phases/sft.h"
 #include "phases/trainer.h"
 #include "plan/print.h"
@@ -19,10 +21,19 @@
 static struct step_options {
     const char *size;
     int64_t rows, ids, steps, warmup, threads;
+    int phase;
     bool json;
 } options;
 
+enum { PHASE_SFT, PHASE_REWARD };
+
 static const struct option table[] = {
+    { .name = "phase",
+      .type = OPTION_CHOICE,
+      .offset = offsetof(struct step_options, phase),
+      .fallback = "sft",
+      .choices = "sft|reward",
+      .help = "whose step" },
     { .name = "size",
       .type = OPTION_STRING,
       .offset = offsetof(struct step_options, size),
@@ -36,7 +47,7 @@ static const struct option table[] = {
       .min = 1,
       .max = 4096,
       .value = "N",
-      .help = "rows of a batch" },
+      .help = "rows of a batch; pairs with --phase reward" },
     { .name = "ids",
       .type = OPTION_INT,
       .offset = offsetof(struct step_options, ids),
@@ -79,10 +90,16 @@ struct step_bench {
     struct comm comm;
     struct exec exec;
     struct sft sft;
+    struct reward reward;
     struct trainer trainer;
     struct batch batch;
     double op_seconds[OP_N];
 };
+
+static int64_t batch_rows(void)
+{
+    return options.phase == PHASE_REWARD ? 2 * options.rows : options.rows;
+}
 
 static double now_s(void)
 {
@@ -120,7 +137,7 @@ static void fill_weights(struct step_bench *b)
 
 static int fill_batch(struct step_bench *b, int64_t V, struct err *err)
 {
-    const int64_t B = options.rows, T = options.ids;
+    const int64_t B = batch_rows(), T = options.ids;
     int32_t *ids = mem_array(B, 3 * T + 2, sizeof *ids, MEM_BATCH, err);
     struct rng rng = { .seed = 1, .purpose = RNG_TASK };
 
@@ -138,6 +155,8 @@ static int fill_batch(struct step_bench *b, int64_t V, struct err *err)
         b->batch.ids[i] = (int32_t)rng_below(&rng, (uint32_t)V);
         b->batch.positions[i] = (int32_t)(i % T) + 2;
     }
+    for (int64_t r = options.rows; r < B; r++)
+        memcpy(ids + r * T, ids + (r - options.rows) * T, (size_t)(T / 2) * sizeof *ids);
     for (int64_t i = 0; i < B * T; i++)
         b->batch.targets[i] = i % T + 1 < T ? b->batch.ids[i + 1] : -100;
     for (int64_t r = 0; r < B; r++) {
@@ -152,10 +171,10 @@ static int open_bench(struct step_bench *b, const struct technique_values *techn
     const struct trainer_options o = {
         .learning_rate = 1e-5, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .clip = 1, .schedule = SCHEDULE_CONSTANT
     };
-    struct build build = { .phase = &phase_sft,
+    struct build build = { .phase = options.phase == PHASE_REWARD ? &phase_reward : &phase_sft,
                            .models = { { .prefix = "", .techniques = techniques_on } },
                            .n_models = 1,
-                           .extents = { [EXTENTS_TRAIN] = { .B = options.rows, .T = options.ids, .times = 1 } },
+                           .extents = { [EXTENTS_TRAIN] = { .B = batch_rows(), .T = options.ids, .times = 1 } },
                            .micro_steps = 1,
                            .ranks = 1 };
     struct hf_config config = { 0 };
@@ -168,7 +187,10 @@ static int open_bench(struct step_bench *b, const struct technique_values *techn
         fill_batch(b, config.vocab_size, err) != 0)
         return -1;
     fill_weights(b);
-    sft_init(&b->sft, &b->exec);
+    if (options.phase == PHASE_REWARD)
+        reward_init(&b->reward, &b->exec, &(struct reward_options){ .loss = REWARD_MASKED });
+    else
+        sft_init(&b->sft, &b->exec);
     trainer_init(&b->trainer, &b->exec, "", &o);
     hf_config_free(&config);
     return 0;
@@ -180,7 +202,8 @@ static int one_step(struct step_bench *b, double *seconds, struct err *err)
     const double start_s = now_s();
     double loss, norm, rate;
 
-    if (sft_micro_step(&b->sft, &b->batch, &c, &loss, err) != 0 ||
+    if ((options.phase == PHASE_REWARD ? reward_micro_step(&b->reward, &b->batch, &c, &loss, err)
+                                       : sft_micro_step(&b->sft, &b->batch, &c, &loss, err)) != 0 ||
         trainer_step(&b->trainer, &c, &norm, &rate, err) != 0)
         return -1;
     *seconds = now_s() - start_s;
@@ -203,7 +226,7 @@ static void print(const struct step_bench *b, double *seconds)
 
     qsort(seconds, (size_t)options.steps, sizeof *seconds, by_size);
     const double median = seconds[options.steps / 2];
-    const double rate = (double)(options.rows * options.ids) / median;
+    const double rate = (double)(batch_rows() * options.ids) / median;
     if (memory_self(&memory, &err) != 0)
         memory.anon_bytes = -1;
     for (int i = 0; i < OP_N; i++) {
@@ -221,7 +244,7 @@ static void print(const struct step_bench *b, double *seconds)
                matmul_flops * (double)options.steps / matmul * 1e-9, memory.anon_bytes, b->exec.block_bytes);
         return;
     }
-    printf("%s, %" PRId64 " x %" PRId64 " ids, %s\n", options.size, options.rows, options.ids, b->backend.describe);
+    printf("%s, %" PRId64 " x %" PRId64 " ids, %s\n", options.size, batch_rows(), options.ids, b->backend.describe);
     printf("median of %" PRId64
            ": %.3f s a step, %.1f tokens/s, %.1f GFLOP/s; memory %.2f GB planned, %.2f GB measured\n",
            options.steps, median, rate, cost.flops / median * 1e-9, (double)b->exec.block_bytes * 1e-9,
@@ -236,7 +259,7 @@ static void print(const struct step_bench *b, double *seconds)
 
 int main(int argc, char **argv)
 {
-    struct option_set sets[1 + TECHNIQUES_MAX] = { { "Bench", table, &options } };
+    struct option_set sets[1 + TECHNIQUES_MAX] = { { .title = "Bench", .options = table, .values = &options } };
     struct technique_values on;
     struct option_given given[64];
     struct step_bench b = { 0 };
