@@ -1,6 +1,7 @@
 /* Where every buffer lies. Persistent buffers follow each other; the transient buffers of each program are packed into one
  * region that all programs share, by lifetime: largest first, each at the lowest offset where it overlaps no placed buffer
- * that lives at the same time (greedy by size: Pisarchyk and Lee 2020, arXiv:2001.03288). Then comes the scratch that the
+ * that lives at the same time (greedy by size: Pisarchyk and Lee 2020, arXiv:2001.03288). Key-value caches begin that region:
+ * the programs that use them find them there from run to run, the others write over them. Then comes the scratch that the
  * hungriest kernel wants. The answer is the prediction and the allocation at once. */
 #include "plan/plan.h"
 
@@ -94,8 +95,26 @@ static size_t lowest_gap(struct buffer *const *placed, int n, const struct buffe
     return at;
 }
 
-/* Offsets from the region's begin; returns the region's size for this program. */
-static size_t pack_program(struct plan *p, int program, struct buffer **order, struct span *busy)
+static bool is_cache(const struct plan *p, int buffer)
+{
+    return buffer >= 0 && p->buffers[buffer].kind == KIND_KV;
+}
+
+static bool uses_caches(const struct plan *p, const struct program *g)
+{
+    bool uses = false;
+
+    for (int s = 0; s < g->n_steps && !uses; s++) {
+        for (int k = 0; k < OP_MAX_IN; k++)
+            uses |= is_cache(p, g->steps[s].in[k]);
+        for (int k = 0; k < OP_MAX_OUT; k++)
+            uses |= is_cache(p, g->steps[s].out[k]);
+    }
+    return uses;
+}
+
+/* Offsets from the region's begin; returns its size for this program, whose buffers stand from `first` on. */
+static size_t pack_program(struct plan *p, int program, size_t first, struct buffer **order, struct span *busy)
 {
     size_t top = 0;
     int n = 0;
@@ -111,16 +130,17 @@ static size_t pack_program(struct plan *p, int program, struct buffer **order, s
         if (order[i]->offset + aligned(order[i]->bytes) > top)
             top = order[i]->offset + aligned(order[i]->bytes);
     }
-    return top;
+    for (int i = 0; i < n; i++)
+        order[i]->offset += first;
+    return first + top;
 }
 
-static size_t place_persistent(struct plan *p)
+/* Persistent buffers one after the other, from `at` on: the caches, or all others. Returns the end. */
+static size_t place_persistent(struct plan *p, bool caches, size_t at)
 {
-    size_t at = 0;
-
     for (int i = 0; i < p->n_buffers; i++) {
         struct buffer *b = &p->buffers[i];
-        if (!b->persistent || b->parent >= 0)
+        if (!b->persistent || b->parent >= 0 || (b->kind == KIND_KV) != caches)
             continue;
         b->offset = at;
         at += aligned(b->bytes);
@@ -129,16 +149,17 @@ static size_t place_persistent(struct plan *p)
     return at;
 }
 
-static size_t place_transient(struct plan *p, size_t base, struct err *err)
+/* Behind `base`; returns the region's size. */
+static size_t place_transient(struct plan *p, size_t base, size_t caches, struct err *err)
 {
     struct buffer **order = mem_array(p->n_buffers, 1, sizeof(struct buffer *), MEM_PLAN, err);
     struct span *busy = mem_array(p->n_buffers, 1, sizeof *busy, MEM_PLAN, err);
     size_t region = SIZE_MAX;
 
     if (order && busy) {
-        region = 0;
+        region = caches;
         for (int g = 0; g < p->n_programs; g++) {
-            const size_t top = pack_program(p, g, order, busy);
+            const size_t top = pack_program(p, g, uses_caches(p, &p->programs[g]) ? caches : 0, order, busy);
             region = top > region ? top : region;
         }
         for (int i = 0; i < p->n_buffers; i++)
@@ -177,11 +198,13 @@ int layout_assign(struct plan *p, struct err *err)
             if (p->programs[g].steps[s].scratch_bytes > p->scratch_bytes)
                 p->scratch_bytes = p->programs[g].steps[s].scratch_bytes;
 
-    const size_t persistent = place_persistent(p), transient = place_transient(p, persistent, err);
+    const size_t persistent = place_persistent(p, false, 0);
+    const size_t caches = place_persistent(p, true, persistent) - persistent;
+    const size_t transient = place_transient(p, persistent, caches, err);
     if (transient == SIZE_MAX)
         return -1;
     place_views(p);
-    p->kind_bytes[KIND_ACTIVATION] += transient;
+    p->kind_bytes[KIND_ACTIVATION] += transient - caches;
     p->kind_bytes[KIND_WORKSPACE] += aligned(p->scratch_bytes);
     p->scratch_offset = persistent + transient;
     p->tier_bytes[TIER_DEVICE] = p->scratch_offset + aligned(p->scratch_bytes);

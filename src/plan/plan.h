@@ -19,7 +19,9 @@ struct buffer {
     int parent; /* a view: elements from parent_begin on of that flat buffer; -1 = has its own memory */
     int64_t parent_begin;
     int group; /* enum optimizer_group of parameters and gradients; -1 for others */
-    bool persistent; /* lives between programs: parameters, gradients, optimizer state, inputs */
+    bool
+        persistent; /* lives between programs: parameters, gradients, optimizer state, inputs; KIND_KV: between those that
+                        name it alone, any other program writes over it */
     bool input; /* exec gives its address out */
     int program; /* the one program a transient buffer belongs to */
     int first_step, last_step; /* its lifetime there: layout.c derives it after the last rewrite */

@@ -62,6 +62,41 @@ TEST(scratch_and_kinds_add_up)
     plan_free(&p);
 }
 
+/* "fill" writes a cache of 16 floats and one buffer, "other" has two or more that live at once. */
+TEST(caches_lie_where_other_programs_work)
+{
+    for (int64_t count = 4; count <= 64; count *= 4) {
+        const struct buffer work[] = { transient("a", 16), transient("b", count), transient("c", count) };
+        struct buffer cache = transient("kv", 16);
+        struct op_step fill = plan_step(OP_RELU, "model"), other = plan_step(OP_RELU, "model");
+        struct err err = { 0 };
+        struct plan p;
+
+        cache.kind = KIND_KV;
+        cache.persistent = true;
+        plan_init(&p, 0, 1);
+        CHECK_EQ(plan_add_program(&p, "", "fill", 1, 1, &err), 0);
+        CHECK_EQ(plan_add_program(&p, "", "other", 1, 1, &err), 1);
+        for (int i = 0; i < 3; i++) {
+            struct buffer b = work[i];
+            b.program = i > 0;
+            CHECK_EQ(plan_add_buffer(&p, &b, &err), i);
+        }
+        CHECK_EQ(plan_add_buffer(&p, &cache, &err), 3);
+        fill.in[0] = 0, fill.out[0] = 3;
+        other.in[0] = 1, other.out[0] = 2;
+        CHECK_OK(plan_insert(&p, 0, 0, &fill, &err), &err);
+        CHECK_OK(plan_insert(&p, 1, 0, &other, &err), &err);
+        CHECK_OK(layout_assign(&p, &err), &err);
+        CHECK_EQ(p.buffers[3].offset, 0);
+        CHECK_EQ(p.buffers[0].offset, 64);
+        CHECK_EQ(p.buffers[1].offset, 0);
+        CHECK_EQ(p.tier_bytes[TIER_DEVICE], count == 64 ? 512 : 128);
+        CHECK_EQ(p.kind_bytes[KIND_KV] + p.kind_bytes[KIND_ACTIVATION], p.tier_bytes[TIER_DEVICE]);
+        plan_free(&p);
+    }
+}
+
 TEST(absurd_size_is_refused)
 {
     struct err err = { 0 };
@@ -129,5 +164,5 @@ TEST(layout_is_deterministic)
     plan_free(&p);
 }
 
-TEST_MAIN(CASE(dead_buffer_is_reused), CASE(scratch_and_kinds_add_up), CASE(absurd_size_is_refused),
-          CASE(a_models_buffers_are_disjoint), CASE(layout_is_deterministic))
+TEST_MAIN(CASE(dead_buffer_is_reused), CASE(scratch_and_kinds_add_up), CASE(caches_lie_where_other_programs_work),
+          CASE(absurd_size_is_refused), CASE(a_models_buffers_are_disjoint), CASE(layout_is_deterministic))
