@@ -130,4 +130,80 @@ TEST(what_is_no_number_stays_so)
     free(s);
 }
 
-TEST_MAIN(CASE(products_are_right), CASE(rows_do_not_feel_their_company), CASE(what_is_no_number_stays_so))
+/* ---- a query's products with a cache, and the mix of its values */
+
+#define CACHE_ROWS 21
+#define CACHE_HEADS 3
+#define D_MAX 80
+
+struct cache_sample {
+    float x[CACHE_HEADS * D_MAX], spread[CACHE_HEADS * D_MAX], w[CACHE_ROWS * CACHE_HEADS * D_MAX];
+    uint16_t x16[CACHE_HEADS * D_MAX], w16[CACHE_ROWS * CACHE_HEADS * D_MAX];
+    float p[CACHE_HEADS * CACHE_ROWS], out[CACHE_HEADS * D_MAX + 1];
+};
+
+/* The cache's heads from `head` on: p and out are theirs. */
+static void use_cache(struct cache_sample *s, enum cpu_isa isa, enum dtype type, int64_t n, int64_t D, int64_t head,
+                      int64_t heads)
+{
+    const struct narrow *k = narrow_of(isa);
+    const struct narrow_cache c = {
+        type == F32 ? (void *)(s->w + head * D) : s->w16 + head * D, type, CACHE_HEADS * D, n, heads, D
+    };
+
+    for (int64_t h = 0; h < heads; h++) {
+        if (type == BF16)
+            k->spread(s->spread + h * D, s->x16 + (head + h) * D, D);
+        else
+            memcpy(s->spread + h * D, s->x + (head + h) * D, (size_t)D * sizeof(float));
+    }
+    s->out[heads * D] = 77;
+    k->products(s->p, n, s->spread, &c);
+    k->mix(s->out, s->p, n, &c);
+    assert_true(s->out[heads * D] == 77);
+}
+
+static void check_cache(void **test_state, const struct cache_sample *s, int64_t n, int64_t D)
+{
+    for (int64_t h = 0; h < CACHE_HEADS; h++) {
+        double mixed[D_MAX] = { 0 };
+
+        for (int64_t r = 0; r < n; r++) {
+            const float *w = s->w + (r * CACHE_HEADS + h) * D;
+            double dot = 0;
+
+            for (int64_t d = 0; d < D; d++)
+                dot += (double)s->x[h * D + d] * (double)w[d];
+            CHECK_NEAR((double)s->p[h * n + r], dot, 1e-6 * (10 + fabs(dot)));
+            for (int64_t d = 0; d < D; d++)
+                mixed[d] += dot * (double)w[d];
+        }
+        for (int64_t d = 0; d < D; d++)
+            CHECK_NEAR((double)s->out[h * D + d], mixed[d], 1e-5 * (10 + fabs(mixed[d])));
+    }
+}
+
+TEST(caches_are_read_right_and_heads_do_not_feel_their_company)
+{
+    static const int64_t channels[] = { 5, 16, 64, 80 }, rows[] = { 1, 7, 8, 21 };
+    static struct cache_sample all, one;
+    struct rng rng = { .seed = 5 };
+
+    fill(all.x, all.x16, COUNT_OF(all.x), &rng);
+    fill(all.w, all.w16, COUNT_OF(all.w), &rng);
+    for (int isa = CPU_PORTABLE; isa <= (int)matmul_isa(); isa++)
+        for (int i = 0; i < 2 * COUNT_OF(channels) * COUNT_OF(rows); i++) {
+            const enum dtype type = i % 2 ? BF16 : F32;
+            const int64_t D = channels[i / 2 % COUNT_OF(channels)], n = rows[i / 2 / COUNT_OF(channels)];
+
+            use_cache(&all, (enum cpu_isa)isa, type, n, D, 0, CACHE_HEADS);
+            check_cache(test_state, &all, n, D);
+            one = all;
+            use_cache(&one, (enum cpu_isa)isa, type, n, D, 2, 1);
+            CHECK_EQ(memcmp(one.p, all.p + 2 * n, (size_t)n * sizeof(float)), 0);
+            CHECK_EQ(memcmp(one.out, all.out + 2 * D, (size_t)D * sizeof(float)), 0);
+        }
+}
+
+TEST_MAIN(CASE(products_are_right), CASE(rows_do_not_feel_their_company), CASE(what_is_no_number_stays_so),
+          CASE(caches_are_read_right_and_heads_do_not_feel_their_company))

@@ -12,10 +12,18 @@
 #define X_BYTES (16 << 10) /* of that part: with its weights, it stays in the first cache */
 #define AHEAD 2 /* rows of weights to ask for before they are needed: x keeps the first cache busy */
 
+#define KEYS 8 /* of a cache that are worked on at a time, head by head; the next ones are asked for meanwhile */
+#define MIX_PAIRS 2 /* pairs of vectors whose sums are kept meanwhile: 64 channels of the widest */
+
+static inline float element(const void *w, enum dtype type, int64_t at)
+{
+    return type == F32 ? ((const float *)w)[at] : bf16_to_f32(((const uint16_t *)w)[at]);
+}
+
 static inline void finish(const struct narrow_job *j, int64_t m, int64_t n, float sum)
 {
     if (j->bias)
-        sum += j->type == F32 ? ((const float *)j->bias)[n] : bf16_to_f32(((const uint16_t *)j->bias)[n]);
+        sum += element(j->bias, j->type, n);
     if (j->relu && sum < 0)
         sum = 0;
     if (j->y_type == F32)

@@ -24,14 +24,24 @@ struct narrow_job {
     bool relu;
 };
 
+/* What a single query sees of a cache: n keys or values, rows ldw apart, of H heads of D channels each. All heads go side by
+ * side, so that memory is read in its order; a head's numbers do not depend on which others are there. */
+struct narrow_cache {
+    const void *w;
+    enum dtype type;
+    int64_t ldw, n, H, D;
+};
+
 /* The inner loops, of one instruction set; all work within one thread. */
 struct narrow {
     /* A row of x in fp32, in the order that suits bf16 weights. */
     void (*spread)(float *out, const uint16_t *x, int64_t K);
     /* Columns begin .. end-1 of y. */
     void (*columns)(const struct narrow_job *j, int64_t begin, int64_t end);
-    /* out[K] = the sum of p[i] times row i of w [n,K], rows ldw apart. */
-    void (*mix)(float *out, const float *p, const void *w, enum dtype type, int64_t ldw, int64_t n, int64_t K);
+    /* p[h,s], heads ldp apart, = head h of row s times that of x [H,D], each as spread leaves it for bf16. */
+    void (*products)(float *p, int64_t ldp, const float *x, const struct narrow_cache *c);
+    /* out[H,D]: head h is the sum of p[h,s] times head h of row s. */
+    void (*mix)(float *out, const float *p, int64_t ldp, const struct narrow_cache *c);
 };
 
 const struct narrow *narrow_of(enum cpu_isa isa);

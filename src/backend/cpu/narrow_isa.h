@@ -78,8 +78,7 @@ INLINE void ISA(finish_row)(const VEC *sums, const struct narrow_job *j, int64_t
         float total = ADD_UP(sums[m]);
 
         for (int64_t k = done; k < j->K; k++)
-            total += j->x[m * j->ldx + k] * (type == F32 ? ((const float *)j->w)[n * j->ldw + k]
-                                                         : bf16_to_f32(((const uint16_t *)j->w)[n * j->ldw + k]));
+            total += j->x[m * j->ldx + k] * element(j->w, type, n * j->ldw + k);
         finish(j, m, n, total);
     }
 }
@@ -148,62 +147,125 @@ TARGET static void ISA(columns)(const struct narrow_job *j, int64_t begin, int64
         ISA(columns_typed)(j, begin, end, BF16);
 }
 
-/* `pairs` pairs of vectors of out, from element k on. */
-INLINE void ISA(mix_part)(float *out, const float *p, const void *w, enum dtype type, int64_t ldw, int64_t n, int64_t k,
-                          const int pairs)
+/* Elements of a cache from `at` on, of one head and `rows` keys: p[r] is x times row r. */
+INLINE void ISA(head_products)(float *p, const float *x, const struct narrow_cache *c, int64_t at, enum dtype type,
+                               const int rows)
 {
-    VEC sum[SUMS];
+    const int64_t whole = c->D / (2 * LANES) * (2 * LANES);
+    VEC sum[KEYS];
 
-    UNROLL for (int i = 0; i < 2 * pairs; i++) sum[i] = (VEC){ 0 };
-    for (int64_t s = 0; s < n; s++) {
-        const VEC factor = p[s] - (VEC){ 0 };
+    UNROLL for (int r = 0; r < rows; r++) sum[r] = (VEC){ 0 };
+    for (int64_t k = 0; k < whole; k += 2 * LANES) {
+        const VEC x0 = *(const VEC *)(x + k), x1 = *(const VEC *)(x + k + LANES);
+
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            VEC w[2];
+
+            ISA(load)(w, c->w, type, at + r * c->ldw + k);
+            __builtin_prefetch((const char *)c->w + (at + (r + KEYS) * c->ldw + k) * (type == F32 ? 4 : 2));
+            sum[r] = FMA(w[0], x0, sum[r]);
+            sum[r] = FMA(w[1], x1, sum[r]);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) p[r] = ADD_UP(sum[r]);
+    for (int r = 0; r < rows; r++)
+        for (int64_t k = whole; k < c->D; k++)
+            p[r] += x[k] * element(c->w, type, at + r * c->ldw + k);
+}
+
+INLINE void ISA(products_typed)(float *p, int64_t ldp, const float *x, const struct narrow_cache *c, enum dtype type)
+{
+    int64_t s = 0;
+
+    for (; s + KEYS <= c->n; s += KEYS)
+        for (int64_t h = 0; h < c->H; h++)
+            ISA(head_products)(p + h * ldp + s, x + h * c->D, c, s * c->ldw + h * c->D, type, KEYS);
+    for (; s < c->n; s++)
+        for (int64_t h = 0; h < c->H; h++)
+            ISA(head_products)(p + h * ldp + s, x + h * c->D, c, s * c->ldw + h * c->D, type, 1);
+}
+
+TARGET static void ISA(products)(float *p, int64_t ldp, const float *x, const struct narrow_cache *c)
+{
+    if (c->type == F32)
+        ISA(products_typed)(p, ldp, x, c, F32);
+    else
+        ISA(products_typed)(p, ldp, x, c, BF16);
+}
+
+/* Adds `pairs` pairs of vectors of `rows` keys, times p. */
+INLINE void ISA(mix_part)(float *out, const float *p, const struct narrow_cache *c, int64_t at, enum dtype type,
+                          int64_t rows, const int pairs)
+{
+    VEC sum[2 * MIX_PAIRS];
+
+    UNROLL for (int i = 0; i < 2 * pairs; i++) sum[i] = *(const VEC *)(out + LANES * i);
+    for (int64_t r = 0; r < rows; r++) {
+        const VEC factor = p[r] - (VEC){ 0 };
 
         UNROLL for (int i = 0; i < pairs; i++)
         {
             VEC v[2];
 
-            ISA(load)(v, w, type, s * ldw + k + 2 * LANES * i);
-            __builtin_prefetch((const char *)w + ((s + 8 * AHEAD) * ldw + k + 2 * LANES * i) * (type == F32 ? 4 : 2));
+            ISA(load)(v, c->w, type, at + r * c->ldw + 2 * LANES * i);
+            __builtin_prefetch((const char *)c->w + (at + (r + KEYS) * c->ldw + 2 * LANES * i) * (type == F32 ? 4 : 2));
             sum[2 * i] = FMA(factor, v[0], sum[2 * i]);
             sum[2 * i + 1] = FMA(factor, v[1], sum[2 * i + 1]);
         }
     }
-    for (int i = 0; i < pairs; i++)
-        for (int l = 0; l < LANES; l++) {
-            float *to = out + k + 2 * LANES * i;
-
-            to[type == F32 ? l : 2 * l] = sum[2 * i][l];
-            to[type == F32 ? LANES + l : 2 * l + 1] = sum[2 * i + 1][l];
-        }
+    UNROLL for (int i = 0; i < 2 * pairs; i++) * (VEC *)(out + LANES * i) = sum[i];
 }
 
-INLINE void ISA(mix_typed)(float *out, const float *p, const void *w, enum dtype type, int64_t ldw, int64_t n,
-                           int64_t K)
+INLINE void ISA(mix_head)(float *out, const float *p, const struct narrow_cache *c, int64_t at, enum dtype type,
+                          int64_t rows)
 {
     int64_t k = 0;
 
-    for (; k + SUMS * LANES <= K; k += SUMS * LANES)
-        ISA(mix_part)(out, p, w, type, ldw, n, k, SUMS / 2);
-    for (; k + 2 * LANES <= K; k += 2 * LANES)
-        ISA(mix_part)(out, p, w, type, ldw, n, k, 1);
-    for (; k < K; k++) {
-        out[k] = 0;
-        for (int64_t s = 0; s < n; s++)
-            out[k] += p[s] *
-                      (type == F32 ? ((const float *)w)[s * ldw + k] : bf16_to_f32(((const uint16_t *)w)[s * ldw + k]));
+    for (; k + 2 * LANES * MIX_PAIRS <= c->D; k += 2 * LANES * MIX_PAIRS)
+        ISA(mix_part)(out + k, p, c, at + k, type, rows, MIX_PAIRS);
+    for (; k + 2 * LANES <= c->D; k += 2 * LANES)
+        ISA(mix_part)(out + k, p, c, at + k, type, rows, 1);
+    for (; k < c->D; k++)
+        for (int64_t r = 0; r < rows; r++)
+            out[k] += p[r] * element(c->w, type, at + r * c->ldw + k);
+}
+
+/* Undoes the order that bf16 is loaded in. */
+INLINE void ISA(gather)(float *x, int64_t K)
+{
+    for (int64_t k = 0; k + 2 * LANES <= K; k += 2 * LANES) {
+        float pairs[2 * LANES];
+
+        for (int l = 0; l < LANES; l++) {
+            pairs[2 * l] = x[k + l];
+            pairs[2 * l + 1] = x[k + LANES + l];
+        }
+        memcpy(x + k, pairs, sizeof pairs);
     }
 }
 
-TARGET static void ISA(mix)(float *out, const float *p, const void *w, enum dtype type, int64_t ldw, int64_t n,
-                            int64_t K)
+INLINE void ISA(mix_typed)(float *out, const float *p, int64_t ldp, const struct narrow_cache *c, enum dtype type)
 {
-    if (type == F32)
-        ISA(mix_typed)(out, p, w, F32, ldw, n, K);
-    else
-        ISA(mix_typed)(out, p, w, BF16, ldw, n, K);
+    memset(out, 0, (size_t)(c->H * c->D) * sizeof *out);
+    for (int64_t s = 0; s < c->n; s += KEYS)
+        for (int64_t h = 0; h < c->H; h++)
+            ISA(mix_head)
+            (out + h * c->D, p + h * ldp + s, c, s * c->ldw + h * c->D, type, c->n - s < KEYS ? c->n - s : KEYS);
+    for (int64_t h = 0; type == BF16 && h < c->H; h++)
+        ISA(gather)(out + h * c->D, c->D);
 }
 
-static const struct narrow ISA(narrow) = { .spread = ISA(spread), .columns = ISA(columns), .mix = ISA(mix) };
+TARGET static void ISA(mix)(float *out, const float *p, int64_t ldp, const struct narrow_cache *c)
+{
+    if (c->type == F32)
+        ISA(mix_typed)(out, p, ldp, c, F32);
+    else
+        ISA(mix_typed)(out, p, ldp, c, BF16);
+}
+
+static const struct narrow
+    ISA(narrow) = { .spread = ISA(spread), .columns = ISA(columns), .products = ISA(products), .mix = ISA(mix) };
 
 #undef VEC
 #undef UVEC
