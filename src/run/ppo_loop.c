@@ -346,8 +346,8 @@ static int work(struct run *r, struct ppo_learned *learned, double seconds[3], s
 static int iteration(struct run *r, struct err *err)
 {
     const int64_t samples = ppo_spec_of(r->spec)->sample_interval;
-    struct ppo_learned learned;
-    struct ppo_ratios ratios;
+    struct ppo_learned learned = { 0 };
+    struct ppo_ratios ratios = { 0 };
     struct record_update u = { 0 };
     struct together t = { 0 };
     double seconds[3] = { 0 };
