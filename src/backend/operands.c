@@ -38,7 +38,7 @@ static const char *const forms[OP_N][2] = {
     [OP_VALUE_LOSS_GRAD] = { "f[N] f[N] f[N] i[N] f[2]", "f[N]" },
     [OP_SUMSQ] = { "v[~]", "+d[1]" },
     [OP_GRAD_SCALE] = { "d[1] d[P]", "v[~]" },
-    [OP_ADAMW] = { "v[~] d[P] d?[1]", "v[~] f[~] f[~] f?[~]" },
+    [OP_ADAMW] = { "v[~] d[P] d?[1]", "v[~] f[~] f[~] m?[~]" },
     [OP_EMA] = { "v[~]", "v[~]" },
 };
 
@@ -105,6 +105,8 @@ static bool type_fits(struct checker *c, enum dtype t, char wanted)
         return t == BF16 || fp32_or_more;
     case 'f':
         return fp32_or_more;
+    case 'm':
+        return t == REST16 || fp32_or_more;
     case 'd':
         return t == F64;
     default:
@@ -160,6 +162,11 @@ static int check_range(const struct checker *c, const struct op_form *form)
     if (a->begin < 0 || a->count < 0 || (adamw && (a->group < 0 || a->group >= OPTIMIZER_GROUPS)))
         return err_set(c->err, ERR_RUN, "%s of elements %" PRId64 " and %" PRId64 " more, group %d",
                        op_rule(c->step->op)->name, a->begin, a->count, a->group);
+    if (adamw && c->step->out[3] >= 0) {
+        const struct buffer *param = &c->plan->buffers[c->step->out[0]], *master = &c->plan->buffers[c->step->out[3]];
+        if (master->dtype == REST16 && param->dtype != BF16)
+            return refuse(c, master, "it is what bf16 weights lack");
+    }
     for (int i = 0; i < form->n_in + form->n_out; i++) {
         const bool out = i >= form->n_in;
         const struct operand_form *f = out ? &form->out[i - form->n_in] : &form->in[i];

@@ -40,7 +40,7 @@
  *  value_loss_grad       v, old, returns, targets, norm             dv[N] f32                                 clip
  *  sumsq                 x                                          +sum[1] f64                               begin count
  *  grad_scale            sum[1] f64, hyper f64                      x, in place                               begin count
- *  adamw                 g, hyper f64, sum[1] f64|[]                param, m f32, v f32, master|[] f32        begin count group
+ *  adamw                 g, hyper f64, sum[1] f64|[]                param, m f32, v f32, master|[]            begin count group
  *  ema                   param                                      ema, in place                             begin count p
  *  all_reduce            -                                          x, in place                               begin count bucket
  *  reduce_scatter        -                                          g (own shard valid after), comm[R*bucket] bucket
@@ -65,6 +65,7 @@
  * dropout: keeps x / (1-p) where a 16-bit draw is at least round(p * 65536), see backend/dropout.h; off unless training.
  * sumsq: sum of squares of x[begin .. begin+count) in fp64. adamw, grad_scale: graph/optimizer.h has the formulas; the range
  * is of the flat tensors g and param, while m, v and master hold this rank's share and start at the range's begin.
+ * master: fp32 weights, or with bf16 ones what they lack to be fp32 (REST16).
  * adamw with sum clips as it goes; without it, the gradient was scaled before.
  * ema: ema = p ema + (1-p) param in the range, which is of both tensors; either may be fp32 or bf16. */
 #ifndef TUNEUP_GRAPH_OP_H

@@ -61,6 +61,26 @@ static int read_part(const struct weights_source *s, const char *name, void *out
     return model_dir_read_range(s->files, name, out, to, first, n, s->allow_nonfinite, err);
 }
 
+#define READ_COUNT ((int64_t)1 << 22) /* elements at a time, beside the plan's block */
+
+/* What n bf16 weights lack to be the file's numbers. */
+static int read_rest(const struct weights_source *s, const char *name, int16_t *rest, const uint16_t *weights,
+                     int64_t first, int64_t n, struct err *err)
+{
+    const int64_t most = n < READ_COUNT ? n : READ_COUNT;
+    float *values = mem_array(most, 1, sizeof *values, MEM_STORE, err);
+    int result = values ? 0 : -1;
+
+    for (int64_t i = 0; result == 0 && i < n; i += most) {
+        const int64_t count = n - i < most ? n - i : most;
+        result = read_part(s, name, values, F32, first + i, count, err);
+        for (int64_t k = 0; result == 0 && k < count; k++)
+            rest[i + k] = fp32_rest(values[k], weights[i + k]);
+    }
+    mem_free(values);
+    return result;
+}
+
 static int load_master(struct exec *e, const struct weights_source *s, int param, struct err *err)
 {
     const struct buffer *b = &e->plan->buffers[param];
@@ -75,8 +95,9 @@ static int load_master(struct exec *e, const struct weights_source *s, int param
     const int64_t n = (own_end < tensor_end ? own_end : tensor_end) - first;
     if (n <= 0)
         return 0;
-    float *out = (float *)exec_address(e, master) + (first - begin);
-    return read_part(s, canonical(b), out, F32, first - b->parent_begin, n, err);
+    const int64_t at = first - b->parent_begin;
+    return read_rest(s, canonical(b), (int16_t *)exec_address(e, master) + (first - begin),
+                     (const uint16_t *)exec_address(e, param) + at, at, n, err);
 }
 
 int weights_load_from(struct exec *e, const char *model, const struct weights_source *s, struct err *err)

@@ -6,10 +6,11 @@
 #include <stdint.h>
 #include <string.h>
 
-enum dtype { F32, BF16, F16, I32, F64, DTYPE_N };
+/* REST16: what a BF16 elsewhere lacks to be the fp32 number that it was rounded from (fp32_rest). */
+enum dtype { F32, BF16, F16, I32, F64, REST16, DTYPE_N };
 
 size_t dtype_bytes(enum dtype t);
-const char *dtype_name(enum dtype t); /* "fp32", "bf16", "fp16", "int32", "fp64" */
+const char *dtype_name(enum dtype t); /* "fp32", "bf16", "fp16", "int32", "fp64", "rest16" */
 /* Converts n elements; any pair of F32, BF16, F16, F64. src and dst do not overlap. */
 void dtype_convert(void *dst, enum dtype to, const void *src, enum dtype from, int64_t n);
 
@@ -30,6 +31,26 @@ static inline uint16_t bf16_from_f32(float f)
     const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
     const uint32_t quiet = u | 0x400000u; /* a NaN whose low bits alone are set must not round to infinity */
     return (uint16_t)(((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) >> 16);
+}
+
+/* A fp32 number in two halves: h = bf16_from_f32(f), and the distance of their bits, which has a sign. Together they give
+ * f back; half way below h, where the distance would be 2^15, the next number nearer to h. */
+static inline int16_t fp32_rest(float f, uint16_t h)
+{
+    uint32_t u;
+
+    memcpy(&u, &f, 4);
+    const int32_t distance = (int32_t)(u - ((uint32_t)h << 16));
+    return (int16_t)(distance > 32767 ? 32767 : distance < -32768 ? -32768 : distance);
+}
+
+static inline float fp32_whole(uint16_t h, int16_t rest)
+{
+    const uint32_t u = ((uint32_t)h << 16) + (uint32_t)(int32_t)rest;
+    float f;
+
+    memcpy(&f, &u, 4);
+    return f;
 }
 
 float f16_to_f32(uint16_t h);

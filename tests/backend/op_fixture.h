@@ -163,6 +163,7 @@ static inline enum dtype dtype_for(const struct sample *s, const struct operand_
     case 'o':
         return s->wide && s->type == BF16 ? F32 : s->type;
     case 'f':
+    case 'm':
         return s->type == F64 ? F64 : F32;
     default:
         return s->type;

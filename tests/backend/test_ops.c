@@ -158,6 +158,46 @@ TEST(optimizer_ops_do_as_their_formulas_say)
     b.close(&b);
 }
 
+/* Against an update with whole fp32 masters: the same weights, in half the memory. */
+static void check_halves(struct backend *b, struct backend *ref)
+{
+    struct sample s = { .op = OP_ADAMW, .attrs = plain, .type = BF16 };
+    struct fixture whole, halves;
+
+    s.attrs.begin = 7;
+    fixture_make(&whole, &s, ref);
+    fixture_make(&halves, &s, ref);
+    halves.buffers[6].dtype = REST16;
+    memset(halves.data[6], 0xff, halves.buffers[6].bytes);
+    int16_t *rest = halves.data[6];
+    const uint16_t *param = halves.data[3];
+    for (int64_t i = 0; i < s.attrs.count; i++) {
+        rest[i] = (int16_t)(1201 * i - 30000);
+        put(&whole, 6, i, (double)fp32_whole(param[i + 7], rest[i]));
+    }
+    fixture_run(&whole, b);
+    fixture_run(&halves, b);
+    for (int64_t i = 0; i < s.attrs.count; i++) {
+        assert_true(get(&halves, 3, i + 7) == get(&whole, 3, i + 7));
+        assert_true(fabs((double)fp32_whole(param[i + 7], rest[i]) / get(&whole, 6, i) - 1) < 2e-7);
+    }
+    fixture_free(&whole);
+    fixture_free(&halves);
+}
+
+TEST(masters_in_halves_learn_alike)
+{
+    struct backend ref, cpu;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
+    check_halves(&ref, &ref);
+    check_halves(&cpu, &ref);
+    cpu.close(&cpu);
+    ref.close(&ref);
+}
+
 /* Also where the average is finer than what is averaged, as it had better be: bf16 would not notice a hundredth. */
 static void check_average(struct backend *b, struct backend *ref, enum dtype param)
 {
@@ -652,6 +692,7 @@ TEST_MAIN(CASE(every_op_has_a_case), CASE(gradients_are_finite_differences),
           CASE(optimizer_ops_do_as_their_formulas_say), CASE(ranges_hold_to_their_ends),
           CASE(padding_row_of_the_embedding_gets_no_gradient), CASE(query_that_sees_nothing_gives_nothing),
           CASE(cached_attention_is_attention), CASE(cache_has_an_end), CASE(cpu_decodes_as_ref_does),
-          CASE(clipped_policy_loss_moves_one_way), CASE(averages_keep_to_their_range),
-          CASE(clipped_value_loss_is_the_larger_one), CASE(log_probabilities_come_without_a_policy),
-          CASE(ref_works_on_fewer_rows_than_planned), CASE(cpu_agrees_with_ref))
+          CASE(clipped_policy_loss_moves_one_way), CASE(masters_in_halves_learn_alike),
+          CASE(averages_keep_to_their_range), CASE(clipped_value_loss_is_the_larger_one),
+          CASE(log_probabilities_come_without_a_policy), CASE(ref_works_on_fewer_rows_than_planned),
+          CASE(cpu_agrees_with_ref))

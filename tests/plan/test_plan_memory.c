@@ -45,7 +45,7 @@ TEST(state_is_counted_to_the_parameter)
     plan_of(test_state, &p, "--dtype bf16", 1, "opt-350m");
     CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 2 * PARAMETERS, 256);
     CHECK_NEAR((double)p.kind_bytes[KIND_GRAD], 2 * PARAMETERS, 256);
-    CHECK_NEAR((double)p.kind_bytes[KIND_MASTER], 4 * PARAMETERS, 256);
+    CHECK_NEAR((double)p.kind_bytes[KIND_MASTER], 2 * PARAMETERS, 256);
     plan_free(&p);
 }
 
@@ -55,7 +55,7 @@ TEST(zero_shards_state)
 
     plan_of(test_state, &p, "--zero_stage 1 --dtype bf16", 4, "opt-350m");
     CHECK_NEAR((double)p.kind_bytes[KIND_OPTIMIZER], 8 * PARAMETERS / 4, 512);
-    CHECK_NEAR((double)p.kind_bytes[KIND_MASTER], 4 * PARAMETERS / 4, 512);
+    CHECK_NEAR((double)p.kind_bytes[KIND_MASTER], 2 * PARAMETERS / 4, 512);
     CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 2 * PARAMETERS, 256);
     CHECK(p.kind_bytes[KIND_COMM] > 0 && p.kind_bytes[KIND_COMM] < (size_t)64 << 20);
     const struct op_cost c = cost_update(&p);

@@ -159,6 +159,42 @@ SIMD_CLONES static void adamw_tile(const struct adamw *a, const float *restrict 
     }
 }
 
+SIMD_CLONES static void whole_tile(float *restrict p, const uint16_t *restrict h, const int16_t *restrict rest,
+                                   int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        p[i] = fp32_whole(h[i], rest[i]);
+}
+
+SIMD_CLONES static void halves_tile(uint16_t *restrict h, int16_t *restrict rest, const float *restrict p, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        h[i] = bf16_from_f32(p[i]);
+        rest[i] = fp32_rest(p[i], h[i]);
+    }
+}
+
+/* Weights of which one half is the bf16 parameter. */
+static void adamw_halves(const struct cpu_call *a, int part)
+{
+    const struct simd_part range = simd_part(a->attrs->count, 64, part, a->parts);
+    const enum dtype g_type = kernel_in(a->kernel, 0)->dtype;
+    const struct adamw h = adamw_of(a);
+    float g_buffer[SIMD_TILE], p[SIMD_TILE], *m = a->out[1], *v = a->out[2];
+
+    for (int64_t i = range.begin; i < range.end; i += SIMD_TILE) {
+        const int64_t n = range.end - i < SIMD_TILE ? range.end - i : SIMD_TILE, at = a->attrs->begin + i;
+        uint16_t *param = (uint16_t *)a->out[0] + at;
+        int16_t *rest = (int16_t *)a->out[3] + i;
+
+        whole_tile(p, param, rest, n);
+        adamw_tile(&h, simd_load(a->in[0], g_type, at, n, g_buffer), p, m + i, v + i, n);
+        halves_tile(param, rest, p, n);
+    }
+}
+
 static void adamw_part(const struct cpu_call *a, int part)
 {
     const struct simd_part range = simd_part(a->attrs->count, 64, part, a->parts);
@@ -186,7 +222,7 @@ static int adamw_run(struct backend *b, const struct kernel *k, void *const *in,
     const struct cpu_call a = cpu_call(b, k, in, out, scratch, c, 0, 0);
 
     (void)err;
-    cpu_parts(&a, adamw_part);
+    cpu_parts(&a, out[3] && kernel_out(k, 3)->dtype == REST16 ? adamw_halves : adamw_part);
     return 0;
 }
 

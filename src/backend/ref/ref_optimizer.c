@@ -24,6 +24,20 @@ static int grad_scale(const struct ref_call *r)
     return 0;
 }
 
+/* The fp32 weight that a bf16 one stands for. */
+static double whole(struct ref_tensor param, int64_t at, struct ref_tensor rest, int64_t i)
+{
+    return (double)fp32_whole(((const uint16_t *)param.data)[at], ((const int16_t *)rest.data)[i]);
+}
+
+static void set_whole(struct ref_tensor param, int64_t at, struct ref_tensor rest, int64_t i, double x)
+{
+    const uint16_t h = bf16_from_f32((float)x);
+
+    ((uint16_t *)param.data)[at] = h;
+    ((int16_t *)rest.data)[i] = fp32_rest((float)x, h);
+}
+
 static int adamw(const struct ref_call *r)
 {
     const struct ref_tensor g = ref_in(r, 0), sum = ref_in(r, 2), param = ref_out(r, 0), m = ref_out(r, 1),
@@ -31,6 +45,7 @@ static int adamw(const struct ref_call *r)
     const double *hyper = r->in[1];
     const double lr = hyper[HYPER_LR + r->attrs->group], decay = hyper[HYPER_DECAY + r->attrs->group];
     const double factor = sum.data ? optimizer_clip_factor(ref_get(sum, 0), hyper) : 1;
+    const bool halves = master.data && master.dtype == REST16;
     const double b1 = hyper[HYPER_BETA1], b2 = hyper[HYPER_BETA2];
 
     for (int64_t i = 0; i < r->attrs->count; i++) {
@@ -40,11 +55,15 @@ static int adamw(const struct ref_call *r)
         const double second = b2 * ref_get(v, i) + (1 - b2) * grad * grad;
         const double step =
             first / hyper[HYPER_CORRECTION1] / (sqrt(second / hyper[HYPER_CORRECTION2]) + hyper[HYPER_EPSILON]);
-        double p = master.data ? ref_get(master, i) : ref_get(param, at);
+        double p = halves ? whole(param, at, master, i) : master.data ? ref_get(master, i) : ref_get(param, at);
 
         p -= lr * (step + decay * p);
         ref_set(m, i, first);
         ref_set(v, i, second);
+        if (halves) {
+            set_whole(param, at, master, i, p);
+            continue;
+        }
         if (master.data)
             ref_set(master, i, p);
         ref_set(param, at, master.data ? ref_get(master, i) : p);
