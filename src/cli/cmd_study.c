@@ -183,17 +183,19 @@ static int run(struct command_line *line, struct err *err)
 
 const struct command cmd_study = {
     .name = "study",
-    .summary = "measure what each optimization does to time, memory and energy",
+    .summary = "measure what each optimization does to time, memory and energy, in all phases",
     .usage = "tuneup study [FILE] [--output DIR] [options]",
-    .examples = "  tuneup study                                   the built-in study on a small model, a few minutes\n"
-                "  tuneup study --model DIR --data_path FILE      the same techniques on your model and data\n"
-                "  tuneup study mine.yaml --blocks 10             cells of your own, commands of others included\n"
-                "  tuneup study --cells bf16,zero-1 --ranks 2     some of the cells\n",
+    .examples =
+        "  tuneup study                                   the three phases on a small model, about ten minutes\n"
+        "  tuneup study --model DIR --data_path FILE      the same techniques on your model and data\n"
+        "  tuneup study mine.yaml --blocks 10             cells of your own, commands of others included\n"
+        "  tuneup study --phases ppo --ranks 1            one phase of it\n"
+        "  tuneup study --cells bf16,zero-1 --ranks 2     some of the cells\n",
     .details =
         "Every cell runs once in each block, in a random order, as a process group of its own. Interrupt it when\n"
         "you like: the same command goes on where it stopped. At the end it prints the ratios and the path of\n"
         "report.html. A cell that fails is a result, with its last lines of error. The form of a study file is in\n"
-        "docs/metrics.md.",
+        "docs/study.md.",
     .sets = sets,
     .run = run,
 };
