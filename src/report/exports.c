@@ -58,10 +58,17 @@ void exports_quality(const struct comparison *row, char *out, size_t size)
 
 const char *exports_energy_reason(const struct comparisons *c)
 {
-    for (int i = 0; i < c->n; i++)
-        if (c->rows[i].ratios[RATIO_ENERGY].source != RATIO_UNAVAILABLE)
+    const char *reason = NULL;
+
+    for (int i = 0; i < c->n; i++) {
+        const struct comparison *row = &c->rows[i];
+
+        if (row->ratios[RATIO_ENERGY].source != RATIO_UNAVAILABLE)
             return NULL;
-    return c->n > 0 ? c->rows[0].ratios[RATIO_ENERGY].reason : NULL;
+        if (!reason && row->n_done > 0 && row->n_base_done > 0) /* of what was run */
+            reason = row->ratios[RATIO_ENERGY].reason;
+    }
+    return reason || c->n == 0 ? reason : c->rows[0].ratios[RATIO_ENERGY].reason;
 }
 
 static char sign_of(const struct ratio *r)

@@ -126,7 +126,8 @@ static void say_exactness(struct headlines *h, const struct loaded *l, const str
         const struct comparison *row = &c->rows[i];
         const size_t used = strlen(names);
 
-        if (!is_of(l, row->cell, phase) || !l->cells[row->cell].exact || row->n_done == 0)
+        if (!is_of(l, row->cell, phase) || !l->cells[row->cell].exact || row->n_done == 0 ||
+            (isnan(row->loss_gap) && !row->loss_flagged))
             continue;
         n++;
         curve = ratios_curve(&l->cells[row->cell]);

@@ -111,7 +111,12 @@ static void quality_cell(FILE *out, const struct loaded *l, const struct compari
     fprintf(out, "<td>%s", gap);
     fputs(l->cells[row->cell].exact ? " <span class=tag>exact</span>" : "", out);
     if (row->loss_flagged)
-        fputs("<span class=\"w flag\">should be 0: not the same numbers</span>", out);
+        fprintf(out, "<span class=\"w flag\">%s</span>",
+                isnan(row->loss_gap) ? "there is nothing to check it by"
+                : strcmp(l->cells[row->cell].phase, "ppo") == 0
+                    ? "should be 0: not the same numbers, or an id was drawn "
+                      "differently"
+                    : "should be 0: not the same numbers");
     if (quality[0])
         fprintf(out, "<span class=w>%s</span>", quality);
     else if (!row->loss_flagged && isfinite(row->final_loss) && isfinite(row->base_final_loss))

@@ -265,7 +265,7 @@ static void add_final(const struct load_run *r, double *sum, int *n)
 static void judge_quality(const struct loaded *l, struct comparison *c)
 {
     double sum = 0, base_sum = 0;
-    int n = 0, n_base = 0;
+    int n = 0, n_base = 0, n_pairs = 0;
 
     c->loss_gap = NAN;
     for (int i = 0; i < l->n_runs; i++) {
@@ -275,13 +275,15 @@ static void judge_quality(const struct loaded *l, struct comparison *c)
             continue;
         add_final(r, r->cell == c->cell ? &sum : &base_sum, r->cell == c->cell ? &n : &n_base);
         const struct load_run *b = r->cell == c->cell ? load_find(l, c->base, r->block) : NULL;
-        if (r->done && b && b->done)
+        if (r->done && b && b->done) {
             c->loss_gap = fmax(c->loss_gap, pair_gap(r, b, is_ppo(&l->cells[c->cell]))); /* fmax passes over a NAN */
+            n_pairs++;
+        }
     }
     add_qualities(l, c);
     c->final_loss = n ? sum / n : NAN;
     c->base_final_loss = n_base ? base_sum / n_base : NAN;
-    c->loss_flagged = l->cells[c->cell].exact && c->n_done > 0 && !(c->loss_gap <= RATIOS_EXACT_TOLERANCE);
+    c->loss_flagged = l->cells[c->cell].exact && n_pairs > 0 && !(c->loss_gap <= RATIOS_EXACT_TOLERANCE);
 }
 
 /* The eight regions of (SpeedUp, Powerup); "equal" is what the interval cannot tell from 1. */

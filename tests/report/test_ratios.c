@@ -128,6 +128,20 @@ TEST(failed_cells_have_no_ratio)
     load_free(&l);
 }
 
+/* As in a study that is still running: there is nothing to hold the numbers against yet. */
+TEST(without_its_baseline_a_cell_is_not_judged)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, 2, &(struct fixture){ .fail_cell = 0 });
+    const struct comparison *r = row(&l, &c, "flash_attention", 1);
+    CHECK(r->n_done == 2 && isnan(r->loss_gap) && !r->loss_flagged);
+    CHECK_STR(r->ratios[RATIO_SPEED].reason, "the baseline has no completed run");
+    ratios_free(&c);
+    load_free(&l);
+}
+
 TEST(one_block_gives_no_verdict)
 {
     struct loaded l;
@@ -156,4 +170,5 @@ TEST(noise_widens_the_interval_around_the_truth)
 TEST_MAIN(CASE(ratios_are_base_over_variant), CASE(each_phase_has_its_own_baseline_and_quality),
           CASE(without_energy_there_is_a_reason_and_no_number),
           CASE(an_exact_technique_that_changes_the_loss_is_flagged), CASE(failed_cells_have_no_ratio),
-          CASE(one_block_gives_no_verdict), CASE(noise_widens_the_interval_around_the_truth))
+          CASE(without_its_baseline_a_cell_is_not_judged), CASE(one_block_gives_no_verdict),
+          CASE(noise_widens_the_interval_around_the_truth))
