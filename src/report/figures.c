@@ -223,9 +223,10 @@ static void memory_data(FILE *out, const struct loaded *l, const char *phase, in
     for (int i = 0; i < l->n_cells; i++) {
         double from = 0;
 
-        if (!has_memory(l, phase, i))
-            continue;
         const struct load_run *r = figures_example(l, i);
+
+        if (!r || !has_memory(l, phase, i))
+            continue;
         const int64_t *bytes = planned ? r->planned : r->allocated;
         for (int k = 0; k < kind; k++)
             from += bytes[k] > 0 ? (double)bytes[k] : 0;
