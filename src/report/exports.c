@@ -51,7 +51,7 @@ void exports_quality(const struct comparison *row, char *out, size_t size)
         const struct quality *q = &row->qualities[i];
 
         if (isfinite(q->value) && isfinite(q->base))
-            used += (size_t)snprintf(out + used, size - used, "%s%s %.4g, baseline %.4g", used ? "; " : "", q->name,
+            used += (size_t)snprintf(out + used, size - used, "%s%s %.3g, baseline %.3g", used ? "; " : "", q->name,
                                      q->value, q->base);
     }
 }

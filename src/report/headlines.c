@@ -206,17 +206,18 @@ static void say_failures(struct headlines *h, const struct loaded *l)
 static void say_split(struct headlines *h, const struct loaded *l, int base, const char *where)
 {
     double seconds[ITERATION_N], sum = 0;
+    char parts[128] = "";
+    size_t used = 0;
 
     if (!iteration_parts(l, base, seconds))
         return;
     for (int i = 0; i < ITERATION_N; i++)
         sum += seconds[i];
-    headlines_say(
-        h, false,
-        "%s, an iteration of the baseline takes %.3g s: %.0f %% generation, %.0f %% scoring, %.0f %% training, "
-        "%.0f %% the rest.",
-        where, sum, 100 * seconds[ITERATION_GENERATE] / sum, 100 * seconds[ITERATION_SCORE] / sum,
-        100 * seconds[ITERATION_TRAIN] / sum, 100 * seconds[ITERATION_REST] / sum);
+    for (int i = 0; i < ITERATION_N; i++)
+        if (seconds[i] > 0)
+            used += (size_t)snprintf(parts + used, sizeof parts - used, "%s%.0f %% %s", used ? ", " : "",
+                                     100 * seconds[i] / sum, iteration_names[i]);
+    headlines_say(h, false, "%s, an iteration of the baseline takes %.3g s: %s.", where, sum, parts);
 }
 
 void headlines_phase(struct headlines *h, const struct loaded *l, const struct comparisons *c, const char *phase)

@@ -40,6 +40,7 @@ static const char style[] =
     "{width:18%}table.ratios th:nth-child(6){width:5%}\n"
     "table.glance{width:auto}table.glance td,table.glance th{padding:.25rem .6rem}.edge{border-left:1px solid "
     "var(--line)}.unsure{color:var(--soft)}td.better,td.worse{font-weight:650}\n"
+    "table.parts th{white-space:normal}table.parts td:nth-child(n+7){font-size:.85rem;color:var(--soft)}\n"
     "figure{margin:1rem 0}figure "
     "svg{width:100%;height:auto;display:block}figcaption{color:var(--soft);font-size:.9rem}\n"
     "details{margin:.6rem 0}summary{cursor:pointer;color:var(--blue)}\n"

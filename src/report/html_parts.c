@@ -351,7 +351,8 @@ static void print_split(FILE *out, const struct loaded *l, const struct comparis
         "Generation: the actor writes answers. Scoring: four models read them once. Training: actor and critic "
         "learn from them. Means over all runs.");
     fputs(
-        "<div class=scroll><table><thead><tr><th>cell</th><th class=num>ranks</th><th class=num>generation s</th><th "
+        "<div class=scroll><table class=parts><thead><tr><th>cell</th><th class=num>ranks</th><th class=num>generation "
+        "s</th><th "
         "class=num>scoring s</th><th class=num>training s</th><th class=num>rest s</th><th>SpeedUp generation</th><th>"
         "SpeedUp scoring</th><th>SpeedUp training</th></tr></thead><tbody>\n",
         out);

@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#define ROUNDING 1e-6
+
 const char *const iteration_metrics[ITERATION_REST] = { "generate_seconds", "score_seconds", "train_seconds" };
 const char *const iteration_names[ITERATION_N] = { "generation", "scoring", "training", "rest" };
 
@@ -16,7 +18,9 @@ static bool add_run(const struct load_run *r, double seconds[ITERATION_N])
         part[i] = load_metric_steady(r, iteration_metrics[i]) / n;
         sum += part[i];
     }
-    part[ITERATION_REST] = fmax(r->steady_s / n - sum, 0);
+    part[ITERATION_REST] = r->steady_s / n - sum;
+    if (part[ITERATION_REST] < ROUNDING * sum)
+        part[ITERATION_REST] = 0;
     if (isnan(sum) || isnan(r->steady_s))
         return false;
     for (int i = 0; i < ITERATION_N; i++)

@@ -96,7 +96,7 @@ TEST(each_phase_has_its_section)
                                          "Phase 2: reward model",
                                          "accuracy 0.675, baseline 0.675",
                                          "Phase 3: PPO",
-                                         "50 % generation, 10 % scoring, 30 % training, 10 % the rest",
+                                         "50 % generation, 10 % scoring, 30 % training, 10 % rest",
                                          "reward differs by",
                                          "KL 0.035, baseline 0.035",
                                          "Where the time of an iteration goes",
