@@ -12,6 +12,8 @@ static const char *const forms[OP_N][2] = {
     [OP_EMBED_GRAD] = { "i[N] w[N,C]", "+w[V,C]" },
     [OP_ADD] = { "w[*] w[*]", "w[*]" },
     [OP_LINEAR] = { "w[N,K] w[M,K] w?[M]", "o[N,M]" },
+    [OP_QUANTIZE] = { "w[M,K]", "q[M,K] f[M,G]" },
+    [OP_LINEAR_Q8] = { "w[N,K] q[M,K] f[M,G] w?[M]", "o[N,M]" },
     [OP_LINEAR_DX] = { "w[N,M] w[M,K]", "+w[N,K]" },
     [OP_LINEAR_DW] = { "w[N,M] w[N,K]", "+w[M,K] +w?[M]" },
     [OP_RELU] = { "w[*]", "w[*]" },
@@ -109,6 +111,8 @@ static bool type_fits(struct checker *c, enum dtype t, char wanted)
         return t == REST16 || fp32_or_more;
     case 'd':
         return t == F64;
+    case 'q':
+        return t == I8;
     default:
         return t == I32;
     }
@@ -210,6 +214,9 @@ static int check_attrs(const struct checker *c, const struct op_form *form)
     if (bound['Q'] == 0 || (bound['Q'] > 0 && bound['N'] % (2 * bound['Q']) != 0))
         return err_set(c->err, ERR_RUN, "%s of %" PRId64 " scores in %" PRId64 " pairs of rows", name, bound['N'],
                        bound['Q']);
+    if (bound['G'] >= 0 && bound['G'] != (bound['K'] + INT8_GROUP - 1) / INT8_GROUP)
+        return err_set(c->err, ERR_RUN, "%s of %" PRId64 " columns in %" PRId64 " groups", name, bound['K'],
+                       bound['G']);
     if (!(a->p >= 0 && a->p < 1))
         return err_set(c->err, ERR_RUN, "%s with the probability or decay %g", name, (double)a->p);
     switch (c->step->op) {

@@ -9,6 +9,9 @@
  *  embed_grad            ids[N], dy[N,C]                            +dtable[V,C]                              skip_row
  *  add                   a, b                                       y (shape of a)
  *  linear                x[N,K], w[M,K], bias[M]|[]                 y[N,M], also f32                          relu
+ *  quantize              w[M,K]                                     wq[M,K] i8, scales[M,G] f32
+ *  linear_q8             x[N,K], wq[M,K] i8, scales[M,G] f32,       y[N,M], also f32                          relu
+ *                        bias[M]|[]
  *  linear_dx             dy[N,M], w[M,K]                            +dx[N,K]
  *  linear_dw             dy[N,M], x[N,K]                            +dw[M,K], +db[M]|[]
  *  relu                  x                                          y
@@ -47,6 +50,9 @@
  *  all_gather            -                                          x (own shard valid before)
  *
  * norm: layer norm, epsilon 1e-5, biased variance; statistics in fp32 at least.
+ * quantize: each row of w in groups of INT8_GROUP, G = K / INT8_GROUP rounded up; a group's scale is its largest magnitude
+ * over 127, wq = w * (127 / that magnitude), to the nearest even, all in fp32. A group with what is not finite has the scale
+ * NaN, one below 1e-36 the scale 0; their wq are 0. linear_q8 is linear with w = wq * scales. No gradients.
  * attention: scale D^-0.5; query t sees keys s with spans[b][0] <= s < spans[b][1] and s <= t; a query that sees none gives
  * o = 0 (probs 0; lse +inf) and no gradient. Softmax in fp32.
  * kv_attention: attention to what was said before. Row b's T new keys and values go to columns at[b] .. at[b]+T-1 of its
@@ -83,6 +89,8 @@ enum op {
     OP_EMBED_GRAD,
     OP_ADD,
     OP_LINEAR,
+    OP_QUANTIZE,
+    OP_LINEAR_Q8,
     OP_LINEAR_DX,
     OP_LINEAR_DW,
     OP_RELU,
@@ -119,6 +127,8 @@ enum op {
 
 /* The columns of pair_loss's pairs. */
 enum pair { PAIR_CHOSEN_BEGIN, PAIR_REJECTED_BEGIN, PAIR_TERMS, PAIR_CHOSEN_LAST, PAIR_REJECTED_LAST, PAIR_N };
+
+#define INT8_GROUP 128 /* weights of a row that share a scale */
 
 #define OP_MAX_IN 7
 #define OP_MAX_OUT 4

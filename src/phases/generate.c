@@ -56,6 +56,7 @@ int generator_init(struct generator *out, struct exec *e, const char *model, con
         .exec = e,
         .prefill = plan_find_program(p, model, "prefill"),
         .decode = plan_find_program(p, model, "decode"),
+        .quantize = plan_find_program(p, model, "quantize"),
         .ids = exec_buffer(e, "ids"),
         .positions = exec_buffer(e, "positions"),
         .spans = exec_buffer(e, "spans"),
@@ -163,6 +164,16 @@ static int prefill(struct generator *g, int64_t n_cached, struct err *err)
     return 0;
 }
 
+static int quantize(struct generator *g, struct err *err)
+{
+    const struct run_context c = { .B = 1, .T = 1, .row_step = 1 };
+
+    if (g->quantize < 0 || (g->quantized && !g->options.weights_move))
+        return 0;
+    g->quantized = true;
+    return exec_run(g->exec, g->quantize, &c, err);
+}
+
 static bool goes_on(const struct generator *g, int64_t b)
 {
     const struct generated *r = &g->result;
@@ -243,7 +254,7 @@ int generator_run(struct generator *g, const struct prompts *p, struct err *err)
     if (check_prompts(g, p, err) != 0)
         return -1;
     start_result(g, p);
-    if (prefill(g, p->n_cached, err) != 0)
+    if (quantize(g, err) != 0 || prefill(g, p->n_cached, err) != 0)
         return -1;
     for (int64_t step = 1; g->n_slots > 0 && more == 0; step++) {
         if (decode(g, err) != 0)

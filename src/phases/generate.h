@@ -43,6 +43,7 @@ struct generate_options {
     struct sampler_options sampling;
     int32_t end_id; /* -1: rows end at max_new_tokens alone */
     int32_t pad_id;
+    bool weights_move; /* between runs: a copy that decode reads is made anew for each */
     bool describe; /* log-probabilities and entropies are wanted */
     generate_hook *hook; /* or NULL */
     void *hook_context;
@@ -52,6 +53,8 @@ struct generator {
     struct generate_options options; /* lengths and hook may be changed between runs */
     struct exec *exec; /* borrowed */
     int prefill, decode; /* programs */
+    int quantize; /* the one that makes the copy of the weights that decode reads; -1: it reads the weights */
+    bool quantized; /* it has run */
     int64_t B, P, S, V; /* planned: rows, columns at a time, columns of the caches, ids */
     int32_t *ids, *positions, *spans, *at; /* in the block, as are: */
     const float *logits;

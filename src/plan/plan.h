@@ -22,6 +22,7 @@ struct buffer {
     bool
         persistent; /* lives between programs: parameters, gradients, optimizer state, inputs; KIND_KV: between those that
                         name it alone, any other program writes over it */
+    bool derived; /* made of other state by a program of the plan: neither loaded nor saved */
     bool input; /* exec gives its address out */
     int program; /* the one program a transient buffer belongs to */
     int first_step, last_step; /* its lifetime there: layout.c derives it after the last rewrite */

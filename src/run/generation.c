@@ -103,13 +103,13 @@ static const struct option answer_options[] = {
 int generation_sets(struct generation_options *o, struct option_set *sets)
 {
     struct option_set all[TECHNIQUES_MAX];
-    const int format = technique_find("bf16");
 
     option_defaults(all, technique_sets(all, &o->techniques));
     sets[0] = (struct option_set){ .title = "Model", .options = model_options, .values = o };
     sets[1] = (struct option_set){ .title = "Answers", .options = answer_options, .values = o };
-    sets[2] = all[format];
-    return 3;
+    sets[2] = all[technique_find("bf16")];
+    sets[3] = all[technique_find("int8")];
+    return 4;
 }
 
 /* ---- what is in the folder */

@@ -17,7 +17,7 @@ struct generation_options {
     int backend;
     const char *memory_limit;
     bool allow_nonfinite;
-    struct technique_values techniques; /* only the number format is offered as an option */
+    struct technique_values techniques; /* of them the number formats are offered as options */
 };
 
 struct generation {

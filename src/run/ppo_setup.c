@@ -119,7 +119,7 @@ int ppo_plan(const struct spec *base, const struct run_model *m, bool trains, in
     if (build_plan(&b, p, err) != 0)
         return -1;
     for (int i = 0; i < p->n_programs; i++) /* reduce, update: what is in no extents */
-        if (p->programs[i].B == 0)
+        if (p->programs[i].B == 0 && p->programs[i].steps[0].pass == PASS_UPDATE)
             p->programs[i].times = (double)updates_each(s);
     return 0;
 }
@@ -228,6 +228,7 @@ static int allocate(struct run *r, struct err *err)
         .sampling = { s->temperature, s->top_k, s->top_p, (uint64_t)s->base.seed },
         .end_id = bpe_eos(r->inputs.tokenizer),
         .pad_id = bpe_eos(r->inputs.tokenizer),
+        .weights_move = true,
         .describe = true,
     };
 

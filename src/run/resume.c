@@ -31,7 +31,7 @@ static bool is_state(const struct run *r, int i, bool sharded)
     const struct buffer *b = &r->plan.buffers[i];
     const bool kept = b->kind == KIND_PARAM || b->kind == KIND_MASTER || b->kind == KIND_OPTIMIZER;
 
-    return kept && learns(r, b->model) && b->persistent && b->parent < 0 && (b->shards > 1) == sharded;
+    return kept && !b->derived && learns(r, b->model) && b->persistent && b->parent < 0 && (b->shards > 1) == sharded;
 }
 
 int64_t resume_bytes(const struct run *r)

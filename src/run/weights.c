@@ -10,7 +10,7 @@
 
 static bool is_param(const struct buffer *b)
 {
-    return b->kind == KIND_PARAM && strncmp(b->name, "flat/", 5) != 0;
+    return b->kind == KIND_PARAM && !b->derived && strncmp(b->name, "flat/", 5) != 0;
 }
 
 static bool is_param_of(const struct buffer *b, const char *model)

@@ -4,11 +4,18 @@
 #include <string.h>
 
 extern const struct technique technique_bf16, technique_flash_attention, technique_chunked_loss,
-    technique_fused_kernels, technique_recompute, technique_norm_recompute, technique_zero;
+    technique_fused_kernels, technique_recompute, technique_norm_recompute, technique_zero, technique_int8;
 
 const struct technique *const techniques[] = {
-    &technique_flash_attention, &technique_chunked_loss,   &technique_fused_kernels, &technique_bf16,
-    &technique_recompute,       &technique_norm_recompute, &technique_zero,          NULL,
+    &technique_flash_attention,
+    &technique_chunked_loss,
+    &technique_fused_kernels,
+    &technique_bf16,
+    &technique_recompute,
+    &technique_norm_recompute,
+    &technique_zero,
+    &technique_int8,
+    NULL,
 };
 
 int technique_sets(struct option_set *sets, struct technique_values *values)

@@ -9,8 +9,8 @@ static const struct {
     const char *name;
     size_t bytes;
 } types[DTYPE_N] = {
-    [F32] = { "fp32", 4 },  [BF16] = { "bf16", 2 }, [F16] = { "fp16", 2 },
-    [I32] = { "int32", 4 }, [F64] = { "fp64", 8 },  [REST16] = { "rest16", 2 },
+    [F32] = { "fp32", 4 }, [BF16] = { "bf16", 2 },     [F16] = { "fp16", 2 }, [I32] = { "int32", 4 },
+    [F64] = { "fp64", 8 }, [REST16] = { "rest16", 2 }, [I8] = { "int8", 1 },
 };
 
 size_t dtype_bytes(enum dtype t)

@@ -7,10 +7,10 @@
 #include <string.h>
 
 /* REST16: what a BF16 elsewhere lacks to be the fp32 number that it was rounded from (fp32_rest). */
-enum dtype { F32, BF16, F16, I32, F64, REST16, DTYPE_N };
+enum dtype { F32, BF16, F16, I32, F64, REST16, I8, DTYPE_N };
 
 size_t dtype_bytes(enum dtype t);
-const char *dtype_name(enum dtype t); /* "fp32", "bf16", "fp16", "int32", "fp64", "rest16" */
+const char *dtype_name(enum dtype t); /* "fp32", "bf16", "fp16", "int32", "fp64", "rest16", "int8" */
 /* Converts n elements; any pair of F32, BF16, F16, F64. src and dst do not overlap. */
 void dtype_convert(void *dst, enum dtype to, const void *src, enum dtype from, int64_t n);
 

@@ -92,6 +92,8 @@ static inline double get(const struct fixture *f, int i, int64_t at)
         return (double)bf16_to_f32(((const uint16_t *)p)[at]);
     case F64:
         return ((const double *)p)[at];
+    case I8:
+        return (double)((const int8_t *)p)[at];
     default:
         return (double)((const int32_t *)p)[at];
     }
@@ -101,6 +103,8 @@ static inline void put(struct fixture *f, int i, int64_t at, double x)
 {
     if (f->buffers[i].dtype == I32)
         ((int32_t *)f->data[i])[at] = (int32_t)x;
+    else if (f->buffers[i].dtype == I8)
+        ((int8_t *)f->data[i])[at] = (int8_t)fmax(-127, fmin(127, 40 * x));
     else
         dtype_convert((char *)f->data[i] + (size_t)at * dtype_bytes(f->buffers[i].dtype), f->buffers[i].dtype, &x, F64,
                       1);
@@ -131,6 +135,8 @@ static inline int64_t extent_of(const struct sample *s, char letter, bool planne
         return s->V;
     case 'E':
         return s->E;
+    case 'G':
+        return (s->K + INT8_GROUP - 1) / INT8_GROUP;
     case 'H':
         return s->attrs.heads;
     case 'P':
@@ -160,6 +166,8 @@ static inline enum dtype dtype_for(const struct sample *s, const struct operand_
         return I32;
     case 'd':
         return F64;
+    case 'q':
+        return I8;
     case 'o':
         return s->wide && s->type == BF16 ? F32 : s->type;
     case 'f':

@@ -4,7 +4,8 @@
 #include "backend/row_loss.h"
 
 /* Ops with neither a gradient nor one they are the gradient of that finite differences could see: own tests below. */
-static const enum op alone[] = { OP_ADD, OP_SUMSQ, OP_GRAD_SCALE, OP_ADAMW, OP_EMA, OP_KV_ATTENTION };
+static const enum op alone[] = { OP_ADD, OP_SUMSQ,        OP_GRAD_SCALE, OP_ADAMW,
+                                 OP_EMA, OP_KV_ATTENTION, OP_QUANTIZE,   OP_LINEAR_Q8 };
 
 static const enum op by_comm[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER };
 
@@ -449,7 +450,7 @@ static const struct extents {
 } extents[] = {
     { 1, 1, 8, 1, 5, 7, 11, 3, 1 },           { 1, 5, 24, 3, 24, 24, 13, 24, 77 },
     { 2, 37, 160, 2, 33, 65, 101, 40, 5003 }, { 5, 16, 128, 2, 64, 128, 256, 64, 4096 },
-    { 2, 130, 64, 1, 16, 48, 64, 16, 70001 }, { 3, 2, 96, 3, 80, 72, 300, 56, 9 },
+    { 2, 130, 64, 1, 16, 48, 64, 16, 70001 }, { 3, 2, 96, 3, 300, 72, 300, 56, 9 },
 };
 
 static struct sample sample_of(enum op op, enum dtype type, const struct extents *e)
@@ -531,7 +532,7 @@ static void check_variants(const struct sample *s, struct backend *cpu, struct b
     check_sample(v, cpu, ref, "with relu, without dropout");
     v = *s;
     v.wide = true;
-    if (s->op == OP_LINEAR)
+    if (s->op == OP_LINEAR || s->op == OP_LINEAR_Q8)
         check_sample(v, cpu, ref, "to fp32");
     if (!has_sums(s->op))
         return;
@@ -556,6 +557,82 @@ static void check_backend(struct backend *b, struct backend *ref, int n_extents)
 
                 check_variants(&s, b, ref);
             }
+}
+
+/* quantize on b of random weights, with groups that are all 0 (row 0), tiny (row 1), and not finite (rows 2 and 3). */
+static struct fixture quantized(struct backend *b, const struct sample *s, double *w)
+{
+    static const double odd[] = { 0, 1e-37, NAN, -INFINITY };
+    struct fixture f;
+
+    fixture_init(&f, s);
+    fixture_fill(&f, 1);
+    for (int64_t m = 0; m < COUNT_OF(odd); m++)
+        for (int64_t k = 0; k < INT8_GROUP; k++)
+            put(&f, 0, m * s->K + k, m < 2 || k == 100 ? odd[m] : 1);
+    for (int64_t i = 0; i < s->M * s->K; i++)
+        w[i] = get(&f, 0, i);
+    fixture_run(&f, b);
+    return f;
+}
+
+static void check_quantized(const struct fixture *f, const double *w)
+{
+    const int64_t K = f->sample.K, G = extent_of(&f->sample, 'G', false);
+
+    for (int64_t i = 0; i < f->sample.M * K; i++) {
+        const int64_t m = i / K, g = i % K / INT8_GROUP;
+        const double q = get(f, 1, i), scale = get(f, 2, m * G + g);
+        const bool odd = m < 4 && g == 0;
+
+        if (odd && !(q == 0 && (m < 2 ? scale == 0 : isnan(scale))))
+            fail_msg("row %d of odd weights: %g times %g", (int)m, q, scale);
+        if (!odd && !(fabs(q * scale - w[i]) <= 0.5001 * scale && fabs(q) <= 127))
+            fail_msg("weight %d is %g, in int8 %g times %g", (int)i, w[i], q, scale);
+    }
+}
+
+/* A product with int8 weights is the plain one with what these stand for. */
+static void check_q8(struct backend *b, struct backend *ref)
+{
+    struct sample s = { .op = OP_LINEAR_Q8, .attrs = plain, .type = F32, .B = 3, .T = 1, .K = 300, .M = 9 };
+    struct fixture q8 = run_once(&s, b, ref), linear;
+
+    s.op = OP_LINEAR;
+    fixture_init(&linear, &s);
+    copy_operand(&linear, 0, &q8, 0);
+    copy_operand(&linear, 2, &q8, 3);
+    for (int64_t i = 0; i < s.M * s.K; i++)
+        put(&linear, 1, i, get(&q8, 1, i) * get(&q8, 2, i / s.K * 3 + i % s.K / INT8_GROUP));
+    fixture_run(&linear, ref);
+    for (int64_t i = 0; i < s.B * s.M; i++)
+        if (!(fabs(get(&q8, 4, i) - get(&linear, 3, i)) <= 1e-5 * 40 * sqrt((double)s.K)))
+            fail_msg("element %d is %g, with full weights %g", (int)i, get(&q8, 4, i), get(&linear, 3, i));
+    fixture_free(&q8);
+    fixture_free(&linear);
+}
+
+TEST(int8_weights_stand_for_their_weights)
+{
+    static const char *const names[] = { "ref", "cpu" };
+    struct sample s = { .op = OP_QUANTIZE, .attrs = plain, .B = 1, .T = 1, .K = 300, .M = 9 };
+    struct backend ref;
+    struct err err = { 0 };
+    double w[9 * 300];
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    for (int i = 0; i < 2 * COUNT_OF(names); i++) {
+        struct backend b;
+
+        CHECK_OK(backend_open(&b, names[i / 2], 2, &err), &err);
+        s.type = i % 2 ? BF16 : F32;
+        struct fixture f = quantized(&b, &s, w);
+        check_quantized(&f, w);
+        fixture_free(&f);
+        check_q8(&b, &ref);
+        b.close(&b);
+    }
+    ref.close(&ref);
 }
 
 /* Tokens from .. from+T-1 of all rows of whole, through the caches of *cached, must give what whole gave for them. */
@@ -688,7 +765,7 @@ TEST(cpu_decodes_as_ref_does)
     ref.close(&ref);
 }
 
-TEST_MAIN(CASE(every_op_has_a_case), CASE(gradients_are_finite_differences),
+TEST_MAIN(CASE(int8_weights_stand_for_their_weights), CASE(every_op_has_a_case), CASE(gradients_are_finite_differences),
           CASE(optimizer_ops_do_as_their_formulas_say), CASE(ranges_hold_to_their_ends),
           CASE(padding_row_of_the_embedding_gets_no_gradient), CASE(query_that_sees_nothing_gives_nothing),
           CASE(cached_attention_is_attention), CASE(cache_has_an_end), CASE(cpu_decodes_as_ref_does),

@@ -56,6 +56,12 @@ teardown() {
     tr -d ' \n' <"$dir/out/run.json" | grep -q '"temperature":{"value":0'
 }
 
+@test "answers by weights in int8 learn too, and no copy is saved" {
+    run -0 --separate-stderr ppo "$dir/out" --max_steps 2 --save_interval 1 --int8_generation
+    [ "$(grep -c '"loss":' "$dir/out/metrics.jsonl")" -eq 2 ]
+    run -1 grep -q int8 "$dir/out/actor/model.safetensors"
+}
+
 @test "a killed run that resumes ends in the same bits" {
     kill_and_resume ppo --unsupervised_data "$home/data/eval.jsonl" --unsup_coef 0.5
 }

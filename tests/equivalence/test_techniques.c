@@ -24,6 +24,7 @@ static const struct {
     { "gradient_checkpointing", "--gradient_checkpointing", 1 },
     { "norm_recompute", "--recompute_norms", 1 },
     { "zero", "--zero_stage 1", 2 },
+    { "int8", "--int8_generation", 1 }, /* touches decoding alone: here, that it does no more */
 };
 #define ALL_OFF "--no-flash_attention --no-chunked_loss --no-fused_kernels --no-recompute_norms "
 

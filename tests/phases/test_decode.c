@@ -57,11 +57,19 @@ static void fill_params(struct decoder *d)
         struct rng rng = { .seed = 5, .stream = (uint32_t)i };
         char *at = exec_address(&d->exec, i);
 
-        for (int64_t k = 0; b->kind == KIND_PARAM && b->parent < 0 && k < b->count; k++) {
+        for (int64_t k = 0; b->kind == KIND_PARAM && b->parent < 0 && !b->derived && k < b->count; k++) {
             const double x = 0.3 * rng_normal(&rng);
             dtype_convert(at + (size_t)k * dtype_bytes(b->dtype), b->dtype, &x, F64, 1);
         }
     }
+}
+
+static void run(void **test_state, struct decoder *d, const char *program, int64_t B, int64_t T)
+{
+    const struct run_context c = { .B = B, .T = T, .row_step = 1, .training = true };
+    struct err err = { 0 };
+
+    CHECK_OK(exec_run(&d->exec, plan_find_program(&d->plan, "actor/", program), &c, &err), &err);
 }
 
 static void decoder_open(void **test_state, struct decoder *d, const struct opt_shape *o, const char *backend,
@@ -85,6 +93,8 @@ static void decoder_open(void **test_state, struct decoder *d, const struct opt_
     CHECK_OK(exec_prepare(&d->exec, &d->plan, &d->backend, &d->comm, &err), &err);
     CHECK_OK(exec_allocate(&d->exec, &err), &err);
     fill_params(d);
+    if (plan_find_program(&d->plan, "actor/", "quantize") >= 0)
+        run(test_state, d, "quantize", 1, 1);
 }
 
 static void decoder_close(struct decoder *d)
@@ -112,14 +122,6 @@ static void set_columns(struct decoder *d, const struct rows *r, const int32_t *
             positions[b * T + t] = there ? (int32_t)(s - r->begin[b] + 2) : 1;
         }
     }
-}
-
-static void run(void **test_state, struct decoder *d, const char *program, int64_t B, int64_t T)
-{
-    const struct run_context c = { .B = B, .T = T, .row_step = 1, .training = true };
-    struct err err = { 0 };
-
-    CHECK_OK(exec_run(&d->exec, plan_find_program(&d->plan, "actor/", program), &c, &err), &err);
 }
 
 static void run_whole(void **test_state, struct decoder *d, const struct rows *r)
@@ -217,6 +219,39 @@ TEST(processor_decodes_what_it_reads)
     check_model(test_state, &pre, "cpu", "--dtype bf16", 0.05);
 }
 
+/* A weight of 0.3 times a normal number is off by up to 1/254 of the largest of its group, so by 0.6 % of 0.3 on the average;
+ * a dozen products one after the other make of it a few hundredths of logits that are about 2. */
+TEST(weights_in_int8_decode_nearly_the_same)
+{
+    static const char *const backends[] = { "ref", "cpu" };
+
+    for (int i = 0; i < COUNT_OF(backends); i++) {
+        check_model(test_state, &post, backends[i], "--int8_generation", 0.15);
+        check_model(test_state, &pre, backends[i], "--int8_generation", 0.15);
+        check_model(test_state, &pre, backends[i], "--int8_generation --dtype bf16", 0.2);
+    }
+}
+
+/* Every product of decoding reads the copy; the others read the weights, which alone are loaded and saved. */
+TEST(only_decoding_reads_int8)
+{
+    struct decoder d;
+    int n_copies = 0;
+
+    decoder_open(test_state, &d, &post, "ref", "--int8_generation");
+    for (int p = 0; p < d.plan.n_programs; p++)
+        for (int i = 0; i < d.plan.programs[p].n_steps; i++) {
+            const enum op op = d.plan.programs[p].steps[i].op;
+            const bool decodes = p == plan_find_program(&d.plan, "actor/", "decode");
+            CHECK(op != (decodes ? OP_LINEAR : OP_LINEAR_Q8));
+            n_copies += op == OP_QUANTIZE;
+        }
+    CHECK_EQ(n_copies, 6 * 3 + 2 + 1);
+    const struct buffer *copy = &d.plan.buffers[plan_find(&d.plan, "actor/layers.1.fc2.weight.int8")];
+    CHECK(copy->derived && copy->kind == KIND_PARAM && copy->bytes == 24 * 40);
+    decoder_close(&d);
+}
+
 TEST(programs_share_caches_and_drop_what_nobody_reads)
 {
     struct opt_shape o = post;
@@ -238,5 +273,6 @@ TEST(programs_share_caches_and_drop_what_nobody_reads)
     decoder_close(&d);
 }
 
-TEST_MAIN(CASE(reference_decodes_what_it_reads), CASE(processor_decodes_what_it_reads),
+TEST_MAIN(CASE(weights_in_int8_decode_nearly_the_same), CASE(only_decoding_reads_int8),
+          CASE(reference_decodes_what_it_reads), CASE(processor_decodes_what_it_reads),
           CASE(programs_share_caches_and_drop_what_nobody_reads))

@@ -6,6 +6,9 @@
 
 #include <omp.h>
 
+#include "backend/cpu/simd.h"
+#include "graph/op.h"
+
 #define PIECE_BYTES ((int64_t)64 << 10) /* of weights that a thread takes at a time */
 
 #define BLOCK_ROWS 16 /* of weights, whose sums are kept while a part of x is used on all of them */
@@ -37,6 +40,7 @@ static inline void finish(const struct narrow_job *j, int64_t m, int64_t n, floa
 #define LANES 4
 #define SUMS 8
 #define FMA(a, b, c) ((a) * (b) + (c))
+#define WIDEN(p) ((VEC){ (float)(p)[0], (float)(p)[1], (float)(p)[2], (float)(p)[3] })
 #define ADD_UP(v) (((v)[0] + (v)[2]) + ((v)[1] + (v)[3]))
 #include "backend/cpu/narrow_isa.h"
 
@@ -56,6 +60,7 @@ __attribute__((target("avx2"))) static inline float add_up(__m256 v)
 #define LANES 8
 #define SUMS 8
 #define FMA(a, b, c) ((VEC)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#define WIDEN(p) ((VEC)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p)))))
 #define ADD_UP(v) add_up((__m256)(v))
 #include "backend/cpu/narrow_isa.h"
 
@@ -64,6 +69,7 @@ __attribute__((target("avx2"))) static inline float add_up(__m256 v)
 #define LANES 16
 #define SUMS 16
 #define FMA(a, b, c) ((VEC)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#define WIDEN(p) ((VEC)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))))
 #define ADD_UP(v) _mm512_reduce_add_ps((__m512)(v))
 #include "backend/cpu/narrow_isa.h"
 #endif
@@ -98,30 +104,53 @@ static void set_rows(const struct narrow *n, struct narrow_job *j, const void *x
     for (int64_t m = 0; m < j->M; m++) {
         if (j->type == F32)
             memcpy(scratch + m * j->ldx, (const float *)x + m * j->K, (size_t)j->K * sizeof(float));
+        else if (j->scales)
+            simd_from_bf16(scratch + m * j->ldx, (const uint16_t *)x + m * j->K, j->K);
         else
             n->spread(scratch + m * j->ldx, (const uint16_t *)x + m * j->K, j->K);
     }
 }
 
+static struct narrow_job job_of(const struct matmul_shape *s, const void *w, const void *bias, void *y)
+{
+    return (struct narrow_job){ .w = w,
+                                .ldw = s->K,
+                                .bias = s->bias ? bias : NULL,
+                                .y = y,
+                                .M = s->M,
+                                .N = s->N,
+                                .K = s->K,
+                                .type = s->ab,
+                                .y_type = s->c,
+                                .relu = s->relu };
+}
+
+static void run(const struct narrow *n, int threads, const struct narrow_job *j)
+{
+    const int64_t bytes = j->K * (j->scales ? 1 : (int64_t)dtype_bytes(j->type));
+    const int64_t rows = PIECE_BYTES / bytes, fair = j->N / (4 * threads);
+    const int64_t piece = (rows < fair ? rows : fair) / 8 * 8 + 8;
+
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < j->N; i += piece)
+        n->columns(j, i, i + piece < j->N ? i + piece : j->N);
+}
+
 void narrow_run(enum cpu_isa isa, int threads, const struct matmul_shape *s, const void *x, const void *w,
                 const void *bias, void *y, void *scratch)
 {
-    const struct narrow *n = narrow_of(isa);
-    struct narrow_job j = { .w = w,
-                            .ldw = s->K,
-                            .bias = s->bias ? bias : NULL,
-                            .y = y,
-                            .M = s->M,
-                            .N = s->N,
-                            .K = s->K,
-                            .type = s->ab,
-                            .y_type = s->c,
-                            .relu = s->relu };
-    const int64_t rows = PIECE_BYTES / (j.K * (int64_t)dtype_bytes(j.type)), fair = j.N / (4 * threads);
-    const int64_t piece = (rows < fair ? rows : fair) / 4 * 4 + 4;
+    struct narrow_job j = job_of(s, w, bias, y);
 
-    set_rows(n, &j, x, scratch);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t i = 0; i < j.N; i += piece)
-        n->columns(&j, i, i + piece < j.N ? i + piece : j.N);
+    set_rows(narrow_of(isa), &j, x, scratch);
+    run(narrow_of(isa), threads, &j);
+}
+
+void narrow_run_q8(enum cpu_isa isa, int threads, const struct matmul_shape *s, const void *x,
+                   const struct narrow_q8 *w, const void *bias, void *y, void *scratch)
+{
+    struct narrow_job j = job_of(s, w->w, bias, y);
+
+    j.scales = w->scales;
+    set_rows(narrow_of(isa), &j, x, scratch);
+    run(narrow_of(isa), threads, &j);
 }

@@ -18,9 +18,10 @@ struct narrow_job {
     int64_t ldx;
     const void *w, *bias; /* w: [N,K], rows ldw apart; bias: NULL = none */
     int64_t ldw;
+    const float *scales; /* NULL, or w is int8 [N,K] and these are its groups' [N, groups of K] */
     void *y; /* [M,N] */
     int64_t M, N, K;
-    enum dtype type, y_type; /* of w and bias; of y */
+    enum dtype type, y_type; /* of w (unless it is int8) and bias; of y */
     bool relu;
 };
 
@@ -51,5 +52,13 @@ size_t narrow_scratch(const struct matmul_shape *s);
 /* As matmul_run, for a shape with b transposed and a dense, nothing added. */
 void narrow_run(enum cpu_isa isa, int threads, const struct matmul_shape *s, const void *x, const void *w,
                 const void *bias, void *y, void *scratch);
+
+/* The same with weights in int8, as the op quantize makes them. */
+struct narrow_q8 {
+    const int8_t *w; /* [N,K] */
+    const float *scales;
+};
+void narrow_run_q8(enum cpu_isa isa, int threads, const struct matmul_shape *s, const void *x,
+                   const struct narrow_q8 *w, const void *bias, void *y, void *scratch);
 
 #endif

@@ -4,6 +4,7 @@
  *   LANES           floats in a vector register
  *   SUMS            how many sums are kept in registers
  *   FMA(a, b, c)    a*b + c of vectors
+ *   WIDEN(p)        LANES int8 numbers from p on, as floats
  *   ADD_UP(v)       the sum of a vector's floats
  * A vector of bf16 weights is split without a shuffle: seen as 32-bit words, its even elements are the words shifted up, its
  * odd ones the words' upper halves. So x is laid out to match: of each 2*LANES elements the even ones, then the odd ones. */
@@ -104,8 +105,78 @@ INLINE void ISA(block)(const struct narrow_job *j, int64_t n, int64_t count, enu
         ISA(finish_row)(sums + i * M, j, n + i, whole, type, M);
 }
 
+/* Adds to total[rows,M] a group's products: those of rows n .. n+rows-1 of int8 weights, columns begin .. end-1, with x. Rows
+ * to come are asked for in the order they have in memory. */
+INLINE void ISA(add_group)(VEC *total, const struct narrow_job *j, int64_t n, int64_t begin, int64_t end,
+                           int64_t groups, const int M, const int rows)
+{
+    VEC sum[SUMS];
+
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        const char *next = (const char *)j->w + (n + AHEAD * rows) * j->ldw + begin * rows + r * INT8_GROUP;
+
+        __builtin_prefetch(next);
+        __builtin_prefetch(next + 64);
+    }
+    UNROLL for (int i = 0; i < M * rows; i++) sum[i] = (VEC){ 0 };
+    for (int64_t k = begin; k < end; k += LANES) {
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            const int8_t *at = (const int8_t *)j->w + (n + r) * j->ldw + k;
+            const VEC w = WIDEN(at);
+
+            UNROLL for (int m = 0; m < M; m++) sum[r * M + m] =
+                FMA(w, *(const VEC *)(j->x + m * j->ldx + k), sum[r * M + m]);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        const VEC scale = j->scales[(n + r) * groups + begin / INT8_GROUP] - (VEC){ 0 };
+
+        UNROLL for (int m = 0; m < M; m++) total[r * M + m] = FMA(scale, sum[r * M + m], total[r * M + m]);
+    }
+}
+
+/* Rows n .. n+rows-1 of int8 weights; what does not fill vectors is the end of the last group. */
+INLINE void ISA(rows_q8)(const struct narrow_job *j, int64_t n, const int M, const int rows)
+{
+    const int64_t groups = (j->K + INT8_GROUP - 1) / INT8_GROUP, whole = j->K / LANES * LANES;
+    VEC total[SUMS];
+
+    UNROLL for (int i = 0; i < M * rows; i++) total[i] = (VEC){ 0 };
+    for (int64_t k = 0; k < whole; k += INT8_GROUP)
+        ISA(add_group)(total, j, n, k, k + INT8_GROUP < whole ? k + INT8_GROUP : whole, groups, M, rows);
+    for (int r = 0; r < rows; r++)
+        for (int m = 0; m < M; m++) {
+            const int8_t *w = (const int8_t *)j->w + (n + r) * j->ldw;
+            float rest = 0;
+
+            for (int64_t k = whole; k < j->K; k++)
+                rest += j->x[m * j->ldx + k] * (float)w[k];
+            if (whole < j->K)
+                rest *= j->scales[(n + r + 1) * groups - 1];
+            finish(j, m, n + r, ADD_UP(total[r * M + m]) + rest);
+        }
+}
+
+INLINE void ISA(columns_q8)(const struct narrow_job *j, int64_t begin, int64_t end, const int M)
+{
+    const int rows = 8 * M <= SUMS ? 8 : 4 * M <= SUMS ? 4 : 2 * M <= SUMS ? 2 : 1;
+    int64_t n = begin;
+
+    for (; n + rows <= end; n += rows)
+        ISA(rows_q8)(j, n, M, rows);
+    for (; n < end; n++)
+        ISA(rows_q8)(j, n, M, 1);
+}
+
 INLINE void ISA(columns_of)(const struct narrow_job *j, int64_t begin, int64_t end, enum dtype type, const int M)
 {
+    if (type == I8) {
+        ISA(columns_q8)(j, begin, end, M);
+        return;
+    }
     for (int64_t n = begin; n < end; n += BLOCK_ROWS)
         ISA(block)(j, n, end - n < BLOCK_ROWS ? end - n : BLOCK_ROWS, type, M);
 }
@@ -141,7 +212,9 @@ INLINE void ISA(columns_typed)(const struct narrow_job *j, int64_t begin, int64_
 
 TARGET static void ISA(columns)(const struct narrow_job *j, int64_t begin, int64_t end)
 {
-    if (j->type == F32)
+    if (j->scales)
+        ISA(columns_typed)(j, begin, end, I8);
+    else if (j->type == F32)
         ISA(columns_typed)(j, begin, end, F32);
     else
         ISA(columns_typed)(j, begin, end, BF16);
@@ -251,7 +324,7 @@ INLINE void ISA(mix_typed)(float *out, const float *p, int64_t ldp, const struct
     for (int64_t s = 0; s < c->n; s += KEYS)
         for (int64_t h = 0; h < c->H; h++)
             ISA(mix_head)
-            (out + h * c->D, p + h * ldp + s, c, s * c->ldw + h * c->D, type, c->n - s < KEYS ? c->n - s : KEYS);
+    (out + h * c->D, p + h * ldp + s, c, s * c->ldw + h * c->D, type, c->n - s < KEYS ? c->n - s : KEYS);
     for (int64_t h = 0; type == BF16 && h < c->H; h++)
         ISA(gather)(out + h * c->D, c->D);
 }
@@ -276,4 +349,5 @@ static const struct narrow
 #undef LANES
 #undef SUMS
 #undef FMA
+#undef WIDEN
 #undef ADD_UP
