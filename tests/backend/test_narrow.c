@@ -130,6 +130,35 @@ TEST(what_is_no_number_stays_so)
     free(s);
 }
 
+TEST(int8_products_are_right_in_any_company)
+{
+    enum { N = 37, K = 197, G = 2 };
+    static int8_t q[N * K];
+    static float scales[N * G], y[NARROW_ROWS * N], first[N];
+    struct sample *s = sample_new(NARROW_ROWS, N, K);
+    const struct narrow_q8 w = { q, scales };
+
+    for (int i = 0; i < N * K; i++)
+        q[i] = (int8_t)(i * 89 % 255 - 127);
+    for (int i = 0; i < N * G; i++)
+        scales[i] = 0.01f + 0.001f * (float)i;
+    for (int isa = CPU_PORTABLE; isa <= (int)matmul_isa(); isa++)
+        for (s->shape.M = 1; s->shape.M <= NARROW_ROWS; s->shape.M++) {
+            narrow_run_q8((enum cpu_isa)isa, 2, &s->shape, s->x, &w, s->bias, y, s->scratch);
+            for (int64_t i = 0; i < s->shape.M * N; i++) {
+                double want = (double)s->bias[i % N];
+
+                for (int64_t k = 0; k < K; k++)
+                    want += (double)s->x[i / N * K + k] * q[i % N * K + k] * (double)scales[i % N * G + k / 128];
+                CHECK_NEAR((double)y[i], want, 1e-3);
+            }
+            if (s->shape.M == 1)
+                memcpy(first, y, sizeof first);
+            CHECK_EQ(memcmp(first, y, sizeof first), 0);
+        }
+    free(s);
+}
+
 /* ---- a query's products with a cache, and the mix of its values */
 
 #define CACHE_ROWS 21
@@ -205,5 +234,5 @@ TEST(caches_are_read_right_and_heads_do_not_feel_their_company)
         }
 }
 
-TEST_MAIN(CASE(products_are_right), CASE(rows_do_not_feel_their_company), CASE(what_is_no_number_stays_so),
-          CASE(caches_are_read_right_and_heads_do_not_feel_their_company))
+TEST_MAIN(CASE(int8_products_are_right_in_any_company), CASE(products_are_right), CASE(rows_do_not_feel_their_company),
+          CASE(what_is_no_number_stays_so), CASE(caches_are_read_right_and_heads_do_not_feel_their_company))
