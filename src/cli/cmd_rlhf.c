@@ -87,8 +87,8 @@ static const struct option rlhf_options[] = {
 #undef AT
 #define SHARED(option, field, hint)                                                                                    \
     {                                                                                                                  \
-        .name = option, .type = OPTION_STRING, .offset = offsetof(struct shared_options, field), .value = "X",         \
-        .help = hint                                                                                                   \
+        .name = (option), .type = OPTION_STRING, .offset = offsetof(struct shared_options, field), .value = "X",       \
+        .help = (hint)                                                                                                 \
     }
 
 static const struct option shared_options[] = {
