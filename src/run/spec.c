@@ -55,7 +55,8 @@ static const struct option input_options[] = {
       AT(convention),
       .fallback = "tuneup",
       .choices = "tuneup|deepspeed-chat|paper",
-      .help = "order of records, labels, loss of pairs: own; DeepSpeed-Chat's of today; of early 2024 (padding in the loss)" },
+      .help = "order of records, labels, loss of pairs: own; DeepSpeed-Chat's of today; of early 2024 (padding in the "
+              "loss)" },
     { .name = "dropout",
       .type = OPTION_REAL,
       AT(dropout),

@@ -40,7 +40,7 @@ TEST(a_long_conversation_keeps_its_order)
 {
     struct chat c = { 0 };
     struct err err = { 0 };
-    char word[8];
+    char word[16];
 
     for (int i = 0; i < 50; i++) {
         snprintf(word, sizeof word, "%d", i);

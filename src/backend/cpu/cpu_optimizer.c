@@ -245,7 +245,7 @@ static void ema_part(const struct cpu_call *a, int part)
         const int64_t n = range.end - i < SIMD_TILE ? range.end - i : SIMD_TILE, at = a->attrs->begin + i;
         float *average = simd_room(a->out[0], a->type, at, buffer);
 
-        if (a->type == BF16)
+        if (average == buffer)
             simd_from_bf16(average, (const uint16_t *)a->out[0] + at, n);
         ema_tile(average, simd_load(a->in[0], param_type, at, n, param_buffer), decay, rest, n);
         simd_store(a->out[0], a->type, at, n, average);
