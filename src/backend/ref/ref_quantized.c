@@ -3,9 +3,8 @@
 #include "backend/ref/ref.h"
 
 /* n weights of a row from element `at` on; returns their scale. */
-static double quantize_group(struct ref_tensor w, struct ref_tensor q, int64_t at, int64_t n)
+static double quantize_group(struct ref_tensor w, int8_t *out, int64_t at, int64_t n)
 {
-    int8_t *out = q.data;
     float largest = 0;
     bool finite = true;
 
@@ -22,14 +21,14 @@ static double quantize_group(struct ref_tensor w, struct ref_tensor q, int64_t a
 
 static int quantize(const struct ref_call *r)
 {
-    const struct ref_tensor w = ref_in(r, 0), q = ref_out(r, 0), scales = ref_out(r, 1);
+    const struct ref_tensor w = ref_in(r, 0), scales = ref_out(r, 1);
     const int64_t M = kernel_in(r->kernel, 0)->shape.dim[0], K = w.width;
 
     for (int64_t m = 0; m < M; m++)
         for (int64_t g = 0; g < scales.width; g++) {
             const int64_t k = g * INT8_GROUP, left = K - k;
             ref_set(scales, m * scales.width + g,
-                    quantize_group(w, q, m * K + k, left < INT8_GROUP ? left : INT8_GROUP));
+                    quantize_group(w, r->out[0], m * K + k, left < INT8_GROUP ? left : INT8_GROUP));
         }
     return 0;
 }
