@@ -25,17 +25,15 @@ static int grad_scale(const struct ref_call *r)
 }
 
 /* The fp32 weight that a bf16 one stands for. */
-static double whole(struct ref_tensor param, int64_t at, struct ref_tensor rest, int64_t i)
+static double whole(const uint16_t *param, const int16_t *rest)
 {
-    return (double)fp32_whole(((const uint16_t *)param.data)[at], ((const int16_t *)rest.data)[i]);
+    return (double)fp32_whole(*param, *rest);
 }
 
-static void set_whole(struct ref_tensor param, int64_t at, struct ref_tensor rest, int64_t i, double x)
+static void set_whole(uint16_t *param, int16_t *rest, double x)
 {
-    const uint16_t h = bf16_from_f32((float)x);
-
-    ((uint16_t *)param.data)[at] = h;
-    ((int16_t *)rest.data)[i] = fp32_rest((float)x, h);
+    *param = bf16_from_f32((float)x);
+    *rest = fp32_rest((float)x, *param);
 }
 
 static int adamw(const struct ref_call *r)
@@ -46,6 +44,8 @@ static int adamw(const struct ref_call *r)
     const double lr = hyper[HYPER_LR + r->attrs->group], decay = hyper[HYPER_DECAY + r->attrs->group];
     const double factor = sum.data ? optimizer_clip_factor(ref_get(sum, 0), hyper) : 1;
     const bool halves = master.data && master.dtype == REST16;
+    uint16_t *bf16 = r->out[0]; /* the two halves */
+    int16_t *rest = r->out[3];
     const double b1 = hyper[HYPER_BETA1], b2 = hyper[HYPER_BETA2];
 
     for (int64_t i = 0; i < r->attrs->count; i++) {
@@ -55,13 +55,13 @@ static int adamw(const struct ref_call *r)
         const double second = b2 * ref_get(v, i) + (1 - b2) * grad * grad;
         const double step =
             first / hyper[HYPER_CORRECTION1] / (sqrt(second / hyper[HYPER_CORRECTION2]) + hyper[HYPER_EPSILON]);
-        double p = halves ? whole(param, at, master, i) : master.data ? ref_get(master, i) : ref_get(param, at);
+        double p = halves ? whole(bf16 + at, rest + i) : master.data ? ref_get(master, i) : ref_get(param, at);
 
         p -= lr * (step + decay * p);
         ref_set(m, i, first);
         ref_set(v, i, second);
         if (halves) {
-            set_whole(param, at, master, i, p);
+            set_whole(bf16 + at, rest + i, p);
             continue;
         }
         if (master.data)
