@@ -195,7 +195,7 @@ static int score_all(struct run *r, struct err *err)
         result = -1;
     else
         result = r->comm.all_reduce(&r->comm, values, n, F64, err);
-    for (int64_t i = 0; i < n && result == 0; i++) {
+    for (int64_t i = 0; i < n && values && result == 0; i++) {
         const bool second = i > 0 && w->record_of[i - 1] == w->record_of[i];
         w->scores.list[w->record_of[i]].value[second] = values[i];
     }
