@@ -130,6 +130,7 @@ static const struct bench_case {
     { "sumsq 12M", OP_SUMSQ, 0, 0, 0, false },
     { "grad_scale 12M", OP_GRAD_SCALE, 0, 0, 0, false },
     { "adamw 12M", OP_ADAMW, 0, 0, 0, false },
+    { "adamw8 12M", OP_ADAMW8, 0, 0, 0, false },
 };
 
 #define RANGE 12582912 /* parameters of a layer */
@@ -210,6 +211,8 @@ static int64_t extent(const struct options *o, const struct bench_case *c, char 
         return c->C ? c->C : 512;
     case 'P':
         return HYPER_N;
+    case 'Z':
+        return RANGE / STATE_BLOCK;
     default:
         return letter - '0';
     }
@@ -232,7 +235,7 @@ static enum dtype type_for(const struct options *o, char type)
 {
     const enum dtype working = o->dtype == 0 ? F32 : BF16;
 
-    return type == 'f' ? F32 : type == 'd' ? F64 : type == 'i' ? I32 : working;
+    return type == 'f' || type == 'm' ? F32 : type == 'd' ? F64 : type == 'i' ? I32 : type == 'q' ? I8 : working;
 }
 
 /* Numbers between -1 and 1, ids and spans that are in range, hyper-parameters that change little. */
@@ -245,7 +248,9 @@ static void fill(const struct options *o, const struct buffer *b, void *data, bo
         state = state * 1664525u + 1013904223u;
         const float x = (float)(int32_t)state / 2147483648.0f;
 
-        if (b->dtype == I32)
+        if (b->dtype == I8)
+            ((int8_t *)data)[i] = (int8_t)(state >> 24);
+        else if (b->dtype == I32)
             ((int32_t *)data)[i] = spans ? (i % 2 ? (int32_t)o->tokens : 0) : (int32_t)(state >> 17);
         else if (b->dtype == F64)
             ((double *)data)[i] = 1e-3;
@@ -270,6 +275,8 @@ static void *operand(struct bench *e, const struct options *o, const struct oper
     check(*index < 0, err);
     void *data = room((size_t)shape_count(&b.shape) * dtype_bytes(b.dtype));
     fill(o, &b, data, form->extent[0] == 'B');
+    for (int64_t i = 0; form->extent[0] == 'Z' && i < shape_count(&b.shape); i++) /* of second moments too */
+        ((float *)data)[i] = 1e-3f;
     return data;
 }
 
@@ -285,7 +292,8 @@ static void make_case(struct bench *e, const struct options *o, struct backend *
         e->in[i] = operand(e, o, &form.in[i], &s.in[i], err);
     for (int i = 0; i < form.n_out; i++)
         e->out[i] = operand(e, o, &form.out[i], &s.out[i], err);
-    const bool range = e->of->op == OP_SUMSQ || e->of->op == OP_GRAD_SCALE || e->of->op == OP_ADAMW;
+    const bool range =
+        e->of->op == OP_SUMSQ || e->of->op == OP_GRAD_SCALE || e->of->op == OP_ADAMW || e->of->op == OP_ADAMW8;
     s.pass = range ? PASS_UPDATE : PASS_FORWARD; /* the cost rules ask */
     s.attrs.heads = 16;
     s.attrs.relu = e->of->relu;

@@ -41,6 +41,7 @@ static const char *const forms[OP_N][2] = {
     [OP_SUMSQ] = { "v[~]", "+d[1]" },
     [OP_GRAD_SCALE] = { "d[1] d[P]", "v[~]" },
     [OP_ADAMW] = { "v[~] d[P] d?[1]", "v[~] f[~] f[~] m?[~]" },
+    [OP_ADAMW8] = { "v[~] d[P] d?[1]", "v[~] q[~] q[~] m?[~] f[Z] f[Z]" },
     [OP_EMA] = { "v[~]", "v[~]" },
 };
 
@@ -161,7 +162,7 @@ static int check_operand(struct checker *c, int index, const struct operand_form
 static int check_range(const struct checker *c, const struct op_form *form)
 {
     const struct op_attrs *a = &c->step->attrs;
-    const bool adamw = c->step->op == OP_ADAMW;
+    const bool adamw = c->step->op == OP_ADAMW || c->step->op == OP_ADAMW8;
 
     if (a->begin < 0 || a->count < 0 || (adamw && (a->group < 0 || a->group >= OPTIMIZER_GROUPS)))
         return err_set(c->err, ERR_RUN, "%s of elements %" PRId64 " and %" PRId64 " more, group %d",
@@ -171,6 +172,8 @@ static int check_range(const struct checker *c, const struct op_form *form)
         if (master->dtype == REST16 && param->dtype != BF16)
             return refuse(c, master, "it is what bf16 weights lack");
     }
+    if (c->step->op == OP_ADAMW8 && c->bound['Z'] < (a->count + STATE_BLOCK - 1) / STATE_BLOCK)
+        return refuse(c, &c->plan->buffers[c->step->out[4]], "blocks lack a scale");
     for (int i = 0; i < form->n_in + form->n_out; i++) {
         const bool out = i >= form->n_in;
         const struct operand_form *f = out ? &form->out[i - form->n_in] : &form->in[i];

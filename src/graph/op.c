@@ -133,6 +133,7 @@ static const struct op_rule rules[OP_N] = {
     [OP_SUMSQ] = { "sumsq", 1, 1, NULL, NULL, false },
     [OP_GRAD_SCALE] = { "grad_scale", 2, 1, NULL, NULL, false },
     [OP_ADAMW] = { "adamw", 3, 4, NULL, NULL, false },
+    [OP_ADAMW8] = { "adamw8", 3, 6, NULL, NULL, false },
     [OP_EMA] = { "ema", 1, 1, NULL, NULL, false },
     [OP_ALL_REDUCE] = { "all_reduce", 0, 1, NULL, NULL, false },
     [OP_REDUCE_SCATTER] = { "reduce_scatter", 0, 2, NULL, NULL, false },

@@ -44,6 +44,8 @@
  *  sumsq                 x                                          +sum[1] f64                               begin count
  *  grad_scale            sum[1] f64, hyper f64                      x, in place                               begin count
  *  adamw                 g, hyper f64, sum[1] f64|[]                param, m f32, v f32, master|[]            begin count group
+ *  adamw8                g, hyper f64, sum[1] f64|[]                param, m i8, v i8, master|[],             begin count group
+ *                                                                   m_scales[Z] f32, v_scales[Z] f32
  *  ema                   param                                      ema, in place                             begin count p
  *  all_reduce            -                                          x, in place                               begin count bucket
  *  reduce_scatter        -                                          g (own shard valid after), comm[R*bucket] bucket
@@ -72,7 +74,9 @@
  * sumsq: sum of squares of x[begin .. begin+count) in fp64. adamw, grad_scale: graph/optimizer.h has the formulas; the range
  * is of the flat tensors g and param, while m, v and master hold this rank's share and start at the range's begin.
  * master: fp32 weights, or with bf16 ones what they lack to be fp32 (REST16).
- * adamw with sum clips as it goes; without it, the gradient was scaled before.
+ * adamw with sum clips as it goes; without it, the gradient was scaled before. adamw8: the same on moments in the 8-bit codes
+ * of backend/dynamic8.h, signed for m, unsigned for v, a scale for each STATE_BLOCK elements of the share, Z = count /
+ * STATE_BLOCK rounded up. The weights move by the moments as they are before they are coded; all in fp32.
  * ema: ema = p ema + (1-p) param in the range, which is of both tensors; either may be fp32 or bf16. */
 #ifndef TUNEUP_GRAPH_OP_H
 #define TUNEUP_GRAPH_OP_H
@@ -118,6 +122,7 @@ enum op {
     OP_SUMSQ,
     OP_GRAD_SCALE,
     OP_ADAMW,
+    OP_ADAMW8,
     OP_EMA,
     OP_ALL_REDUCE,
     OP_REDUCE_SCATTER,
@@ -130,8 +135,10 @@ enum pair { PAIR_CHOSEN_BEGIN, PAIR_REJECTED_BEGIN, PAIR_TERMS, PAIR_CHOSEN_LAST
 
 #define INT8_GROUP 128 /* weights of a row that share a scale */
 
+#define STATE_BLOCK 256 /* moments in 8 bits that share a scale */
+
 #define OP_MAX_IN 7
-#define OP_MAX_OUT 4
+#define OP_MAX_OUT 6
 
 /* How a "+" output is written: overwritten; added to; or overwritten in the first micro-batch of an update and added to in
  * the later ones (the first writer of a parameter's gradient). */

@@ -14,17 +14,24 @@ static double bytes_of(const struct operand *o)
     return o->there ? (double)shape_count(&o->shape) * (double)dtype_bytes(o->dtype) : 0;
 }
 
-/* Ops on a range of a flat buffer touch that range alone, and optimizer state in shards. */
+/* Ops on a range of a flat buffer touch that range alone, and optimizer state in shards; scales are fewer. */
+static double touched_bytes(const struct plan *p, const struct op_step *s, int buffer)
+{
+    const int64_t count = buffer < 0 ? 0 : shape_count(&p->buffers[buffer].shape);
+
+    if (count <= 64)
+        return 0;
+    return (double)(count < s->attrs.count ? count : s->attrs.count) * (double)dtype_bytes(p->buffers[buffer].dtype);
+}
+
 static double range_bytes(const struct plan *p, const struct op_step *s)
 {
     double bytes = 0;
 
     for (int k = 0; k < OP_MAX_IN; k++)
-        if (s->in[k] >= 0 && shape_count(&p->buffers[s->in[k]].shape) > 64)
-            bytes += (double)s->attrs.count * (double)dtype_bytes(p->buffers[s->in[k]].dtype);
+        bytes += touched_bytes(p, s, s->in[k]);
     for (int k = 0; k < OP_MAX_OUT; k++)
-        if (s->out[k] >= 0 && shape_count(&p->buffers[s->out[k]].shape) > 64)
-            bytes += 2 * (double)s->attrs.count * (double)dtype_bytes(p->buffers[s->out[k]].dtype);
+        bytes += 2 * touched_bytes(p, s, s->out[k]);
     return bytes;
 }
 

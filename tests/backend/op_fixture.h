@@ -141,6 +141,8 @@ static inline int64_t extent_of(const struct sample *s, char letter, bool planne
         return s->attrs.heads;
     case 'P':
         return HYPER_N;
+    case 'Z':
+        return (s->attrs.count + STATE_BLOCK - 1) / STATE_BLOCK;
     default:
         return letter - '0';
     }
@@ -300,7 +302,8 @@ static inline void fill_hyper(struct fixture *f, int i)
 static inline void fill_operand(struct fixture *f, int i, struct rng *rng)
 {
     const struct operand_form *form = form_of(f, i);
-    const bool square = f->sample.op == OP_ADAMW && i == f->form.n_in + 2; /* v */
+    const bool moment = f->sample.op == OP_ADAMW && i == f->form.n_in + 2; /* v */
+    const bool square = moment || form->extent[0] == 'Z';
 
     if (!f->data[i])
         return;

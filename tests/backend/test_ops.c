@@ -4,7 +4,7 @@
 #include "backend/row_loss.h"
 
 /* Ops with neither a gradient nor one they are the gradient of that finite differences could see: own tests below. */
-static const enum op alone[] = { OP_ADD, OP_SUMSQ,        OP_GRAD_SCALE, OP_ADAMW,
+static const enum op alone[] = { OP_ADD, OP_SUMSQ,        OP_GRAD_SCALE, OP_ADAMW,    OP_ADAMW8,
                                  OP_EMA, OP_KV_ATTENTION, OP_QUANTIZE,   OP_LINEAR_Q8 };
 
 static const enum op by_comm[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER };

@@ -44,6 +44,7 @@ static const struct cpu_op *const ops[OP_N] = {
     [OP_SUMSQ] = &cpu_sumsq,
     [OP_GRAD_SCALE] = &cpu_grad_scale,
     [OP_ADAMW] = &cpu_adamw,
+    [OP_ADAMW8] = &cpu_adamw8,
     [OP_EMA] = &cpu_ema,
 };
 

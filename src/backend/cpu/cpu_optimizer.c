@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "backend/dynamic8.h"
 #include "graph/optimizer.h"
 
 SIMD_CLONES static double tile_squares(const float *x, int64_t n)
@@ -226,6 +227,172 @@ static int adamw_run(struct backend *b, const struct kernel *k, void *const *in,
     return 0;
 }
 
+/* The largest magnitude's bits: above those of infinity for what is no number. */
+SIMD_CLONES static uint32_t largest_bits(const float *x, int64_t n)
+{
+    uint32_t largest = 0;
+
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, &x[i], 4);
+        bits &= 0x7fffffffu;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest;
+}
+
+static float block_scale(const float *x, int64_t n)
+{
+    const uint32_t bits = largest_bits(x, n);
+    float largest;
+
+    memcpy(&largest, &bits, 4);
+    return dynamic8_scale(largest);
+}
+
+/* Codes of a block, as integers of the width of floats between: the same number of lanes in each loop. */
+SIMD_CLONES static void decode_m(float *restrict m, const int8_t *restrict q, float scale, int64_t n)
+{
+    int32_t wide[STATE_BLOCK];
+
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        wide[i] = q[i];
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        m[i] = dynamic8_signed(wide[i], scale);
+}
+
+SIMD_CLONES static void decode_v(float *restrict v, const uint8_t *restrict q, float scale, int64_t n)
+{
+    int32_t wide[STATE_BLOCK];
+
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        wide[i] = q[i];
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        v[i] = dynamic8_unsigned(wide[i], scale);
+}
+
+SIMD_CLONES static void encode_m(int8_t *restrict q, const float *restrict m, float inverse, int64_t n)
+{
+    int32_t wide[STATE_BLOCK];
+
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        wide[i] = dynamic8_to_signed(m[i], inverse);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        q[i] = (int8_t)wide[i];
+}
+
+SIMD_CLONES static void encode_v(uint8_t *restrict q, const float *restrict v, float inverse, int64_t n)
+{
+    int32_t wide[STATE_BLOCK];
+
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        wide[i] = dynamic8_to_unsigned(v[i], inverse);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        q[i] = (uint8_t)wide[i];
+}
+
+/* Blocks of the share from element i on, n elements. */
+static void decode_moments(const struct cpu_call *a, int64_t i, int64_t n, float *m, float *v)
+{
+    for (int64_t k = 0; k < n; k += STATE_BLOCK) {
+        const int64_t count = n - k < STATE_BLOCK ? n - k : STATE_BLOCK, block = (i + k) / STATE_BLOCK;
+
+        decode_m(m + k, (const int8_t *)a->out[1] + i + k, ((const float *)a->out[4])[block], count);
+        decode_v(v + k, (const uint8_t *)a->out[2] + i + k, ((const float *)a->out[5])[block], count);
+    }
+}
+
+static void encode_moments(const struct cpu_call *a, int64_t i, int64_t n, const float *m, const float *v)
+{
+    for (int64_t k = 0; k < n; k += STATE_BLOCK) {
+        const int64_t count = n - k < STATE_BLOCK ? n - k : STATE_BLOCK, block = (i + k) / STATE_BLOCK;
+        const float m_scale = block_scale(m + k, count), v_scale = block_scale(v + k, count);
+        int8_t *mq = (int8_t *)a->out[1] + i + k;
+        uint8_t *vq = (uint8_t *)a->out[2] + i + k;
+
+        ((float *)a->out[4])[block] = m_scale;
+        ((float *)a->out[5])[block] = v_scale;
+        if (m_scale > 0)
+            encode_m(mq, m + k, 1 / m_scale, count);
+        else
+            memset(mq, 0, (size_t)count);
+        if (v_scale > 0)
+            encode_v(vq, v + k, 1 / v_scale, count);
+        else
+            memset(vq, 0, (size_t)count);
+    }
+}
+
+/* n weights from element i of the share on as fp32: in place, or in buffer. */
+static float *weights_load(const struct cpu_call *a, int64_t i, int64_t n, float *buffer)
+{
+    const int64_t at = a->attrs->begin + i;
+    void *master = a->out[3];
+
+    if (master && kernel_out(a->kernel, 3)->dtype == REST16) {
+        whole_tile(buffer, (const uint16_t *)a->out[0] + at, (const int16_t *)master + i, n);
+        return buffer;
+    }
+    if (master)
+        return (float *)master + i;
+    if (a->type != F32)
+        simd_from_bf16(buffer, (const uint16_t *)a->out[0] + at, n);
+    return simd_room(a->out[0], a->type, at, buffer);
+}
+
+static void weights_store(const struct cpu_call *a, int64_t i, int64_t n, const float *p)
+{
+    const int64_t at = a->attrs->begin + i;
+    void *master = a->out[3];
+
+    if (master && kernel_out(a->kernel, 3)->dtype == REST16)
+        halves_tile((uint16_t *)a->out[0] + at, (int16_t *)master + i, p, n);
+    else if (master && a->type == F32)
+        memcpy((float *)a->out[0] + at, p, (size_t)n * sizeof *p);
+    else
+        simd_store(a->out[0], a->type, at, n, p);
+}
+
+/* Parts and tiles are whole blocks, but for the last. */
+static void adamw8_part(const struct cpu_call *a, int part)
+{
+    const struct simd_part range = simd_part(a->attrs->count, STATE_BLOCK, part, a->parts);
+    const enum dtype g_type = kernel_in(a->kernel, 0)->dtype;
+    const struct adamw h = adamw_of(a);
+    float g_buffer[SIMD_TILE], p_buffer[SIMD_TILE], m[SIMD_TILE], v[SIMD_TILE];
+
+    for (int64_t i = range.begin; i < range.end; i += SIMD_TILE) {
+        const int64_t n = range.end - i < SIMD_TILE ? range.end - i : SIMD_TILE;
+        const float *g = simd_load(a->in[0], g_type, a->attrs->begin + i, n, g_buffer);
+        float *p = weights_load(a, i, n, p_buffer);
+
+        decode_moments(a, i, n, m, v);
+        adamw_tile(&h, g, p, m, v, n);
+        weights_store(a, i, n, p);
+        encode_moments(a, i, n, m, v);
+    }
+}
+
+static int adamw8_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                      const struct run_context *c, struct err *err)
+{
+    const struct cpu_call a = cpu_call(b, k, in, out, scratch, c, 0, 0);
+
+    (void)err;
+    cpu_parts(&a, adamw8_part);
+    return 0;
+}
+
 SIMD_CLONES static void ema_tile(float *restrict average, const float *restrict param, float decay, float rest,
                                  int64_t n)
 {
@@ -263,4 +430,5 @@ static int ema_run(struct backend *b, const struct kernel *k, void *const *in, v
 }
 
 const struct cpu_op cpu_sumsq = { sumsq_prepare, sumsq_run }, cpu_grad_scale = { cpu_no_scratch, scale_run },
-                    cpu_adamw = { cpu_no_scratch, adamw_run }, cpu_ema = { cpu_no_scratch, ema_run };
+                    cpu_adamw = { cpu_no_scratch, adamw_run }, cpu_adamw8 = { cpu_no_scratch, adamw8_run },
+                    cpu_ema = { cpu_no_scratch, ema_run };

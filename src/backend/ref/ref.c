@@ -37,6 +37,7 @@ static const struct ref_op *const ops[OP_N] = {
     [OP_SUMSQ] = &ref_sumsq,
     [OP_GRAD_SCALE] = &ref_grad_scale,
     [OP_ADAMW] = &ref_adamw,
+    [OP_ADAMW8] = &ref_adamw8,
     [OP_EMA] = &ref_ema,
 };
 

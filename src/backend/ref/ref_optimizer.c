@@ -1,6 +1,7 @@
 /* The norm of the gradient, clipping by it, and AdamW: graph/optimizer.h has the formulas. And the average of weights. */
 #include "backend/ref/ref.h"
 
+#include "backend/dynamic8.h"
 #include "graph/optimizer.h"
 
 static int sumsq(const struct ref_call *r)
@@ -71,6 +72,81 @@ static int adamw(const struct ref_call *r)
     return 0;
 }
 
+/* Weight i of the share, in fp32: of the master copy, of the two halves, or the parameter itself. */
+static float weight(const struct ref_call *r, int64_t i)
+{
+    const struct ref_tensor param = ref_out(r, 0), master = ref_out(r, 3);
+    const int64_t at = r->attrs->begin + i;
+
+    if (master.data && master.dtype == REST16)
+        return (float)whole((const uint16_t *)param.data + at, (const int16_t *)master.data + i);
+    return (float)(master.data ? ref_get(master, i) : ref_get(param, at));
+}
+
+static void set_weight(const struct ref_call *r, int64_t i, float p)
+{
+    const struct ref_tensor param = ref_out(r, 0), master = ref_out(r, 3);
+    const int64_t at = r->attrs->begin + i;
+
+    if (master.data && master.dtype == REST16) {
+        set_whole((uint16_t *)param.data + at, (int16_t *)master.data + i, (double)p);
+        return;
+    }
+    if (master.data)
+        ref_set(master, i, (double)p);
+    ref_set(param, at, (double)p);
+}
+
+static float largest_of(const float *x, int64_t n)
+{
+    float largest = 0;
+
+    for (int64_t i = 0; i < n; i++)
+        largest = isfinite(x[i]) ? fmaxf(largest, fabsf(x[i])) : INFINITY; /* which no later one is above */
+    return largest;
+}
+
+/* Elements first .. first+n-1 of the share, one block; fp32 in the order of the formula, as the op asks. */
+static void adamw8_block(const struct ref_call *r, int64_t first, int64_t n)
+{
+    const struct ref_tensor g = ref_in(r, 0), sum = ref_in(r, 2), m_scales = ref_out(r, 4), v_scales = ref_out(r, 5);
+    const double *hyper = r->in[1];
+    const float clip = sum.data ? (float)optimizer_clip_factor(ref_get(sum, 0), hyper) : 1.0f;
+    const float lr = (float)hyper[HYPER_LR + r->attrs->group], decay = (float)hyper[HYPER_DECAY + r->attrs->group];
+    const float b1 = (float)hyper[HYPER_BETA1], rest1 = (float)(1 - hyper[HYPER_BETA1]);
+    const float b2 = (float)hyper[HYPER_BETA2], rest2 = (float)(1 - hyper[HYPER_BETA2]);
+    const float inverse1 = (float)(1 / hyper[HYPER_CORRECTION1]), inverse2 = (float)(1 / hyper[HYPER_CORRECTION2]);
+    int8_t *mq = (int8_t *)r->out[1] + first;
+    uint8_t *vq = (uint8_t *)r->out[2] + first;
+    const int64_t block = first / STATE_BLOCK;
+    const float m_old = (float)ref_get(m_scales, block), v_old = (float)ref_get(v_scales, block);
+    float m[STATE_BLOCK], v[STATE_BLOCK];
+
+    for (int64_t i = 0; i < n; i++) {
+        const float grad = (float)ref_get(g, r->attrs->begin + first + i) * clip;
+        const float p = weight(r, first + i);
+
+        m[i] = b1 * dynamic8_signed(mq[i], m_old) + rest1 * grad;
+        v[i] = b2 * dynamic8_unsigned(vq[i], v_old) + rest2 * grad * grad;
+        const float step = m[i] * inverse1 / (sqrtf(v[i] * inverse2) + (float)hyper[HYPER_EPSILON]);
+        set_weight(r, first + i, p - lr * (step + decay * p));
+    }
+    const float m_scale = dynamic8_scale(largest_of(m, n)), v_scale = dynamic8_scale(largest_of(v, n));
+    for (int64_t i = 0; i < n; i++) {
+        mq[i] = (int8_t)(m_scale > 0 ? dynamic8_to_signed(m[i], 1 / m_scale) : 0);
+        vq[i] = (uint8_t)(v_scale > 0 ? dynamic8_to_unsigned(v[i], 1 / v_scale) : 0);
+    }
+    ref_set(m_scales, block, (double)m_scale);
+    ref_set(v_scales, block, (double)v_scale);
+}
+
+static int adamw8(const struct ref_call *r)
+{
+    for (int64_t i = 0; i < r->attrs->count; i += STATE_BLOCK)
+        adamw8_block(r, i, r->attrs->count - i < STATE_BLOCK ? r->attrs->count - i : STATE_BLOCK);
+    return 0;
+}
+
 static int ema(const struct ref_call *r)
 {
     const struct ref_tensor param = ref_in(r, 0), average = ref_out(r, 0);
@@ -82,4 +158,4 @@ static int ema(const struct ref_call *r)
 }
 
 const struct ref_op ref_sumsq = { sumsq, NULL }, ref_grad_scale = { grad_scale, NULL }, ref_adamw = { adamw, NULL },
-                    ref_ema = { ema, NULL };
+                    ref_adamw8 = { adamw8, NULL }, ref_ema = { ema, NULL };
