@@ -30,7 +30,7 @@ static int master_of(const struct plan *p, int flat, int64_t *begin)
     for (int g = 0; g < p->n_programs; g++)
         for (int i = 0; i < p->programs[g].n_steps; i++) {
             const struct op_step *s = &p->programs[g].steps[i];
-            if (s->op == OP_ADAMW && s->out[0] == flat) {
+            if ((s->op == OP_ADAMW || s->op == OP_ADAMW8) && s->out[0] == flat) {
                 *begin = s->attrs.begin;
                 return s->out[3];
             }

@@ -23,6 +23,7 @@ const struct technique_word technique_words[] = {
     { "flash_attention", "--flash_attention", "--no-flash_attention", true, 1, NULL },
     { "fused_kernels", "--fused_kernels", "--no-fused_kernels", true, 1, NULL },
     { "norm_recompute", "--recompute_norms", "--no-recompute_norms", true, 1, NULL },
+    { "optimizer8", "--optimizer_bits=8", "--optimizer_bits=32", false, 1, NULL },
     { "int8", "--int8_generation", "--no-int8_generation", false, 1, "ppo" },
     { "frozen_bf16", "--frozen_dtype=bf16", "--frozen_dtype=fp32", false, 1, "ppo" },
     { 0 },
@@ -293,7 +294,7 @@ static int check_technique(const char *word, const char *phase, const struct tec
     err_set(err, ERR_USAGE, "unknown technique \"%.60s\"", word);
     return err_hint(err,
                     "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, chunked_loss, "
-                    "flash_attention, fused_kernels, norm_recompute, and int8 and frozen_bf16 of PPO.",
+                    "flash_attention, fused_kernels, norm_recompute, optimizer8, and int8 and frozen_bf16 of PPO.",
                     nearest);
 }
 

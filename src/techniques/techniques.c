@@ -4,7 +4,8 @@
 #include <string.h>
 
 extern const struct technique technique_bf16, technique_flash_attention, technique_chunked_loss,
-    technique_fused_kernels, technique_recompute, technique_norm_recompute, technique_zero, technique_int8;
+    technique_fused_kernels, technique_recompute, technique_norm_recompute, technique_zero, technique_optimizer8,
+    technique_int8;
 
 const struct technique *const techniques[] = {
     &technique_flash_attention,
@@ -14,6 +15,7 @@ const struct technique *const techniques[] = {
     &technique_recompute,
     &technique_norm_recompute,
     &technique_zero,
+    &technique_optimizer8,
     &technique_int8,
     NULL,
 };

@@ -24,6 +24,7 @@ static const struct {
     { "gradient_checkpointing", "--gradient_checkpointing", 1 },
     { "norm_recompute", "--recompute_norms", 1 },
     { "zero", "--zero_stage 1", 2 },
+    { "optimizer8", "--optimizer_bits 8", 1 },
     { "int8", "--int8_generation", 1 }, /* touches decoding alone: here, that it does no more */
 };
 #define ALL_OFF "--no-flash_attention --no-chunked_loss --no-fused_kernels --no-recompute_norms "
@@ -70,7 +71,7 @@ static void fill_masters(struct engine *e)
 
     for (int i = 0; i < e->plan.programs[update].n_steps; i++) {
         const struct op_step *s = &e->plan.programs[update].steps[i];
-        if (s->op != OP_ADAMW || s->out[3] < 0)
+        if ((s->op != OP_ADAMW && s->op != OP_ADAMW8) || s->out[3] < 0)
             continue;
         memset(exec_address(&e->exec, s->out[3]), 0, (size_t)s->attrs.count * sizeof(int16_t));
     }

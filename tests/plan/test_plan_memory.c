@@ -63,6 +63,25 @@ TEST(zero_shards_state)
     plan_free(&p);
 }
 
+/* A byte for each moment and 1/64 of one for its scale; biases and norms, 0.08 % of the weights, stay in fp32. */
+TEST(moments_in_8_bits_are_counted_with_their_scales)
+{
+    struct plan p;
+
+    plan_of(test_state, &p, "--optimizer_bits 8", 1, "opt-350m");
+    CHECK_NEAR((double)p.kind_bytes[KIND_OPTIMIZER] / PARAMETERS, 2.03125, 0.006);
+    CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 4 * PARAMETERS, 256);
+    plan_free(&p);
+    plan_of(test_state, &p, "--optimizer_bits 8 --zero_stage 1 --dtype bf16", 3, "opt-350m");
+    CHECK_NEAR((double)p.kind_bytes[KIND_OPTIMIZER] / PARAMETERS, 2.03125 / 3, 0.002);
+    for (int i = 0; i < p.programs[plan_find_program(&p, "", "update")].n_steps; i++) {
+        const struct op_step *s = &p.programs[plan_find_program(&p, "", "update")].steps[i];
+        if (s->op == OP_ADAMW8)
+            CHECK_EQ(p.buffers[s->out[4]].count, (s->attrs.count + STATE_BLOCK - 1) / STATE_BLOCK);
+    }
+    plan_free(&p);
+}
+
 /* Each technique alone lowers what it is for, against the plain plan. */
 TEST(each_technique_lowers_what_it_is_for)
 {
@@ -98,5 +117,6 @@ TEST(work_is_the_models)
     plan_free(&p);
 }
 
-TEST_MAIN(CASE(state_is_counted_to_the_parameter), CASE(zero_shards_state), CASE(each_technique_lowers_what_it_is_for),
+TEST_MAIN(CASE(state_is_counted_to_the_parameter), CASE(zero_shards_state),
+          CASE(moments_in_8_bits_are_counted_with_their_scales), CASE(each_technique_lowers_what_it_is_for),
           CASE(work_is_the_models))

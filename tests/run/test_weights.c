@@ -88,7 +88,7 @@ static const int16_t *rest_of_head(const struct plan *p, const struct exec *e)
     for (int g = 0; g < p->n_programs; g++)
         for (int i = 0; i < p->programs[g].n_steps; i++) {
             const struct op_step *s = &p->programs[g].steps[i];
-            if (s->op == OP_ADAMW && s->out[0] == head->parent)
+            if ((s->op == OP_ADAMW || s->op == OP_ADAMW8) && s->out[0] == head->parent)
                 return (const int16_t *)exec_address(e, s->out[3]) + (head->parent_begin - s->attrs.begin);
         }
     return NULL;
