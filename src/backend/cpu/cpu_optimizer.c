@@ -259,7 +259,7 @@ SIMD_CLONES static void decode_m(float *restrict m, const int8_t *restrict q, fl
 
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
-        wide[i] = q[i];
+        wide[i] = (int32_t)q[i];
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
         m[i] = dynamic8_signed(wide[i], scale);

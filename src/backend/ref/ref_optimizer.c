@@ -77,9 +77,11 @@ static float weight(const struct ref_call *r, int64_t i)
 {
     const struct ref_tensor param = ref_out(r, 0), master = ref_out(r, 3);
     const int64_t at = r->attrs->begin + i;
+    const uint16_t *bf16 = r->out[0]; /* the two halves */
+    const int16_t *rest = r->out[3];
 
-    if (master.data && master.dtype == REST16)
-        return (float)whole((const uint16_t *)param.data + at, (const int16_t *)master.data + i);
+    if (rest && master.dtype == REST16)
+        return (float)whole(bf16 + at, rest + i);
     return (float)(master.data ? ref_get(master, i) : ref_get(param, at));
 }
 
@@ -87,9 +89,11 @@ static void set_weight(const struct ref_call *r, int64_t i, float p)
 {
     const struct ref_tensor param = ref_out(r, 0), master = ref_out(r, 3);
     const int64_t at = r->attrs->begin + i;
+    uint16_t *bf16 = r->out[0];
+    int16_t *rest = r->out[3];
 
-    if (master.data && master.dtype == REST16) {
-        set_whole((uint16_t *)param.data + at, (int16_t *)master.data + i, (double)p);
+    if (rest && master.dtype == REST16) {
+        set_whole(bf16 + at, rest + i, (double)p);
         return;
     }
     if (master.data)
