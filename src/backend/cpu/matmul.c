@@ -20,6 +20,8 @@ struct product {
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, bias, c, scratch;
     size_t scratch_bytes;
+    size_t most_bytes[2]; /* the most that it or one of smaller M (or, the second, K) wants, once asked */
+    bool asked[2];
     struct product *next;
 };
 
@@ -119,13 +121,13 @@ static dnnl_status_t describe(const struct matmul_shape *s, struct descs *d, dnn
     return status;
 }
 
-static dnnl_status_t make_attr(const struct matmul_shape *s, dnnl_scratchpad_mode_t mode, dnnl_primitive_attr_t *out)
+static dnnl_status_t make_attr(const struct matmul_shape *s, dnnl_primitive_attr_t *out)
 {
     dnnl_post_ops_t ops = NULL;
     dnnl_status_t status = dnnl_primitive_attr_create(out);
 
     if (status == dnnl_success)
-        status = dnnl_primitive_attr_set_scratchpad_mode(*out, mode);
+        status = dnnl_primitive_attr_set_scratchpad_mode(*out, dnnl_scratchpad_mode_user);
     if (status == dnnl_success)
         status = dnnl_post_ops_create(&ops);
     if (status == dnnl_success && s->add)
@@ -154,18 +156,28 @@ static dnnl_status_t make_memory(struct matmul *m, struct product *p, const stru
     return status;
 }
 
-static dnnl_status_t make(struct matmul *m, struct product *p, dnnl_scratchpad_mode_t mode)
+static dnnl_status_t plan_product(const struct matmul *m, const struct matmul_shape *s, struct descs *d,
+                                  dnnl_primitive_desc_t *out)
 {
-    struct descs d;
     dnnl_matmul_desc_t desc;
     dnnl_primitive_attr_t attr = NULL;
-    dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t status = describe(&p->shape, &d, &desc);
+    dnnl_status_t status = describe(s, d, &desc);
 
     if (status == dnnl_success)
-        status = make_attr(&p->shape, mode, &attr);
+        status = make_attr(s, &attr);
     if (status == dnnl_success)
-        status = dnnl_primitive_desc_create(&pd, &desc, attr, m->engine, NULL);
+        status = dnnl_primitive_desc_create(out, &desc, attr, m->engine, NULL);
+    if (attr)
+        dnnl_primitive_attr_destroy(attr);
+    return status;
+}
+
+static dnnl_status_t make(struct matmul *m, struct product *p)
+{
+    struct descs d;
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_status_t status = plan_product(m, &p->shape, &d, &pd);
+
     if (status == dnnl_success)
         status = dnnl_primitive_create(&p->primitive, pd);
     if (status == dnnl_success) {
@@ -176,8 +188,6 @@ static dnnl_status_t make(struct matmul *m, struct product *p, dnnl_scratchpad_m
     }
     if (pd)
         dnnl_primitive_desc_destroy(pd);
-    if (attr)
-        dnnl_primitive_attr_destroy(attr);
     return status;
 }
 
@@ -238,11 +248,8 @@ static struct product *find(struct matmul *m, const struct matmul_shape *s, size
 {
     struct product *p = take(m, s);
 
-    if (p && p->scratch_bytes > scratch_max) {
-        release(p);
-        p = NULL;
-    }
     if (p) {
+        MUST(p->scratch_bytes <= scratch_max);
         keep_first(m, p);
         return p;
     }
@@ -250,24 +257,60 @@ static struct product *find(struct matmul *m, const struct matmul_shape *s, size
     if (!p)
         return NULL;
     p->shape = *s;
-    dnnl_status_t status = make(m, p, dnnl_scratchpad_mode_user);
-    if (status == dnnl_success && p->scratch_bytes > scratch_max) { /* a smaller shape that wants more: its own */
-        release(p);
-        p = mem_array(1, 1, sizeof *p, MEM_OTHER, err);
-        if (!p)
-            return NULL;
-        p->shape = *s;
-        status = make(m, p, dnnl_scratchpad_mode_library);
-    }
+    const dnnl_status_t status = make(m, p);
     if (status != dnnl_success) {
         release(p);
         failed_product(err, "make a matrix product", status, s);
         return NULL;
     }
+    MUST(p->scratch_bytes <= scratch_max);
     if (m->n_kept >= KEPT_MAX)
         drop_last(m);
     keep_first(m, p);
     return p;
+}
+
+static void raise(size_t *bytes, size_t to)
+{
+    if (to > *bytes)
+        *bytes = to;
+}
+
+static dnnl_status_t raise_to(const struct matmul *m, const struct matmul_shape *s, size_t *bytes)
+{
+    struct matmul_shape form = *s;
+    dnnl_status_t status = dnnl_success;
+
+    for (int adds = 0; adds <= (int)s->add && status == dnnl_success; adds++) {
+        struct descs d;
+        dnnl_primitive_desc_t pd = NULL;
+
+        form.add = adds;
+        status = plan_product(m, &form, &d, &pd);
+        if (status == dnnl_success)
+            raise(bytes, dnnl_memory_desc_get_size(dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0)));
+        if (pd)
+            dnnl_primitive_desc_destroy(pd);
+    }
+    return status;
+}
+
+/* Raises *bytes to what any product wants that differs from s in having fewer rows (K if `depth`, else M) or in adding
+ * nothing. oneDNN blocks each number of rows in its own way, and fewer may well want more, on AMX up to 15 times as much;
+ * so each is asked, 20 us long. What wants nothing for one row and for all of them never does. */
+static dnnl_status_t most_scratch(const struct matmul *m, const struct matmul_shape *s, bool depth, size_t *bytes)
+{
+    struct matmul_shape fewer = *s;
+    int64_t *rows = depth ? &fewer.K : &fewer.M;
+    const int64_t all = *rows;
+    dnnl_status_t status = raise_to(m, &fewer, bytes);
+
+    for (*rows = 1; *rows < all && status == dnnl_success; ++*rows) {
+        if (*rows == 2 && *bytes == 0)
+            break;
+        status = raise_to(m, &fewer, bytes);
+    }
+    return status;
 }
 
 /* oneDNN's arguments are not const, yet it writes to c and scratch alone. */
@@ -563,10 +606,40 @@ static enum way way_of(const struct matmul *m, const struct matmul_shape *s)
     return s->a_transposed && m->ways.transpose_first ? WAY_TRANSPOSED : WAY_VENDOR;
 }
 
-static void raise(size_t *bytes, size_t to)
+/* Makes a product and raises *scratch_bytes to `own` and what oneDNN wants for it or for fewer rows. */
+static int prepare(struct matmul *m, const struct matmul_shape *s, bool depth, size_t own, size_t *scratch_bytes,
+                   struct err *err)
 {
-    if (to > *bytes)
-        *bytes = to;
+    struct product *p = find(m, s, SIZE_MAX, err);
+
+    if (!p)
+        return -1;
+    if (!p->asked[depth]) {
+        const dnnl_status_t status = most_scratch(m, s, depth, &p->most_bytes[depth]);
+
+        if (status != dnnl_success)
+            return failed_product(err, "tell the scratch of a matrix product", status, s);
+        p->asked[depth] = true;
+    }
+    raise(scratch_bytes, own + p->most_bytes[depth]);
+    return 0;
+}
+
+/* The panels that widened runs: whole ones, and what is left of an extent. Fewer rows are cut into pieces of any size. */
+static int prepare_panels(struct matmul *m, const struct matmul_shape *s, size_t *scratch_bytes, struct err *err)
+{
+    const bool depth = s->a_transposed;
+    const int64_t rows = smaller(depth ? s->K : s->M, PANEL), other = depth ? s->M : s->K;
+
+    for (int i = 0; i < 4; i++) {
+        const int64_t n = i & 1 ? s->N % piece_of(s->N) : piece_of(s->N);
+        const int64_t o = i & 2 ? other % piece_of(other) : piece_of(other);
+        const struct matmul_shape part = panel_shape(s, depth ? o : rows, n, depth ? rows : o, true);
+
+        if (n > 0 && o > 0 && prepare(m, &part, depth, panels_bytes(s), scratch_bytes, err) != 0)
+            return -1;
+    }
+    return 0;
 }
 
 int matmul_prepare(struct matmul *m, const struct matmul_shape *s, size_t *scratch_bytes, struct err *err)
@@ -575,21 +648,19 @@ int matmul_prepare(struct matmul *m, const struct matmul_shape *s, size_t *scrat
     struct matmul_shape part = *s;
     size_t own = 0;
 
+    if (way == WAY_WIDENED)
+        return prepare_panels(m, s, scratch_bytes, err);
     if (s->ab == F32 && may_be_unpacked(m, s)) {
         own = turned_bytes(s);
-    } else if (way == WAY_WIDENED) {
-        own = panels_bytes(s);
-        part = panel_shape(s, piece_of(s->M), piece_of(s->N), piece_of(s->K), false);
     } else if (way == WAY_TRANSPOSED) {
         own = transposed_bytes(s);
         part.a_transposed = false;
+        part.M = s->M % TRANSPOSED_MAX;
+        if (part.M > 0 && prepare(m, &part, true, own, scratch_bytes, err) != 0)
+            return -1;
         part.M = smaller(s->M, TRANSPOSED_MAX);
     }
-    const struct product *p = find(m, &part, SIZE_MAX, err);
-    if (!p)
-        return -1;
-    raise(scratch_bytes, own + p->scratch_bytes);
-    return 0;
+    return prepare(m, &part, s->a_transposed, own, scratch_bytes, err);
 }
 
 int matmul_run(struct matmul *m, const struct matmul_shape *s, const void *a, const void *b, const void *bias, void *c,

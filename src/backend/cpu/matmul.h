@@ -57,8 +57,8 @@ struct matmul_ways {
 struct matmul_ways matmul_ways(const struct matmul *m);
 void matmul_set_ways(struct matmul *m, struct matmul_ways ways);
 
-/* Makes the product and adds nothing to *scratch_bytes but raises it to what matmul_run will want. The extent that
- * varies from run to run (M, or K of a transposed a) may later be smaller within the same scratch. */
+/* Makes the product and raises *scratch_bytes to what matmul_run will want at most: the extent that varies from run to run
+ * (M, or K of a transposed a) may later be smaller, and nothing be added. */
 int matmul_prepare(struct matmul *m, const struct matmul_shape *s, size_t *scratch_bytes, struct err *err);
 /* bias is NULL without one. scratch: 64-byte aligned, scratch_bytes as prepared. No operand overlaps another. */
 int matmul_run(struct matmul *m, const struct matmul_shape *s, const void *a, const void *b, const void *bias, void *c,
