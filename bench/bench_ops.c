@@ -4,7 +4,8 @@
  *
  * The peaks come first: multiply-adds out of the first-level cache, plain reading, a large square product. Then each op:
  * milliseconds, GFLOP/s (by the op's own cost rule) and their share of the square product's, GB/s (each operand counted
- * once). All cases run in turn, round after round, and the medians are shown: a neighbour's load then falls on all alike. */
+ * once). All cases run in turn, round after round, and the medians are shown, and the best: a neighbour's load then falls on
+ * all alike. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -26,7 +27,7 @@ struct options {
     int dtype;
     int64_t threads, rounds, rows, tokens, chunk;
     const char *only;
-    bool native_bf16, transpose_first;
+    bool native_bf16, transpose_first, compare;
 };
 
 static const struct option table[] = {
@@ -92,6 +93,11 @@ static const struct option table[] = {
       .offset = offsetof(struct options, transpose_first),
       .value = NULL,
       .help = "with --native_bf16: transpose dY before a weight gradient" },
+    { .name = "compare",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct options, compare),
+      .value = NULL,
+      .help = "each product by oneDNN as well: * after its name" },
     { 0 },
 };
 
@@ -140,6 +146,8 @@ struct bench {
     struct plan plan;
     struct kernel kernel;
     bool there;
+    struct matmul_ways ways;
+    bool vendor; /* compared with */
     void *in[OP_MAX_IN], *out[OP_MAX_OUT];
     double seconds[ROUNDS_MAX];
 };
@@ -304,6 +312,7 @@ static void make_case(struct bench *e, const struct options *o, struct backend *
     check(plan_add_program(&e->plan, "", "train", o->rows, o->tokens, err) < 0, err);
     check(plan_insert(&e->plan, 0, 0, &s, err), err);
     cost_fill(&e->plan);
+    matmul_set_ways(cpu_of(b)->matmul, e->ways);
     e->there = b->prepare(b, &e->plan, &e->plan.programs[0].steps[0], &e->kernel, err) == 0;
     if (!e->there)
         fprintf(stderr, "%s: %s\n", e->of->name, err->what);
@@ -397,6 +406,7 @@ static double time_square(struct square *s, const struct options *o, struct matm
 static double time_case(struct bench *e, const struct options *o, struct backend *b, void *scratch, struct err *err)
 {
     const struct run_context c = { .B = o->rows, .T = o->tokens, .row_step = 1, .training = true, .first_micro = true };
+    matmul_set_ways(cpu_of(b)->matmul, e->ways);
     const double begin = now_s(o);
 
     check(b->run(b, &e->kernel, e->in, e->out, scratch, &c, err), err);
@@ -408,12 +418,12 @@ static void print_case(struct bench *e, const struct options *o, double square)
     const struct op_cost *cost = &e->plan.programs[0].steps[0].cost;
     const double t = median(e->seconds, o->rounds);
 
-    printf("%-27s %9.2f", e->of->name, t * 1e3);
+    printf("%-26s%c %9.2f", e->of->name, e->vendor ? '*' : ' ', t * 1e3);
     if (cost->flops > 0)
         printf(" %9.1f %6.0f %%", cost->flops / t * 1e-9, 100 * cost->flops / t / square);
     else
         printf(" %9s %8s", "-", "-");
-    printf(" %8.1f\n", cost->bytes_moved / t * 1e-9);
+    printf(" %8.1f %9.2f\n", cost->bytes_moved / t * 1e-9, e->seconds[0] * 1e3); /* median has sorted them */
 }
 
 static void run_rounds(struct bench *all, int n, const struct options *o, struct backend *b, struct err *err)
@@ -432,8 +442,8 @@ static void run_rounds(struct bench *all, int n, const struct options *o, struct
                 all[i].seconds[round < 0 ? 0 : round] = time_case(&all[i], o, b, scratch, err);
     }
     const double peak = 2.0 * 2048 * 2048 * 2048 / median(square.seconds, o->rounds);
-    printf("%-27s %9.2f %9.1f\n\n%-27s %9s %9s %8s %8s\n", "product of 2048 x 2048",
-           square.seconds[o->rounds / 2] * 1e3, peak * 1e-9, "", "ms", "GFLOP/s", "of it", "GB/s");
+    printf("%-27s %9.2f %9.1f\n\n%-27s %9s %9s %8s %8s %9s\n", "product of 2048 x 2048",
+           square.seconds[o->rounds / 2] * 1e3, peak * 1e-9, "", "ms", "GFLOP/s", "of it", "GB/s", "best ms");
     for (int i = 0; i < n; i++)
         if (all[i].there)
             print_case(&all[i], o, peak);
@@ -450,7 +460,7 @@ int main(int argc, char **argv)
     struct err err = { 0 };
     const struct option_set set = { .title = "bench_ops", .options = table, .values = &o };
     struct option_given given[16];
-    struct bench all[COUNT_OF(cases)] = { 0 };
+    struct bench all[2 * COUNT_OF(cases)] = { 0 };
     struct backend b;
     int n = 0, n_given, n_words;
 
@@ -459,14 +469,20 @@ int main(int argc, char **argv)
     if (o.threads == 0)
         o.threads = omp_get_num_procs();
     check(backend_cpu_open(&b, (int)o.threads, &err), &err);
-    if (o.native_bf16)
-        matmul_set_ways(cpu_of(&b)->matmul, (struct matmul_ways){ true, o.transpose_first });
+    const struct matmul_ways vendor = { .native_bf16 = true,
+                                        .transpose_first = o.native_bf16 ? o.transpose_first : true };
+    const struct matmul_ways ways = o.native_bf16 ? vendor : matmul_ways(cpu_of(&b)->matmul);
+    matmul_set_ways(cpu_of(&b)->matmul, ways);
     printf("%s; %s, %" PRId64 " x %" PRId64 " tokens, loss by %" PRId64 " rows, medians of %" PRId64 "\n", b.describe,
            dtype_name(type_for(&o, 'w')), o.rows, o.tokens, o.chunk, o.rounds);
     printf("multiply-add in cache: %.0f GFLOP/s; plain reading: %.1f GB/s\n", multiply_add_peak(&o), read_peak(&o));
     for (int i = 0; i < COUNT_OF(cases); i++)
         if (!o.only || strstr(cases[i].name, o.only)) {
-            all[n].of = &cases[i];
+            all[n] = (struct bench){ .of = &cases[i], .ways = ways };
+            make_case(&all[n++], &o, &b, &err);
+            if (!o.compare || !op_rule(cases[i].op)->matmul)
+                continue;
+            all[n] = (struct bench){ .of = &cases[i], .vendor = true, .ways = vendor };
             make_case(&all[n++], &o, &b, &err);
         }
     run_rounds(all, n, &o, &b, &err);

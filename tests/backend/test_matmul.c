@@ -137,16 +137,25 @@ TEST(every_form)
     matmul_close(m);
 }
 
+static bool can(struct matmul_ways w)
+{
+    if (w.tiles)
+        return matmul_isa() >= CPU_AMX;
+    return !w.native_bf16 || matmul_isa() >= CPU_AVX512; /* oneDNN has no bf16 below */
+}
+
 TEST(every_way_of_bf16)
 {
-    const struct matmul_ways ways[] = { { false, false }, { true, false }, { true, true } };
+    const struct matmul_ways ways[] = {
+        { .tiles = true }, { 0 }, { .native_bf16 = true }, { .native_bf16 = true, .transpose_first = true }
+    };
     struct err err = { 0 };
     struct matmul *m;
 
     CHECK_OK(matmul_open(&m, &err), &err);
     for (int i = 0; i < COUNT_OF(ways); i++) {
-        if (ways[i].native_bf16 && matmul_isa() < CPU_AVX512)
-            continue; /* oneDNN has no bf16 there */
+        if (!can(ways[i]))
+            continue;
         matmul_set_ways(m, ways[i]);
         check_types(test_state, m);
     }
@@ -158,6 +167,7 @@ TEST(panels_meet)
     const struct matmul_shape wide = { .M = 3, .N = 1100, .K = 2100, .ab = BF16, .c = BF16, .bias = true, .add = true };
     const struct matmul_shape tall = { .M = 5000, .N = 3, .K = 9, .a_transposed = true, .ab = BF16, .c = F32 };
     const struct matmul_shape deep = { .M = 130, .N = 50, .K = 4100, .ab = F32, .c = F32, .add = true };
+    const struct matmul_shape pieces = { .M = 4100, .N = 33, .K = 2080, .a_transposed = true, .ab = BF16, .c = BF16 };
     const struct matmul_shape deep16 = { .M = 130, .N = 50, .K = 1100, .ab = BF16, .c = BF16, .relu = true };
     struct err err = { 0 };
     struct matmul *m;
@@ -167,6 +177,7 @@ TEST(panels_meet)
     CHECK_NEAR(error_of(m, &deep16), 0, allowed(&deep16));
     CHECK_NEAR(error_of(m, &wide), 0, allowed(&wide));
     CHECK_NEAR(error_of(m, &tall), 0, allowed(&tall));
+    CHECK_NEAR(error_of(m, &pieces), 0, allowed(&pieces));
     matmul_close(m);
 }
 
@@ -187,7 +198,9 @@ static void check_scratch(void **test_state, struct matmul *m, struct matmul_sha
 
 TEST(fewer_rows_fit_the_scratch_of_more)
 {
-    const struct matmul_ways ways[] = { { false, false }, { true, false }, { true, true } };
+    const struct matmul_ways ways[] = {
+        { .tiles = true }, { 0 }, { .native_bf16 = true }, { .native_bf16 = true, .transpose_first = true }
+    };
     struct err err = { 0 };
     struct matmul *m;
 
@@ -199,8 +212,8 @@ TEST(fewer_rows_fit_the_scratch_of_more)
             .M = 520, .N = 512, .K = 256, .a_transposed = true, .ab = type, .c = F32, .add = true
         };
 
-        if (ways[i / 2].native_bf16 && matmul_isa() < CPU_AVX512)
-            continue; /* oneDNN has no bf16 there */
+        if (!can(ways[i / 2]))
+            continue;
         matmul_set_ways(m, ways[i / 2]);
         check_scratch(test_state, m, &s, &s.M);
         check_scratch(test_state, m, &dw, &dw.K);

@@ -1,5 +1,5 @@
-/* oneDNN behind one function. From the bottom: the cache of oneDNN's primitives, the three ways to do a product, the
- * choice between them. */
+/* oneDNN behind one function. From the bottom: the cache of oneDNN's primitives, the ways to do a product, the choice
+ * between them. */
 #include "backend/cpu/matmul.h"
 
 #include <stdio.h>
@@ -7,6 +7,7 @@
 
 #include <oneapi/dnnl/dnnl.h>
 
+#include "backend/cpu/amx.h"
 #include "backend/cpu/block.h"
 #include "base/mem.h"
 
@@ -592,7 +593,7 @@ static int transposed_first(struct matmul *mm, const struct matmul_shape *s, con
 
 /* --- the choice --- */
 
-enum way { WAY_VENDOR, WAY_TURNED, WAY_WIDENED, WAY_TRANSPOSED };
+enum way { WAY_VENDOR, WAY_TURNED, WAY_WIDENED, WAY_TRANSPOSED, WAY_TILES };
 
 static enum way way_of(const struct matmul *m, const struct matmul_shape *s)
 {
@@ -601,6 +602,8 @@ static enum way way_of(const struct matmul *m, const struct matmul_shape *s)
     MUST(s->lda == 0 || (s->ab == F32 && !s->a_transposed));
     if (s->ab == F32)
         return leaves_unpacked(m, s) && !s->bias && !s->relu ? WAY_TURNED : WAY_VENDOR;
+    if (m->ways.tiles)
+        return WAY_TILES;
     if (!m->ways.native_bf16)
         return WAY_WIDENED;
     return s->a_transposed && m->ways.transpose_first ? WAY_TRANSPOSED : WAY_VENDOR;
@@ -648,6 +651,10 @@ int matmul_prepare(struct matmul *m, const struct matmul_shape *s, size_t *scrat
     struct matmul_shape part = *s;
     size_t own = 0;
 
+    if (way == WAY_TILES) {
+        raise(scratch_bytes, amx_scratch(s));
+        return 0;
+    }
     if (way == WAY_WIDENED)
         return prepare_panels(m, s, scratch_bytes, err);
     if (s->ab == F32 && may_be_unpacked(m, s)) {
@@ -673,6 +680,10 @@ int matmul_run(struct matmul *m, const struct matmul_shape *s, const void *a, co
         return widened(m, s, a, b, bias, c, scratch, scratch_bytes, err);
     case WAY_TRANSPOSED:
         return transposed_first(m, s, a, b, bias, c, scratch, scratch_bytes, err);
+    case WAY_TILES:
+        MUST(amx_scratch(s) <= scratch_bytes);
+        amx_run(s, a, b, bias, c, scratch);
+        return 0;
     case WAY_VENDOR:
         break;
     }
@@ -708,6 +719,7 @@ int matmul_open(struct matmul **out, struct err *err)
     }
     m->isa = matmul_isa();
     m->ways.native_bf16 = m->ways.transpose_first = m->isa >= CPU_AVX512_BF16;
+    m->ways.tiles = m->isa >= CPU_AMX && amx_open();
     *out = m;
     return 0;
 }

@@ -3,9 +3,10 @@
  *     c[M,N] = a[M,K] b[K,N]   (+ c) (+ bias[N]) (relu)      in that order, accumulated in fp32, rounded once
  *
  * Operands are row-major. fp32 runs as it is, but for small products of a plain b on AVX2, where oneDNN does not pack its
- * operands and loses a third: there b is transposed first. bf16 has three ways, chosen by the processor:
- * - AVX512-BF16 or AMX: oneDNN's own; an a that is stored transposed is transposed by us first, in panels, as oneDNN's
- *   weight gradients are slow (a third of a whole bf16 step on AMX);
+ * operands and loses a third: there b is transposed first. bf16 has four ways, chosen by the processor:
+ * - AMX: our own (amx.h);
+ * - AVX512-BF16: oneDNN's own; an a that is stored transposed is transposed by us first, in panels, as oneDNN's weight
+ *   gradients are slow;
  * - otherwise (AVX2, AVX-512 without BF16, where oneDNN would emulate or loop): panels are widened to fp32 in scratch,
  *   multiplied there, and rounded once at the end.
  *
@@ -51,6 +52,7 @@ void matmul_close(struct matmul *m); /* accepts NULL */
 
 /* How bf16 is done, for bench/ to compare; matmul_open chooses by the processor. */
 struct matmul_ways {
+    bool tiles; /* by our own products on AMX, before all others */
     bool native_bf16; /* by oneDNN, rather than widened */
     bool transpose_first; /* a stored transposed is transposed by us before a native bf16 product */
 };

@@ -1,0 +1,428 @@
+/* A tile holds 16 rows of 64 bytes. One instruction adds the product of a tile of a (16 rows, 32 of K) and a tile of b (16
+ * pairs of K, 16 columns, as pairs) to a tile of fp32 sums, 16 x 16. Four sums stay in registers, so that two tiles of a
+ * and two of b serve four products.
+ *
+ * Both operands are packed first, tile after tile in the order of use: strips of 32 rows of a, strips of 32 columns of b. A
+ * panel of b's strips stays in the second-level cache while all strips of a pass by (Goto and van de Geijn 2008,
+ * doi 10.1145/1356052.1356053); K beyond K_MOST is taken in pieces, whose sums wait in scratch. */
+#include "backend/cpu/amx.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define INLINE TARGET static inline __attribute__((always_inline))
+
+#define STRIP 32 /* rows of a, or columns of b, that are packed side by side: two tiles */
+#define DEPTH 32 /* of K in a tile */
+#define TILE (16 * 32) /* bf16 numbers in a tile; or twice as many bytes */
+#define K_MOST 2048
+#define PANEL_BYTES ((int64_t)1 << 20) /* of b: half of the second-level cache */
+#define A_BYTES ((int64_t)8 << 20) /* of packed a */
+#define SUM_BYTES ((int64_t)16 << 20) /* of sums between pieces of K */
+
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA 18
+
+bool amx_open(void)
+{
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t whole(int64_t n, int64_t grain)
+{
+    return (n + grain - 1) / grain * grain;
+}
+
+/* --- how a product is cut --- */
+
+/* Extents of a block: whole strips, and whole tiles of K. */
+struct blocks {
+    int64_t m, n, k;
+};
+
+/* At least one strip. */
+static int64_t strips_within(int64_t bytes, int64_t bytes_each)
+{
+    const int64_t n = bytes / bytes_each / STRIP * STRIP;
+
+    return n > STRIP ? n : STRIP;
+}
+
+static struct blocks blocks_of(const struct matmul_shape *s)
+{
+    const int64_t pieces = (s->K + K_MOST - 1) / K_MOST, k = whole((s->K + pieces - 1) / pieces, DEPTH);
+    struct blocks b = { .m = smaller(whole(s->M, STRIP), strips_within(A_BYTES, 2 * k)),
+                        .n = smaller(whole(s->N, STRIP), strips_within(PANEL_BYTES, 2 * k)),
+                        .k = k };
+
+    if (pieces > 1)
+        b.m = smaller(b.m, strips_within(SUM_BYTES, 4 * whole(s->N, STRIP)));
+    return b;
+}
+
+/* What lies in scratch, in this order. */
+struct room {
+    int64_t a_bytes, b_bytes, sum_bytes;
+};
+
+/* Bounds that grow with M and K, as blocks_of itself does not: a smaller K may be cut into deeper pieces. */
+static struct room room_of(const struct matmul_shape *s)
+{
+    const int64_t M = whole(s->M, STRIP), N = whole(s->N, STRIP), k = smaller(whole(s->K, DEPTH), K_MOST);
+
+    return (struct room){ .a_bytes = smaller(2 * M * k, A_BYTES),
+                          .b_bytes = smaller(2 * N * k, PANEL_BYTES),
+                          .sum_bytes = s->K > K_MOST ? 4 * N * smaller(M, strips_within(SUM_BYTES, 4 * N)) : 0 };
+}
+
+size_t amx_scratch(const struct matmul_shape *s)
+{
+    const struct room r = room_of(s);
+
+    return (size_t)(r.a_bytes + r.b_bytes + r.sum_bytes);
+}
+
+/* --- packing --- */
+
+/* out[i] = in[j]'s dword i, for i and j of 16. */
+INLINE void turn(__m512i *v)
+{
+    __m512i w[16];
+
+    for (int i = 0; i < 16; i += 2) {
+        w[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        w[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        v[i] = _mm512_unpacklo_epi64(w[i], w[i + 2]);
+        v[i + 1] = _mm512_unpackhi_epi64(w[i], w[i + 2]);
+        v[i + 2] = _mm512_unpacklo_epi64(w[i + 1], w[i + 3]);
+        v[i + 3] = _mm512_unpackhi_epi64(w[i + 1], w[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        w[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
+        w[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
+        w[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
+        w[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm512_shuffle_i32x4(w[i], w[i + 8], 0x88);
+        v[i + 8] = _mm512_shuffle_i32x4(w[i], w[i + 8], 0xdd);
+        v[i + 4] = _mm512_shuffle_i32x4(w[i + 4], w[i + 12], 0x88);
+        v[i + 12] = _mm512_shuffle_i32x4(w[i + 4], w[i + 12], 0xdd);
+    }
+}
+
+INLINE __mmask16 first_lanes(int64_t n)
+{
+    return (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1);
+}
+
+/* n consecutive words, at most 32; the rest is zero. */
+INLINE __m512i words(const uint16_t *x, int64_t n)
+{
+    return n >= 32 ? _mm512_loadu_si512(x)
+           : n > 0 ? _mm512_maskz_loadu_epi16((1u << n) - 1, x)
+                   : _mm512_setzero_si512();
+}
+
+INLINE __m512i wide_words(const uint16_t *x, int64_t n)
+{
+    if (n <= 0)
+        return _mm512_setzero_si512();
+    return _mm512_cvtepu16_epi32(n >= 16 ? _mm256_loadu_si256((const __m256i *)(const void *)x)
+                                         : _mm256_maskz_loadu_epi16(first_lanes(n), x));
+}
+
+/* An operand: K runs along its rows, or across them. */
+struct source {
+    const uint16_t *x;
+    int64_t ld;
+    bool across;
+};
+
+/* v[i] = `depth` numbers of row i, of 16; across: v[p] = the pairs 2p and 2p+1 of K, of 16 columns. */
+INLINE void load(__m512i *v, const struct source *s, int64_t row, int64_t k, int64_t rows, int64_t depth)
+{
+    if (s->across)
+        for (int i = 0; i < 16; i++) {
+            const uint16_t *x = s->x + (k + 2 * i) * s->ld + row;
+            const __m512i first = wide_words(x, 2 * i < depth ? rows : 0),
+                          second = wide_words(x + s->ld, 2 * i + 1 < depth ? rows : 0);
+
+            v[i] = _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
+        }
+    else
+        for (int i = 0; i < 16; i++)
+            v[i] = words(s->x + (row + i) * s->ld + k, i < rows ? depth : 0);
+}
+
+/* The tile of 16 rows and DEPTH of K; as_pairs: as b wants it. */
+INLINE void pack_tile(uint16_t *out, const struct source *s, int64_t row, int64_t k, int64_t rows, int64_t depth,
+                      bool as_pairs)
+{
+    __m512i v[16];
+
+    load(v, s, row, k, rows, depth);
+    if (s->across != as_pairs)
+        turn(v);
+    for (int i = 0; i < 16; i++)
+        _mm512_store_si512(out + 32 * i, v[i]);
+}
+
+/* A strip's two tiles of K from k on, of at most STRIP rows and DEPTH. */
+TARGET static void pack_pair(uint16_t *out, const struct source *s, int64_t row, int64_t k, int64_t rows, int64_t depth,
+                             bool as_pairs)
+{
+    if (rows >= STRIP && depth >= DEPTH) {
+        pack_tile(out, s, row, k, 16, DEPTH, as_pairs);
+        pack_tile(out + TILE, s, row + 16, k, 16, DEPTH, as_pairs);
+    } else {
+        pack_tile(out, s, row, k, smaller(rows, 16), smaller(depth, DEPTH), as_pairs);
+        pack_tile(out + TILE, s, row + 16, k, smaller(rows - 16, 16), smaller(depth, DEPTH), as_pairs);
+    }
+}
+
+/* --- tiles --- */
+
+/* Tiles 0 to 3 are sums, 4 and 5 of a, 6 and 7 of b: all of 16 rows of 64 bytes. As assembly, since gcc 12's own
+ * functions do not say that they read memory. */
+struct config {
+    uint8_t palette, start_row, unused[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+static const struct config config = { .palette = 1,
+                                      .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 },
+                                      .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
+
+#define LOAD(tile, from) __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"((int64_t)64) : "memory")
+#define STORE(tile, to)                                                                                                \
+    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"((int64_t)64) : "memory")
+#define ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
+#define MULTIPLY(sum, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
+
+static void begin_tiles(void)
+{
+    __asm__ volatile("ldtilecfg %0" : : "m"(config));
+}
+
+static void end_tiles(void)
+{
+    __asm__ volatile("tilerelease" : :);
+}
+
+/* sum[32,32], as four tiles, += the product of two strips. */
+static void multiply(float *sum, const uint16_t *a, const uint16_t *b, int64_t depth, bool add)
+{
+    if (add) {
+        LOAD(0, sum);
+        LOAD(1, sum + 256);
+        LOAD(2, sum + 512);
+        LOAD(3, sum + 768);
+    } else {
+        ZERO(0);
+        ZERO(1);
+        ZERO(2);
+        ZERO(3);
+    }
+    for (int64_t k = 0; k < depth; k += DEPTH, a += 2 * TILE, b += 2 * TILE) {
+        LOAD(4, a);
+        LOAD(6, b);
+        MULTIPLY(0, 4, 6);
+        LOAD(7, b + TILE);
+        MULTIPLY(1, 4, 7);
+        LOAD(5, a + TILE);
+        MULTIPLY(2, 5, 6);
+        MULTIPLY(3, 5, 7);
+    }
+    STORE(0, sum);
+    STORE(1, sum + 256);
+    STORE(2, sum + 512);
+    STORE(3, sum + 768);
+}
+
+/* The same for a strip whose second half is empty. */
+static void multiply_half(float *sum, const uint16_t *a, const uint16_t *b, int64_t depth, bool add)
+{
+    if (add) {
+        LOAD(0, sum);
+        LOAD(1, sum + 256);
+    } else {
+        ZERO(0);
+        ZERO(1);
+    }
+    for (int64_t k = 0; k < depth; k += DEPTH, a += 2 * TILE, b += 2 * TILE) {
+        LOAD(4, a);
+        LOAD(6, b);
+        MULTIPLY(0, 4, 6);
+        LOAD(7, b + TILE);
+        MULTIPLY(1, 4, 7);
+    }
+    STORE(0, sum);
+    STORE(1, sum + 256);
+}
+
+/* --- the end of a product --- */
+
+struct end {
+    const struct matmul_shape *s;
+    const uint16_t *bias;
+    void *c;
+};
+
+INLINE __m512 widened(const uint16_t *x, __mmask16 some)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, x)), 16));
+}
+
+/* 16 columns of one row of c, from n on. */
+INLINE void finish_vector(const struct end *e, __m512 x, int64_t m, int64_t n, __mmask16 some)
+{
+    float *wide = (float *)e->c + m * e->s->N + n;
+    uint16_t *narrow = (uint16_t *)e->c + m * e->s->N + n;
+
+    if (e->s->add)
+        x = _mm512_add_ps(x, e->s->c == F32 ? _mm512_maskz_loadu_ps(some, wide) : widened(narrow, some));
+    if (e->bias)
+        x = _mm512_add_ps(x, widened(e->bias + n, some));
+    if (e->s->relu)
+        x = _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), _mm512_setzero_ps());
+    if (e->s->c == F32)
+        _mm512_mask_storeu_ps(wide, some, x);
+    else
+        _mm256_mask_storeu_epi16(narrow, some, (__m256i)_mm512_cvtneps_pbh(x));
+}
+
+/* The block of c at (m, n). */
+TARGET static void finish(const struct end *e, const float *sum, int64_t m, int64_t n)
+{
+    const int64_t rows = smaller(STRIP, e->s->M - m), columns = smaller(STRIP, e->s->N - n);
+
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j += 16)
+            finish_vector(e, _mm512_load_ps(sum + (i / 16 * 2 + j / 16) * 256 + i % 16 * 16), m + i, n + j,
+                          first_lanes(columns - j));
+}
+
+/* --- the whole --- */
+
+struct job {
+    struct end end;
+    struct source a, b;
+    struct blocks blocks;
+    uint16_t *packed_a, *packed_b;
+    float *sum; /* between pieces of K */
+};
+
+/* Part of a product: rows from m, columns from n, K from k on. */
+struct at {
+    int64_t m, n, k, rows, columns, depth;
+};
+
+/* Strips of rows (for b: of columns) from `row` on, K from k on, in the order in which they lie in memory. */
+static void pack(uint16_t *out, const struct source *s, int64_t row, int64_t k, int64_t rows, int64_t depth,
+                 bool as_pairs)
+{
+    const int64_t strip = whole(depth, DEPTH) * STRIP;
+
+    if (s->across) {
+#pragma omp for schedule(static)
+        for (int64_t j = 0; j < depth; j += DEPTH)
+            for (int64_t i = 0; i < rows; i += STRIP)
+                pack_pair(out + i / STRIP * strip + j * STRIP, s, row + i, k + j, rows - i, depth - j, as_pairs);
+    } else {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows; i += STRIP)
+            for (int64_t j = 0; j < depth; j += DEPTH)
+                pack_pair(out + i / STRIP * strip + j * STRIP, s, row + i, k + j, rows - i, depth - j, as_pairs);
+    }
+}
+
+/* A strip of a, from row i of the block on, with all strips of the panel. */
+static void multiply_strip(const struct job *j, const struct at *at, int64_t i)
+{
+    const int64_t depth = whole(at->depth, DEPTH);
+    const bool ends = at->k + at->depth == j->end.s->K;
+    _Alignas(64) float own[STRIP * STRIP];
+
+    for (int64_t n = 0; n < at->columns; n += STRIP) {
+        float *sum = j->end.s->K > j->blocks.k ? j->sum + i * whole(j->end.s->N, STRIP) + (at->n + n) * STRIP : own;
+
+        (at->rows - i > 16 ? multiply : multiply_half)(sum, j->packed_a + i * depth, j->packed_b + n * depth, depth,
+                                                       at->k > 0);
+        if (ends)
+            finish(&j->end, sum, at->m + i, at->n + n);
+    }
+}
+
+static void run_panels(const struct job *j, struct at *at)
+{
+    for (at->n = 0; at->n < j->end.s->N; at->n += j->blocks.n) {
+        at->columns = smaller(j->blocks.n, j->end.s->N - at->n);
+        pack(j->packed_b, &j->b, at->n, at->k, at->columns, at->depth, true);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < at->rows; i += STRIP)
+            multiply_strip(j, at, i);
+    }
+}
+
+void amx_run(const struct matmul_shape *s, const void *a, const void *b, const void *bias, void *c, void *scratch)
+{
+    const struct room room = room_of(s);
+    char *const packed_b = (char *)scratch + room.a_bytes;
+    struct job j = { .end = { s, bias, c },
+                     .a = { a, s->a_transposed ? s->M : s->K, s->a_transposed },
+                     .b = { b, s->b_transposed ? s->K : s->N, !s->b_transposed },
+                     .blocks = blocks_of(s),
+                     .packed_a = scratch,
+                     .packed_b = (void *)packed_b,
+                     .sum = (void *)(packed_b + room.b_bytes) };
+
+#pragma omp parallel
+    {
+        struct at at = { 0 };
+
+        begin_tiles();
+        for (at.m = 0; at.m < s->M; at.m += j.blocks.m)
+            for (at.k = 0; at.k < s->K; at.k += j.blocks.k) {
+                at.rows = smaller(j.blocks.m, s->M - at.m);
+                at.depth = smaller(j.blocks.k, s->K - at.k);
+                pack(j.packed_a, &j.a, at.m, at.k, at.rows, at.depth, false);
+                run_panels(&j, &at);
+            }
+        end_tiles();
+    }
+}
+
+#else
+bool amx_open(void)
+{
+    return false;
+}
+
+size_t amx_scratch(const struct matmul_shape *s)
+{
+    (void)s;
+    return 0;
+}
+
+void amx_run(const struct matmul_shape *s, const void *a, const void *b, const void *bias, void *c, void *scratch)
+{
+    (void)s, (void)a, (void)b, (void)bias, (void)c, (void)scratch;
+    MUST(!"there are no tiles here");
+}
+#endif
