@@ -13,6 +13,7 @@
 
 #define BLOCK_ROWS 16 /* of weights, whose sums are kept while a part of x is used on all of them */
 #define X_BYTES (16 << 10) /* of that part: with its weights, it stays in the first cache */
+#define AHEAD_Q8 4096 /* bytes of int8 weights to ask for before they are needed */
 #define AHEAD 2 /* rows of weights to ask for before they are needed: x keeps the first cache busy */
 
 #define KEYS 8 /* of a cache that are worked on at a time, head by head; the next ones are asked for meanwhile */

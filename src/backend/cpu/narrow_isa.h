@@ -105,76 +105,52 @@ INLINE void ISA(block)(const struct narrow_job *j, int64_t n, int64_t count, enu
         ISA(finish_row)(sums + i * M, j, n + i, whole, type, M);
 }
 
-/* Adds to total[rows,M] a group's products: those of rows n .. n+rows-1 of int8 weights, columns begin .. end-1, with x. Rows
- * to come are asked for in the order they have in memory. */
-INLINE void ISA(add_group)(VEC *total, const struct narrow_job *j, int64_t n, int64_t begin, int64_t end,
-                           int64_t groups, const int M, const int rows)
+/* Adds to total[M] a group's products: those of columns begin .. end-1 of row n of int8 weights with x. A row at a time, so that
+ * memory is read in its order; a group's sums wait for nothing but each other, so the processor works on several at once. */
+INLINE void ISA(add_group)(VEC *total, const struct narrow_job *j, int64_t n, int64_t begin, int64_t end, float scale,
+                           const int M)
 {
-    VEC sum[SUMS];
+    const int8_t *row = (const int8_t *)j->w + n * j->ldw;
+    VEC sum[NARROW_ROWS];
 
-    UNROLL for (int r = 0; r < rows; r++)
-    {
-        const char *next = (const char *)j->w + (n + AHEAD * rows) * j->ldw + begin * rows + r * INT8_GROUP;
-
-        __builtin_prefetch(next);
-        __builtin_prefetch(next + 64);
-    }
-    UNROLL for (int i = 0; i < M * rows; i++) sum[i] = (VEC){ 0 };
+    __builtin_prefetch(row + begin + AHEAD_Q8);
+    __builtin_prefetch(row + begin + AHEAD_Q8 + 64);
+    UNROLL for (int m = 0; m < M; m++) sum[m] = (VEC){ 0 };
     for (int64_t k = begin; k < end; k += LANES) {
-        UNROLL for (int r = 0; r < rows; r++)
-        {
-            const int8_t *at = (const int8_t *)j->w + (n + r) * j->ldw + k;
-            const VEC w = WIDEN(at);
+        const VEC w = WIDEN(row + k);
 
-            UNROLL for (int m = 0; m < M; m++) sum[r * M + m] =
-                FMA(w, *(const VEC *)(j->x + m * j->ldx + k), sum[r * M + m]);
-        }
+        UNROLL for (int m = 0; m < M; m++) sum[m] = FMA(w, *(const VEC *)(j->x + m * j->ldx + k), sum[m]);
     }
-    UNROLL for (int r = 0; r < rows; r++)
-    {
-        const VEC scale = j->scales[(n + r) * groups + begin / INT8_GROUP] - (VEC){ 0 };
-
-        UNROLL for (int m = 0; m < M; m++) total[r * M + m] = FMA(scale, sum[r * M + m], total[r * M + m]);
-    }
+    UNROLL for (int m = 0; m < M; m++) total[m] = FMA(scale - (VEC){ 0 }, sum[m], total[m]);
 }
 
-/* Rows n .. n+rows-1 of int8 weights; what does not fill vectors is the end of the last group. */
-INLINE void ISA(rows_q8)(const struct narrow_job *j, int64_t n, const int M, const int rows)
+/* Row n of int8 weights; what does not fill vectors is the end of the last group. */
+INLINE void ISA(row_q8)(const struct narrow_job *j, int64_t n, const int M)
 {
     const int64_t groups = (j->K + INT8_GROUP - 1) / INT8_GROUP, whole = j->K / LANES * LANES;
-    VEC total[SUMS];
+    const int8_t *w = (const int8_t *)j->w + n * j->ldw;
+    const float *scales = j->scales + n * groups;
+    VEC total[NARROW_ROWS];
 
-    UNROLL for (int i = 0; i < M * rows; i++) total[i] = (VEC){ 0 };
+    UNROLL for (int m = 0; m < M; m++) total[m] = (VEC){ 0 };
     for (int64_t k = 0; k < whole; k += INT8_GROUP)
-        ISA(add_group)(total, j, n, k, k + INT8_GROUP < whole ? k + INT8_GROUP : whole, groups, M, rows);
-    for (int r = 0; r < rows; r++)
-        for (int m = 0; m < M; m++) {
-            const int8_t *w = (const int8_t *)j->w + (n + r) * j->ldw;
-            float rest = 0;
+        ISA(add_group)(total, j, n, k, k + INT8_GROUP < whole ? k + INT8_GROUP : whole, scales[k / INT8_GROUP], M);
+    for (int m = 0; m < M; m++) {
+        float rest = 0;
 
-            for (int64_t k = whole; k < j->K; k++)
-                rest += j->x[m * j->ldx + k] * (float)w[k];
-            if (whole < j->K)
-                rest *= j->scales[(n + r + 1) * groups - 1];
-            finish(j, m, n + r, ADD_UP(total[r * M + m]) + rest);
-        }
-}
-
-INLINE void ISA(columns_q8)(const struct narrow_job *j, int64_t begin, int64_t end, const int M)
-{
-    const int rows = 8 * M <= SUMS ? 8 : 4 * M <= SUMS ? 4 : 2 * M <= SUMS ? 2 : 1;
-    int64_t n = begin;
-
-    for (; n + rows <= end; n += rows)
-        ISA(rows_q8)(j, n, M, rows);
-    for (; n < end; n++)
-        ISA(rows_q8)(j, n, M, 1);
+        for (int64_t k = whole; k < j->K; k++)
+            rest += j->x[m * j->ldx + k] * (float)w[k];
+        if (whole < j->K)
+            rest *= scales[groups - 1];
+        finish(j, m, n, ADD_UP(total[m]) + rest);
+    }
 }
 
 INLINE void ISA(columns_of)(const struct narrow_job *j, int64_t begin, int64_t end, enum dtype type, const int M)
 {
     if (type == I8) {
-        ISA(columns_q8)(j, begin, end, M);
+        for (int64_t n = begin; n < end; n++)
+            ISA(row_q8)(j, n, M);
         return;
     }
     for (int64_t n = begin; n < end; n += BLOCK_ROWS)
