@@ -277,39 +277,49 @@ static void raise(size_t *bytes, size_t to)
         *bytes = to;
 }
 
-static dnnl_status_t raise_to(const struct matmul *m, const struct matmul_shape *s, size_t *bytes)
+/* on_tiles: set when it is one of oneDNN's products for AMX. */
+static dnnl_status_t raise_to(const struct matmul *m, const struct matmul_shape *s, size_t *bytes, bool *on_tiles)
 {
     struct matmul_shape form = *s;
     dnnl_status_t status = dnnl_success;
 
     for (int adds = 0; adds <= (int)s->add && status == dnnl_success; adds++) {
+        const char *kernel = "";
         struct descs d;
         dnnl_primitive_desc_t pd = NULL;
 
         form.add = adds;
         status = plan_product(m, &form, &d, &pd);
-        if (status == dnnl_success)
+        if (status == dnnl_success) {
             raise(bytes, dnnl_memory_desc_get_size(dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0)));
+            status = dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&kernel);
+        }
+        *on_tiles |= strstr(kernel, "amx") != NULL;
         if (pd)
             dnnl_primitive_desc_destroy(pd);
     }
     return status;
 }
 
+#define ROWS_STEP 16
+#define ROWS_MOST 1024 /* from here on more rows want no more; seen: 497 */
+
 /* Raises *bytes to what any product wants that differs from s in having fewer rows (K if `depth`, else M) or in adding
- * nothing. oneDNN blocks each number of rows in its own way, and fewer may well want more, on AMX up to 15 times as much;
- * so each is asked, 20 us long. What wants nothing for one row and for all of them never does. */
+ * nothing. oneDNN's products for AMX block each number of rows in their own way, and fewer may well want more, up to 15 times
+ * as much; so each is asked, 40 us long. The others want the same for all, or more for more, in steps of 16, up to some
+ * hundreds: asking at the steps is a precaution. */
 static dnnl_status_t most_scratch(const struct matmul *m, const struct matmul_shape *s, bool depth, size_t *bytes)
 {
     struct matmul_shape fewer = *s;
     int64_t *rows = depth ? &fewer.K : &fewer.M;
     const int64_t all = *rows;
-    dnnl_status_t status = raise_to(m, &fewer, bytes);
+    bool on_tiles = false;
+    dnnl_status_t status = raise_to(m, &fewer, bytes, &on_tiles);
 
-    for (*rows = 1; *rows < all && status == dnnl_success; ++*rows) {
-        if (*rows == 2 && *bytes == 0)
+    for (*rows = 1; *rows < all && status == dnnl_success; *rows += on_tiles ? 1 : ROWS_STEP) {
+        if (!on_tiles && *rows > ROWS_MOST)
             break;
-        status = raise_to(m, &fewer, bytes);
+        status = raise_to(m, &fewer, bytes, &on_tiles);
     }
     return status;
 }
