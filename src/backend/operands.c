@@ -43,6 +43,7 @@ static const char *const forms[OP_N][2] = {
     [OP_ADAMW] = { "v[~] d[P] d?[1]", "v[~] f[~] f[~] m?[~]" },
     [OP_ADAMW8] = { "v[~] d[P] d?[1]", "v[~] q[~] q[~] m?[~] f[Z] f[Z]" },
     [OP_EMA] = { "v[~]", "v[~]" },
+    [OP_ACCUMULATE] = { "v[~]", "+v[~]" },
 };
 
 /* One word of a form; returns what follows it. */

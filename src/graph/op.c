@@ -135,6 +135,7 @@ static const struct op_rule rules[OP_N] = {
     [OP_ADAMW] = { "adamw", 3, 4, NULL, NULL, false },
     [OP_ADAMW8] = { "adamw8", 3, 6, NULL, NULL, false },
     [OP_EMA] = { "ema", 1, 1, NULL, NULL, false },
+    [OP_ACCUMULATE] = { "accumulate", 1, 1, NULL, NULL, false },
     [OP_ALL_REDUCE] = { "all_reduce", 0, 1, NULL, NULL, false },
     [OP_REDUCE_SCATTER] = { "reduce_scatter", 0, 2, NULL, NULL, false },
     [OP_ALL_GATHER] = { "all_gather", 0, 1, NULL, NULL, false },

@@ -47,8 +47,10 @@
  *  adamw8                g, hyper f64, sum[1] f64|[]                param, m i8, v i8, master|[],             begin count group
  *                                                                   m_scales[Z] f32, v_scales[Z] f32
  *  ema                   param                                      ema, in place                             begin count p
+ *  accumulate            x                                          +y                                        begin count
  *  all_reduce            -                                          x, in place                               begin count bucket
- *  reduce_scatter        -                                          g (own shard valid after), comm[R*bucket] bucket
+ *  reduce_scatter        -                                          g (own shard valid after),                bucket count
+ *                                                                   comm[R*bucket]|[]
  *  all_gather            -                                          x (own shard valid before)
  *
  * norm: layer norm, epsilon 1e-5, biased variance; statistics in fp32 at least.
@@ -77,7 +79,10 @@
  * adamw with sum clips as it goes; without it, the gradient was scaled before. adamw8: the same on moments in the 8-bit codes
  * of backend/dynamic8.h, signed for m, unsigned for v, a scale for each STATE_BLOCK elements of the share, Z = count /
  * STATE_BLOCK rounded up. The weights move by the moments as they are before they are coded; all in fp32.
- * ema: ema = p ema + (1-p) param in the range, which is of both tensors; either may be fp32 or bf16. */
+ * ema: ema = p ema + (1-p) param in the range, which is of both tensors; either may be fp32 or bf16.
+ * accumulate: y = x, or y + x, in the range of both flat tensors; either may be fp32 or bf16.
+ * reduce_scatter: through comm, a bucket at a time; without it, g is sent as it lies, and what follows its first count
+ * elements, padding, is cleared before. */
 #ifndef TUNEUP_GRAPH_OP_H
 #define TUNEUP_GRAPH_OP_H
 
@@ -124,6 +129,7 @@ enum op {
     OP_ADAMW,
     OP_ADAMW8,
     OP_EMA,
+    OP_ACCUMULATE,
     OP_ALL_REDUCE,
     OP_REDUCE_SCATTER,
     OP_ALL_GATHER,

@@ -4,8 +4,8 @@
 #include "backend/row_loss.h"
 
 /* Ops with neither a gradient nor one they are the gradient of that finite differences could see: own tests below. */
-static const enum op alone[] = { OP_ADD, OP_SUMSQ,        OP_GRAD_SCALE, OP_ADAMW,    OP_ADAMW8,
-                                 OP_EMA, OP_KV_ATTENTION, OP_QUANTIZE,   OP_LINEAR_Q8 };
+static const enum op alone[] = { OP_ADD, OP_SUMSQ,      OP_GRAD_SCALE,   OP_ADAMW,    OP_ADAMW8,
+                                 OP_EMA, OP_ACCUMULATE, OP_KV_ATTENTION, OP_QUANTIZE, OP_LINEAR_Q8 };
 
 static const enum op by_comm[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER };
 
@@ -237,6 +237,50 @@ TEST(averages_keep_to_their_range)
         check_average(&ref, &ref, (enum dtype)type);
         check_average(&cpu, &ref, (enum dtype)type);
     }
+    cpu.close(&cpu);
+    ref.close(&ref);
+}
+
+/* Over what there was, or to it; and between types. */
+static void check_accumulate(struct backend *b, struct backend *ref, enum dtype x, enum accumulate how)
+{
+    struct sample s = { .op = OP_ACCUMULATE, .attrs = plain, .type = F32 };
+    struct fixture before, f;
+
+    s.attrs.begin = 5;
+    s.attrs.count = 2500;
+    s.attrs.accumulate = how;
+    s.later_micro = true;
+    fixture_make(&before, &s, ref);
+    fixture_make(&f, &s, ref);
+    f.buffers[0].dtype = x;
+    f.buffers[0].bytes = (size_t)f.used[0] * dtype_bytes(x);
+    for (int64_t i = 0; i < f.used[0]; i++)
+        put(&f, 0, i, (double)(i % 200));
+    fixture_run(&f, b);
+    for (int64_t i = 0; i < f.used[1]; i++) {
+        const double old = get(&before, 1, i), sum = how == ACCUMULATE_NO ? 0 : old;
+        const double want = i >= 5 && i < 2505 ? sum + (double)(i % 200) : old;
+
+        assert_true(fabs(get(&f, 1, i) - want) < 1e-4);
+    }
+    fixture_free(&before);
+    fixture_free(&f);
+}
+
+TEST(accumulating_keeps_to_its_range)
+{
+    static const enum accumulate how[] = { ACCUMULATE_NO, ACCUMULATE_YES, ACCUMULATE_UNLESS_FIRST };
+    struct backend ref, cpu;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
+    for (int type = F32; type <= BF16; type++)
+        for (int i = 0; i < COUNT_OF(how); i++) {
+            check_accumulate(&ref, &ref, (enum dtype)type, how[i]);
+            check_accumulate(&cpu, &ref, (enum dtype)type, how[i]);
+        }
     cpu.close(&cpu);
     ref.close(&ref);
 }
@@ -770,6 +814,6 @@ TEST_MAIN(CASE(int8_weights_stand_for_their_weights), CASE(every_op_has_a_case),
           CASE(padding_row_of_the_embedding_gets_no_gradient), CASE(query_that_sees_nothing_gives_nothing),
           CASE(cached_attention_is_attention), CASE(cache_has_an_end), CASE(cpu_decodes_as_ref_does),
           CASE(clipped_policy_loss_moves_one_way), CASE(masters_in_halves_learn_alike),
-          CASE(averages_keep_to_their_range), CASE(clipped_value_loss_is_the_larger_one),
-          CASE(log_probabilities_come_without_a_policy), CASE(ref_works_on_fewer_rows_than_planned),
-          CASE(cpu_agrees_with_ref))
+          CASE(averages_keep_to_their_range), CASE(accumulating_keeps_to_its_range),
+          CASE(clipped_value_loss_is_the_larger_one), CASE(log_probabilities_come_without_a_policy),
+          CASE(ref_works_on_fewer_rows_than_planned), CASE(cpu_agrees_with_ref))

@@ -46,6 +46,7 @@ static const struct cpu_op *const ops[OP_N] = {
     [OP_ADAMW] = &cpu_adamw,
     [OP_ADAMW8] = &cpu_adamw8,
     [OP_EMA] = &cpu_ema,
+    [OP_ACCUMULATE] = &cpu_accumulate,
 };
 
 int64_t cpu_thread(void)

@@ -429,6 +429,38 @@ static int ema_run(struct backend *b, const struct kernel *k, void *const *in, v
     return 0;
 }
 
+static void accumulate_part(const struct cpu_call *a, int part)
+{
+    const struct simd_part range = simd_part(a->attrs->count, 64, part, a->parts);
+    const enum dtype x_type = kernel_in(a->kernel, 0)->dtype;
+    float x[SIMD_TILE];
+
+    if (!a->adds && x_type == a->type) {
+        const size_t size = dtype_bytes(x_type), begin = (size_t)(a->attrs->begin + range.begin) * size;
+        memcpy((char *)a->out[0] + begin, (const char *)a->in[0] + begin, (size_t)(range.end - range.begin) * size);
+        return;
+    }
+    for (int64_t i = range.begin; i < range.end; i += SIMD_TILE) {
+        const int64_t n = range.end - i < SIMD_TILE ? range.end - i : SIMD_TILE, at = a->attrs->begin + i;
+
+        if (x_type == F32)
+            memcpy(x, (const float *)a->in[0] + at, (size_t)n * sizeof *x);
+        else
+            simd_from_bf16(x, (const uint16_t *)a->in[0] + at, n);
+        cpu_give(a, 0, at, n, x);
+    }
+}
+
+static int accumulate_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                          const struct run_context *c, struct err *err)
+{
+    const struct cpu_call a = cpu_call(b, k, in, out, scratch, c, 0, 0);
+
+    (void)err;
+    cpu_parts(&a, accumulate_part);
+    return 0;
+}
+
 const struct cpu_op cpu_sumsq = { sumsq_prepare, sumsq_run }, cpu_grad_scale = { cpu_no_scratch, scale_run },
                     cpu_adamw = { cpu_no_scratch, adamw_run }, cpu_adamw8 = { cpu_no_scratch, adamw8_run },
-                    cpu_ema = { cpu_no_scratch, ema_run };
+                    cpu_ema = { cpu_no_scratch, ema_run }, cpu_accumulate = { cpu_no_scratch, accumulate_run };

@@ -39,6 +39,7 @@ static const struct ref_op *const ops[OP_N] = {
     [OP_ADAMW] = &ref_adamw,
     [OP_ADAMW8] = &ref_adamw8,
     [OP_EMA] = &ref_ema,
+    [OP_ACCUMULATE] = &ref_accumulate,
 };
 
 static int prepare(struct backend *b, const struct plan *p, const struct op_step *s, struct kernel *out,

@@ -32,7 +32,7 @@ extern const struct ref_op ref_kv_attention;
 extern const struct ref_op ref_cross_entropy, ref_cross_entropy_grad, ref_linear_ce, ref_linear_ce_train;
 extern const struct ref_op ref_value_head, ref_value_head_grad, ref_pair_loss, ref_pair_loss_grad;
 extern const struct ref_op ref_value_loss, ref_value_loss_grad;
-extern const struct ref_op ref_sumsq, ref_grad_scale, ref_adamw, ref_adamw8, ref_ema;
+extern const struct ref_op ref_sumsq, ref_grad_scale, ref_adamw, ref_adamw8, ref_ema, ref_accumulate;
 
 /* An operand: data is NULL when it is missing. */
 struct ref_tensor {
