@@ -86,6 +86,22 @@ void *exec_address(const struct exec *e, int buffer)
     return buffer < 0 ? NULL : e->block + e->plan->buffers[buffer].offset;
 }
 
+void *exec_held(const struct exec *e, int buffer, int64_t *first, int64_t *count)
+{
+    const struct buffer *b = &e->plan->buffers[buffer];
+    const struct buffer *flat = b->parent < 0 ? NULL : &e->plan->buffers[b->parent];
+
+    *first = 0;
+    *count = shape_count(&b->shape);
+    if (!flat || flat->shards == 1)
+        return exec_address(e, buffer);
+    const int64_t own = flat->count * e->plan->rank, end = own + flat->count, tensor_end = b->parent_begin + *count;
+    const int64_t begin = b->parent_begin > own ? b->parent_begin : own, stop = tensor_end < end ? tensor_end : end;
+    *first = begin - b->parent_begin;
+    *count = stop > begin ? stop - begin : 0;
+    return (char *)exec_address(e, b->parent) + (*count ? (size_t)(begin - own) * dtype_bytes(b->dtype) : 0);
+}
+
 void *exec_buffer(const struct exec *e, const char *name)
 {
     const int b = plan_find(e->plan, name);
@@ -107,7 +123,7 @@ static int all_reduce(struct exec *e, const struct op_step *s, struct err *err)
     return 0;
 }
 
-/* The flat buffer is R parts, one a rank; a bucket takes the same piece of every part. */
+/* The flat buffer is R parts, one a rank; a bucket takes the same piece of every part. Without a bucket the whole is one. */
 static int reduce_scatter(struct exec *e, const struct op_step *s, struct err *err)
 {
     const struct buffer *flat = &e->plan->buffers[s->out[0]];
@@ -115,6 +131,11 @@ static int reduce_scatter(struct exec *e, const struct op_step *s, struct err *e
     const int64_t part = flat->count / e->plan->ranks;
     char *x = exec_address(e, s->out[0]), *bucket = exec_address(e, s->out[1]);
 
+    MUST(x);
+    if (!bucket) {
+        memset(x + (size_t)s->attrs.count * size, 0, (size_t)(flat->count - s->attrs.count) * size);
+        return e->comm->reduce_scatter(e->comm, x, part, flat->dtype, err);
+    }
     for (int64_t at = 0; at < part; at += s->attrs.bucket) {
         const int64_t left = part - at, n = left < s->attrs.bucket ? left : s->attrs.bucket;
         for (int r = 0; r < e->plan->ranks; r++)

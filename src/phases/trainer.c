@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "graph/optimizer.h"
 
 static double *input(const struct exec *e, const char *model, const char *name)
@@ -51,8 +52,8 @@ static double set_hyper(struct trainer *t)
 bool trainer_finite(const struct exec *e, int buffer)
 {
     const struct buffer *b = &e->plan->buffers[buffer];
-    const int64_t n = shape_count(&b->shape);
-    const void *x = exec_address(e, buffer);
+    int64_t first, n;
+    const void *x = exec_held(e, buffer, &first, &n);
 
     for (int64_t i = 0; i < n; i++) {
         const float v = b->dtype == BF16 ? bf16_to_f32(((const uint16_t *)x)[i]) : ((const float *)x)[i];
@@ -62,18 +63,46 @@ bool trainer_finite(const struct exec *e, int buffer)
     return true;
 }
 
-static int not_finite(const struct trainer *t, struct err *err)
+/* The first gradient of the model that is not finite in what this rank holds; -1 = none. */
+static int find_not_finite(const struct trainer *t)
 {
-    const char *name = "of the whole model (each tensor alone is finite)";
-
     for (int i = 0; i < t->exec->plan->n_buffers; i++) {
         const struct buffer *b = &t->exec->plan->buffers[i];
-        if (b->kind == KIND_GRAD && strncmp(b->name, "grad/", 5) == 0 && strcmp(b->model, t->model) == 0 &&
-            !trainer_finite(t->exec, i)) {
-            name = b->name;
-            break;
-        }
+        if (b->kind == KIND_GRAD && b->persistent && strncmp(b->name, "grad/", 5) == 0 &&
+            strcmp(b->model, t->model) == 0 && !trainer_finite(t->exec, i))
+            return i;
     }
+    return -1;
+}
+
+/* Every rank knows the norm, but with gradients in shards only one of them may have the culprit. */
+static int agree_on_first(const struct trainer *t, int own, struct err *err)
+{
+    struct comm *comm = t->exec->comm;
+    double *first = mem_array(comm->ranks, 1, sizeof *first, MEM_OTHER, err);
+    int found = -1;
+
+    if (!first)
+        return -2;
+    for (int r = 0; r < comm->ranks; r++)
+        first[r] = r == comm->rank ? own : 0;
+    if (comm->all_reduce(comm, first, comm->ranks, F64, err) != 0)
+        found = -2;
+    for (int r = 0; r < comm->ranks && found != -2; r++)
+        if (first[r] >= 0 && (found < 0 || first[r] < found))
+            found = (int)first[r];
+    mem_free(first);
+    return found;
+}
+
+static int not_finite(const struct trainer *t, struct err *err)
+{
+    const int first = agree_on_first(t, find_not_finite(t), err);
+    const char *name =
+        first < 0 ? "of the whole model (each tensor alone is finite)" : t->exec->plan->buffers[first].name;
+
+    if (first == -2)
+        return -1;
     err_set(err, ERR_RUN, "the gradient is not finite: \"%s\"", name);
     err_where(err, "update %" PRId64, t->n_updates + 1);
     return err_hint(err,

@@ -1,4 +1,4 @@
-/* The exponential moving average of a model's weights: one op a flat buffer, over weights that every rank has whole. It is
+/* The exponential moving average of a model's weights: one op a flat buffer, over what this rank holds of it. It is
  * fp32 whatever the weights are, since a hundredth of an update is less than bf16 can tell. */
 #include "plan/plan.h"
 
@@ -28,12 +28,13 @@ static int average_flat(struct plan *p, int program, int flat, const char *model
     if (average < 0)
         return -1;
     for (int i = 0; i < n; i++)
-        if (p->buffers[i].parent == flat && twin(p, i, model, into, average, err) < 0)
+        if (p->buffers[i].parent == flat && strncmp(p->buffers[i].name, "flat/", 5) != 0 &&
+            twin(p, i, model, into, average, err) < 0)
             return -1;
     s.in[0] = flat;
     s.out[0] = average;
     s.attrs.p = (float)decay;
-    s.attrs.count = shape_count(&p->buffers[flat].shape);
+    s.attrs.count = shape_count(&p->buffers[flat].shape) / p->buffers[flat].shards;
     return plan_insert(p, program, p->programs[program].n_steps, &s, err);
 }
 

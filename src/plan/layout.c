@@ -32,14 +32,15 @@ static int size_buffer(struct buffer *b, struct err *err)
     return 0;
 }
 
+/* Whoever uses a view uses what it is a view of. */
 static void note_use(struct plan *p, int buffer, int step)
 {
-    if (buffer < 0)
-        return;
-    struct buffer *b = &p->buffers[buffer];
-    if (b->first_step < 0)
-        b->first_step = step;
-    b->last_step = step;
+    for (; buffer >= 0; buffer = p->buffers[buffer].parent) {
+        struct buffer *b = &p->buffers[buffer];
+        if (b->first_step < 0)
+            b->first_step = step;
+        b->last_step = step;
+    }
 }
 
 static void find_lifetimes(struct plan *p)
