@@ -30,10 +30,14 @@ static int master_of(const struct plan *p, int flat, int64_t *begin)
     for (int g = 0; g < p->n_programs; g++)
         for (int i = 0; i < p->programs[g].n_steps; i++) {
             const struct op_step *s = &p->programs[g].steps[i];
-            if ((s->op == OP_ADAMW || s->op == OP_ADAMW8) && s->out[0] == flat) {
-                *begin = s->attrs.begin;
-                return s->out[3];
-            }
+            if (s->op != OP_ADAMW && s->op != OP_ADAMW8)
+                continue;
+            const struct buffer *of =
+                &p->buffers[s->out[0]]; /* the flat buffer, or a view of this rank's share of it */
+            if (s->out[0] != flat && of->parent != flat)
+                continue;
+            *begin = s->attrs.begin + (s->out[0] == flat ? 0 : of->parent_begin);
+            return s->out[3];
         }
     return -1;
 }

@@ -19,6 +19,7 @@ const struct technique_word technique_words[] = {
     { "bf16", "--dtype=bf16", "--dtype=fp32", false, 1, NULL },
     { "gradient_checkpointing", "--gradient_checkpointing", "--no-gradient_checkpointing", true, 1, NULL },
     { "zero-1", "--zero_stage=1", "--zero_stage=0", true, 2, NULL },
+    { "zero-2", "--zero_stage=2", NULL, true, 2, NULL },
     { "chunked_loss", "--chunked_loss", "--no-chunked_loss", true, 1, NULL },
     { "flash_attention", "--flash_attention", "--no-flash_attention", true, 1, NULL },
     { "fused_kernels", "--fused_kernels", "--no-fused_kernels", true, 1, NULL },
@@ -62,6 +63,7 @@ static const struct {
     { "sft", "bf16", true, { "bf16" } },
     { "sft", "gradient_checkpointing", false, { "gradient_checkpointing" } },
     { "sft", "zero-1", false, { "zero-1" } },
+    { "sft", "zero-2", false, { "zero-2" } },
     { "sft", "chunked_loss", true, { "chunked_loss" } },
     { "sft", "flash_attention", true, { "flash_attention" } },
     { "sft", "fused_kernels", true, { "fused_kernels" } },
@@ -77,6 +79,7 @@ static const struct {
     { "reward", "bf16", true, { "bf16" } },
     { "reward", "gradient_checkpointing", true, { "gradient_checkpointing" } },
     { "reward", "zero-1", false, { "zero-1" } },
+    { "reward", "zero-2", false, { "zero-2" } },
     { "reward", "flash_attention", true, { "flash_attention" } },
     { "reward", "fused_kernels", true, { "fused_kernels" } },
     { "reward", "norm_recompute", true, { "norm_recompute" } },
@@ -91,6 +94,7 @@ static const struct {
     { "ppo", "frozen_bf16", true, { "frozen_bf16" } },
     { "ppo", "gradient_checkpointing", true, { "gradient_checkpointing" } },
     { "ppo", "zero-1", false, { "zero-1" } },
+    { "ppo", "zero-2", false, { "zero-2" } },
     { "ppo", "chunked_loss", true, { "chunked_loss" } },
     { "ppo", "flash_attention", true, { "flash_attention" } },
     { "ppo", "all exact", true, { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute" } },
@@ -292,10 +296,20 @@ static int check_technique(const char *word, const char *phase, const struct tec
         }
     }
     err_set(err, ERR_USAGE, "unknown technique \"%.60s\"", word);
-    return err_hint(err,
-                    "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, chunked_loss, "
-                    "flash_attention, fused_kernels, norm_recompute, optimizer8, and int8 and frozen_bf16 of PPO.",
-                    nearest);
+    return err_hint(
+        err,
+        "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, zero-2, "
+        "chunked_loss, flash_attention, fused_kernels, norm_recompute, optimizer8, and int8 and frozen_bf16 of PPO.",
+        nearest);
+}
+
+/* One that is on has the same option, with another value. */
+static bool is_off_by_another(const struct words *on, const struct technique_word *t)
+{
+    for (const struct technique_word *o = technique_words; o->name; o++)
+        if (o != t && words_have(on, o->name) && strncmp(o->on, t->off, strcspn(t->off, "=") + 1) == 0)
+            return true;
+    return false;
 }
 
 /* The words of a phase's command line before the cell's own: the study's, the phase's, a word for every technique. */
@@ -310,7 +324,8 @@ static int compose(struct cell *c, const struct cells *from, struct err *err)
         if (!is_in(t, c->phase))
             continue;
         c->exact = c->exact && (!on || t->exact);
-        if (words_add(&c->argv, err, "%s", on ? t->on : t->off) != 0)
+        if ((on || (t->off && !is_off_by_another(&c->techniques, t))) &&
+            words_add(&c->argv, err, "%s", on ? t->on : t->off) != 0)
             return -1;
     }
     return 0;

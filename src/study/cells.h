@@ -30,7 +30,7 @@ int cells_phase(const char *name); /* its index there; -1: a command, or none */
 
 struct technique_word {
     const char *name; /* the word in study files, records and reports */
-    const char *on, *off; /* the word on a phase's command line */
+    const char *on, *off; /* the word on a phase's command line; off NULL: that of the one before it */
     bool exact; /* computes the same numbers */
     int64_t min_ranks;
     const char *phase; /* the only one that has it; NULL: all */

@@ -1,13 +1,11 @@
-/* ZeRO stage 1: each rank keeps and updates 1/R of the optimizer's state (and of the master weights), Rajbhandari et al. 2020,
- * arXiv:1910.02054. Gradients are reduce-scattered, so that a rank gets the sum for its own range alone; after the update the
- * parameters are all-gathered: together the volume of one all-reduce. */
-#include "techniques/technique.h"
+/* ZeRO: state in shards over the ranks, Rajbhandari et al. 2020, arXiv:1910.02054.
+ * Stage 1: each rank keeps and updates 1/R of the optimizer's state (and of the master weights). Gradients are reduce-scattered,
+ * so that a rank gets the sum for its own range alone; after the update the parameters are all-gathered: together the volume
+ * of one all-reduce.
+ * Stage 2: gradients too: see zero_grads.c. The parts of zero.h are updated one by one. */
+#include "techniques/zero.h"
 
 #define BUCKET_ELEMENTS ((int64_t)4 << 20) /* of all ranks together, at most: the staging buffer of a large model */
-
-struct zero_options {
-    int64_t stage;
-};
 
 static const struct option options[] = {
     { .name = "zero_stage",
@@ -17,7 +15,15 @@ static const struct option options[] = {
       .min = 0,
       .max = 3,
       .value = "N",
-      .help = "1: optimizer state in shards over the ranks" },
+      .help = "in shards over the ranks: 1 optimizer state, 2 gradients too" },
+    { .name = "zero_persistence_threshold",
+      .type = OPTION_INT,
+      .offset = offsetof(struct zero_options, persistence),
+      .fallback = "10000",
+      .min = 0,
+      .max = 1e15,
+      .value = "N",
+      .help = "tensors of at most N elements are sent together" },
     { 0 },
 };
 
@@ -30,12 +36,12 @@ static int check(const void *o, const struct run_facts *facts, struct err *err)
 {
     const int64_t stage = ((const struct zero_options *)o)->stage;
 
-    if (stage > 1) {
-        err_set(err, ERR_USAGE, "--zero_stage %d is not supported, 0 and 1 are", (int)stage);
-        return err_hint(err, "Use --zero_stage 1; --gradient_checkpointing and --dtype bf16 save memory too.");
+    if (stage > 2) {
+        err_set(err, ERR_USAGE, "--zero_stage %d is not supported, 0, 1 and 2 are", (int)stage);
+        return err_hint(err, "Use --zero_stage 2; --gradient_checkpointing and --dtype bf16 save memory too.");
     }
-    if (stage == 1 && facts->trains && facts->ranks == 1) {
-        err_set(err, ERR_USAGE, "--zero_stage 1 has nothing to shard on one rank");
+    if (stage > 0 && facts->trains && facts->ranks == 1) {
+        err_set(err, ERR_USAGE, "--zero_stage %d has nothing to shard on one rank", (int)stage);
         return err_hint(err, "Add --ranks 2 or more, or leave --zero_stage away.");
     }
     return 0;
@@ -127,17 +133,58 @@ static int on_program(struct plan *p, int program, int sum, struct err *err)
     return 0;
 }
 
-static int on_plan(const void *o, struct plan *p, const char *model, struct err *err)
+static int stage1(struct plan *p, const char *model, struct err *err)
 {
-    const int reduce = plan_find_program(p, model, "reduce"), update = plan_find_program(p, model, "update");
-
-    (void)o;
-    if (p->ranks == 1 || update < 0)
-        return 0;
     const char *sum = plan_name(p, err, "%sgrad_sum", model);
-    if (!sum || on_program(p, reduce, plan_find(p, sum), err) != 0)
+
+    if (!sum || on_program(p, plan_find_program(p, model, "reduce"), plan_find(p, sum), err) != 0)
         return -1;
-    return on_program(p, update, -1, err);
+    return on_program(p, plan_find_program(p, model, "update"), -1, err);
+}
+
+/* Each rank updates its share of every part; then all get the whole. */
+static int update_shares(struct plan *p, const char *model, struct err *err)
+{
+    const int update = plan_find_program(p, model, "update");
+    struct op_step gather = plan_step(OP_ALL_GATHER, "zero");
+
+    for (int i = 0; i < p->programs[update].n_steps; i++) {
+        struct op_step *s = &p->programs[update].steps[i];
+        if (s->op != OP_ADAMW && s->op != OP_GRAD_SCALE)
+            continue;
+        s->attrs.count /= p->ranks;
+        s->by = "zero";
+        if (s->op != OP_ADAMW)
+            continue;
+        shard_state(p, s);
+        gather.out[0] = s->out[0];
+        s->out[0] = zero_own_share(p, s->out[0], err);
+        if (s->out[0] < 0 || plan_insert(p, update, i + 1, &gather, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int stage2(const struct zero_options *o, struct plan *p, const char *model, struct err *err)
+{
+    struct zero_parts parts;
+
+    if (zero_parts_make(&parts, p, model, o, false, err) != 0)
+        return -1;
+    int result = zero_shard_grads(p, model, &parts, err);
+    if (result == 0)
+        result = update_shares(p, model, err);
+    zero_parts_free(&parts);
+    return result;
+}
+
+static int on_plan(const void *options_given, struct plan *p, const char *model, struct err *err)
+{
+    const struct zero_options *o = options_given;
+
+    if (p->ranks == 1 || plan_find_program(p, model, "update") < 0)
+        return 0;
+    return o->stage == 1 ? stage1(p, model, err) : stage2(o, p, model, err);
 }
 
 const struct technique technique_zero = {

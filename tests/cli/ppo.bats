@@ -140,14 +140,24 @@ teardown() {
 }
 
 @test "two ranks answer as one does, and learn the same within rounding" {
-    with=(--max_steps 3 --actor_dropout 0 --critic_dropout 0 --normalize_advantages -q)
+    with=(--max_steps 3 --actor_dropout 0 --critic_dropout 0 --normalize_advantages --enable_ema -q)
     ppo "$dir/one" "${with[@]}"
-    ppo "$dir/two" "${with[@]}" --ranks 2 --zero_stage 1 --generation_batch_size 2 --batch_size 2
-    for key in reward answer_tokens; do
-        diff <(grep -o "\"$key\":[-0-9.]\{1,7\}" "$dir/one/metrics.jsonl") <(grep -o "\"$key\":[-0-9.]\{1,7\}" "$dir/two/metrics.jsonl")
+    for stage in '--zero_stage 1' '--actor_zero_stage 2 --critic_zero_stage 1'; do
+        # shellcheck disable=SC2086 # words
+        ppo "$dir/two" "${with[@]}" --ranks 2 $stage --generation_batch_size 2 --batch_size 2 --overwrite
+        for key in reward answer_tokens; do
+            diff <(grep -o "\"$key\":[-0-9.]\{1,7\}" "$dir/one/metrics.jsonl") <(grep -o "\"$key\":[-0-9.]\{1,7\}" "$dir/two/metrics.jsonl")
+        done
+        paste -d' ' <(grep -o '"critic_grad_norm":[0-9.]*' "$dir/one/metrics.jsonl" | cut -d: -f2) \
+            <(grep -o '"critic_grad_norm":[0-9.]*' "$dir/two/metrics.jsonl" | cut -d: -f2) >"$dir/norms"
+        [ "$(wc -l <"$dir/norms")" -eq 3 ]
+        awk '{ d = $1 - $2; if (d * d > 1e-8 * $1 * $1) exit 1 }' "$dir/norms"
+        for model in actor critic actor_ema; do # the same tensors
+            for run in one two; do
+                grep -aoE '"[a-z_.]*[a-z0-9_.]+(weight|bias)":' "$dir/$run/$model/model.safetensors" | sort >"$dir/$run.names"
+            done
+            [ "$(wc -l <"$dir/one.names")" -gt 20 ]
+            diff "$dir/one.names" "$dir/two.names"
+        done
     done
-    paste -d' ' <(grep -o '"critic_grad_norm":[0-9.]*' "$dir/one/metrics.jsonl" | cut -d: -f2) \
-        <(grep -o '"critic_grad_norm":[0-9.]*' "$dir/two/metrics.jsonl" | cut -d: -f2) >"$dir/norms"
-    [ "$(wc -l <"$dir/norms")" -eq 3 ]
-    awk '{ d = $1 - $2; if (d * d > 1e-8 * $1 * $1) exit 1 }' "$dir/norms"
 }

@@ -33,6 +33,10 @@ teardown() {
     who=rank kill_and_resume sft --ranks 2 --zero_stage 1 --num_train_epochs 14
 }
 
+@test "so does one of 3 ranks with ZeRO-2" {
+    who=rank kill_and_resume sft --ranks 3 --zero_stage 2 --num_train_epochs 20
+}
+
 @test "SIGINT and SIGTERM finish the step, save and leave with 130 and 143" {
     sft "$dir/whole" -q "${usual[@]}"
     for pair in INT:130 TERM:143; do

@@ -63,6 +63,41 @@ TEST(zero_shards_state)
     plan_free(&p);
 }
 
+/* Bytes of the kinds that a stage shards, as the paper's table 1 has them, of each of R ranks. Biases and norms, 0.1 % of the
+ * weights, are among them. */
+TEST(stages_of_zero_take_what_their_formulas_say)
+{
+    for (int ranks = 2; ranks <= 4; ranks++)
+        for (int stage = 1; stage <= 2; stage++) {
+            const double R = ranks, all = PARAMETERS;
+            const double grad = stage >= 2 ? all / R : all;
+            char words[64];
+            struct plan p;
+
+            snprintf(words, sizeof words, "--dtype bf16 --zero_stage %d", stage);
+            plan_of(test_state, &p, words, ranks, "opt-350m");
+            CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 2 * all, 2e4);
+            CHECK_NEAR((double)p.kind_bytes[KIND_GRAD], 2 * grad, 2e4);
+            CHECK_NEAR((double)p.kind_bytes[KIND_MASTER], 2 * all / R, 2e4);
+            CHECK_NEAR((double)p.kind_bytes[KIND_OPTIMIZER], 8 * all / R, 2e4);
+            CHECK_NEAR(cost_update(&p).comm_bytes, 2 * 2 * all * (R - 1) / R, 1e4);
+            plan_free(&p);
+        }
+}
+
+/* Of all gradients only a layer's and the embedding's live at once, where without ZeRO-2 all do. */
+TEST(zero_2_frees_gradients_as_it_goes)
+{
+    struct plan one, two;
+
+    plan_of(test_state, &one, "--zero_stage 1", 2, "opt-350m");
+    plan_of(test_state, &two, "--zero_stage 2", 2, "opt-350m");
+    const double less = (double)one.tier_bytes[TIER_DEVICE] - (double)two.tier_bytes[TIER_DEVICE];
+    CHECK(less > 4 * PARAMETERS / 2 - 4 * 50272 * 512 - 2 * 4 * 12596224);
+    plan_free(&one);
+    plan_free(&two);
+}
+
 /* A byte for each moment and 1/64 of one for its scale; biases and norms, 0.08 % of the weights, stay in fp32. */
 TEST(moments_in_8_bits_are_counted_with_their_scales)
 {
@@ -118,5 +153,6 @@ TEST(work_is_the_models)
 }
 
 TEST_MAIN(CASE(state_is_counted_to_the_parameter), CASE(zero_shards_state),
+          CASE(stages_of_zero_take_what_their_formulas_say), CASE(zero_2_frees_gradients_as_it_goes),
           CASE(moments_in_8_bits_are_counted_with_their_scales), CASE(each_technique_lowers_what_it_is_for),
           CASE(work_is_the_models))

@@ -30,13 +30,15 @@ TEST(builtin_study_is_whole)
 
     CHECK_OK(cells_builtin(&s, &err), &err);
     CHECK_OK(cells_finish(&s, &as_it_is, &err), &err);
-    CHECK_EQ(count(&s, "sft"), 9 + 5);
-    CHECK_EQ(count(&s, "reward"), 8 + 3);
-    CHECK_EQ(count(&s, "ppo"), 8 + 3);
+    CHECK_EQ(count(&s, "sft"), 9 + 6);
+    CHECK_EQ(count(&s, "reward"), 8 + 4);
+    CHECK_EQ(count(&s, "ppo"), 8 + 4);
     CHECK_EQ(index_of(&s, "zero-1", 1), -1);
     const struct cell *zero = &s.cells[index_of(&s, "zero-1", 2)];
     CHECK(words_have(&zero->argv, "--zero_stage=1") && words_have(&zero->argv, "--dtype=fp32"));
     CHECK(words_have(&zero->argv, "--no-flash_attention") && zero->exact);
+    const struct cell *two = &s.cells[index_of(&s, "zero-2", 2)];
+    CHECK(words_have(&two->argv, "--zero_stage=2") && !words_have(&two->argv, "--zero_stage=0"));
     const struct cell *all = &s.cells[index_of(&s, "everything", 1)];
     CHECK(words_have(&all->argv, "--zero_stage=0") && words_have(&all->argv, "--dtype=bf16") && !all->exact);
     CHECK(words_have(&s.cells[index_of(&s, "everything", 2)].techniques, "zero-1"));
