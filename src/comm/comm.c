@@ -35,6 +35,22 @@ static int keep_bytes(struct comm *c, void *bytes, int64_t n, struct err *err)
     return 0;
 }
 
+static int nobody_there(struct comm *c, const void *bytes, int64_t n, int to, struct err *err)
+{
+    (void)c;
+    (void)bytes;
+    (void)n;
+    (void)to;
+    (void)err;
+    MUST(!"a message to another rank");
+    return -1;
+}
+
+static int nobody_sends(struct comm *c, void *bytes, int64_t n, int from, struct err *err)
+{
+    return nobody_there(c, bytes, n, from, err);
+}
+
 static int no_wait(struct comm *c, struct err *err)
 {
     (void)c;
@@ -65,6 +81,8 @@ void comm_alone(struct comm *c)
                         .all_gather = keep,
                         .gather_bytes = copy_bytes,
                         .broadcast = keep_bytes,
+                        .send = nobody_there,
+                        .receive = nobody_sends,
                         .barrier = no_wait,
                         .abort = end_process,
                         .close = nothing };

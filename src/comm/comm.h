@@ -22,6 +22,8 @@ struct comm {
     int (*all_gather)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);
     int (*gather_bytes)(struct comm *c, const void *own, void *all, int64_t n, struct err *err); /* all: on rank 0 */
     int (*broadcast)(struct comm *c, void *bytes, int64_t n, struct err *err); /* from rank 0 */
+    int (*send)(struct comm *c, const void *bytes, int64_t n, int to, struct err *err); /* to a rank that receives n */
+    int (*receive)(struct comm *c, void *bytes, int64_t n, int from, struct err *err);
     int (*barrier)(struct comm *c, struct err *err);
     void (*abort)(struct comm *c, int status); /* ends every rank; does not return */
     void (*close)(struct comm *c);

@@ -70,9 +70,31 @@ static int mpi_reduce_scatter(struct comm *c, void *x, int64_t n, enum dtype t, 
 static int mpi_all_gather(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err)
 {
     (void)c;
-    MUST(n < INT32_MAX);
-    return checked(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x, (int)n, type_of(t), MPI_COMM_WORLD),
-                   "all-gather", err);
+    const size_t size = dtype_bytes(t);
+    MPI_Datatype elements, spaced;
+    int code = MPI_SUCCESS;
+
+    /* Each rank's piece is one element of a type that is as long as a rank's part: so a long vector goes in pieces too. */
+    for (int64_t at = 0; at < n && code == MPI_SUCCESS; at += PIECE) {
+        const int count = (int)(n - at < PIECE ? n - at : PIECE);
+        if (n <= PIECE) {
+            code = MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x, count, type_of(t), MPI_COMM_WORLD);
+            continue;
+        }
+        code = MPI_Type_contiguous(count, type_of(t), &elements);
+        if (code == MPI_SUCCESS)
+            code = MPI_Type_create_resized(elements, 0, (MPI_Aint)((size_t)n * size), &spaced);
+        if (code == MPI_SUCCESS)
+            code = MPI_Type_commit(&spaced);
+        if (code == MPI_SUCCESS)
+            code = MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, (char *)x + (size_t)at * size, 1, spaced,
+                                 MPI_COMM_WORLD);
+        if (code == MPI_SUCCESS)
+            code = MPI_Type_free(&spaced);
+        if (code == MPI_SUCCESS)
+            code = MPI_Type_free(&elements);
+    }
+    return checked(code, "all-gather", err);
 }
 
 static int mpi_gather_bytes(struct comm *c, const void *own, void *all, int64_t n, struct err *err)
@@ -88,6 +110,29 @@ static int mpi_broadcast(struct comm *c, void *bytes, int64_t n, struct err *err
     for (int64_t at = 0; at < n; at += PIECE) {
         const int count = (int)(n - at < PIECE ? n - at : PIECE);
         if (checked(MPI_Bcast((char *)bytes + at, count, MPI_BYTE, 0, MPI_COMM_WORLD), "broadcast", err))
+            return -1;
+    }
+    return 0;
+}
+
+static int mpi_send(struct comm *c, const void *bytes, int64_t n, int to, struct err *err)
+{
+    (void)c;
+    for (int64_t at = 0; at < n; at += PIECE) {
+        const int count = (int)(n - at < PIECE ? n - at : PIECE);
+        if (checked(MPI_Send((const char *)bytes + at, count, MPI_BYTE, to, 0, MPI_COMM_WORLD), "send", err))
+            return -1;
+    }
+    return 0;
+}
+
+static int mpi_receive(struct comm *c, void *bytes, int64_t n, int from, struct err *err)
+{
+    (void)c;
+    for (int64_t at = 0; at < n; at += PIECE) {
+        const int count = (int)(n - at < PIECE ? n - at : PIECE);
+        if (checked(MPI_Recv((char *)bytes + at, count, MPI_BYTE, from, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
+                    "receive", err))
             return -1;
     }
     return 0;
@@ -141,6 +186,8 @@ int comm_mpi(struct comm *c, struct err *err)
                         .all_gather = mpi_all_gather,
                         .gather_bytes = mpi_gather_bytes,
                         .broadcast = mpi_broadcast,
+                        .send = mpi_send,
+                        .receive = mpi_receive,
                         .barrier = mpi_barrier,
                         .abort = mpi_abort,
                         .close = mpi_close };

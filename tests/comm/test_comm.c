@@ -11,32 +11,6 @@
 
 #define RANKS 3
 
-static int local_gather_bytes(struct comm *c, const void *own, void *all, int64_t n, struct err *err)
-{
-    struct local_world *w = c->own;
-
-    (void)err;
-    w->slot[c->rank] = (void *)(uintptr_t)own;
-    pthread_barrier_wait(&w->barrier);
-    for (int r = 0; c->rank == 0 && r < w->ranks; r++)
-        memcpy((char *)all + r * n, w->slot[r], (size_t)n);
-    pthread_barrier_wait(&w->barrier);
-    return 0;
-}
-
-static int local_broadcast(struct comm *c, void *bytes, int64_t n, struct err *err)
-{
-    struct local_world *w = c->own;
-
-    (void)err;
-    w->slot[c->rank] = bytes;
-    pthread_barrier_wait(&w->barrier);
-    if (c->rank > 0)
-        memcpy(bytes, w->slot[0], (size_t)n);
-    pthread_barrier_wait(&w->barrier);
-    return 0;
-}
-
 struct member {
     struct comm comm;
     struct err err;
@@ -56,20 +30,18 @@ static void *start(void *member)
 /* Every rank does the same, each with its own value. */
 static void together(struct member m[RANKS], void (*act)(struct member *), const uint64_t values[RANKS])
 {
-    struct local_world w = { .ranks = RANKS };
+    struct local_world w;
     pthread_t threads[RANKS];
 
-    pthread_barrier_init(&w.barrier, NULL, RANKS);
+    local_world_init(&w, RANKS);
     for (int r = 0; r < RANKS; r++) {
         m[r] = (struct member){ .act = act, .value = values[r] };
         local_comm(&m[r].comm, &w, r);
-        m[r].comm.gather_bytes = local_gather_bytes;
-        m[r].comm.broadcast = local_broadcast;
         pthread_create(&threads[r], NULL, start, &m[r]);
     }
     for (int r = 0; r < RANKS; r++)
         pthread_join(threads[r], NULL);
-    pthread_barrier_destroy(&w.barrier);
+    local_world_free(&w);
 }
 
 /* value: an error's code, 0 = this rank is fine. */
@@ -203,6 +175,10 @@ static int as_a_rank(void)
     own = 40 + c.rank;
     DEMAND(c.gather_bytes(&c, &own, all, sizeof own, &err) == 0 && (c.rank > 0 || (all[0] == 40 && all[1] == 41)));
     DEMAND(c.broadcast(&c, &own, sizeof own, &err) == 0 && own == 40 && c.barrier(&c, &err) == 0);
+    if (c.rank == 1)
+        DEMAND(c.send(&c, all, sizeof all, 0, &err) == 0);
+    else
+        DEMAND(c.receive(&c, all, sizeof all, 1, &err) == 0 && all[0] == -1);
     DEMAND(comm_same(&c, 5, "the data", &err) == 0 && comm_same(&c, (uint64_t)c.rank, "the data", &err) == -1);
     DEMAND(strcmp(err.where, "rank 1 of 2") == 0 && c.agreed);
     c.close(&c);

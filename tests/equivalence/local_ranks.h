@@ -15,7 +15,25 @@ struct local_world {
     int ranks;
     pthread_barrier_t barrier;
     void *slot[LOCAL_MAX_RANKS];
+    pthread_mutex_t mutex; /* of the letter, as is: */
+    pthread_cond_t moved;
+    const void *letter[LOCAL_MAX_RANKS][LOCAL_MAX_RANKS]; /* from, to: until it is read */
 };
+
+static inline void local_world_init(struct local_world *w, int ranks)
+{
+    *w = (struct local_world){ .ranks = ranks };
+    pthread_barrier_init(&w->barrier, NULL, (unsigned)ranks);
+    pthread_mutex_init(&w->mutex, NULL);
+    pthread_cond_init(&w->moved, NULL);
+}
+
+static inline void local_world_free(struct local_world *w)
+{
+    pthread_barrier_destroy(&w->barrier);
+    pthread_mutex_destroy(&w->mutex);
+    pthread_cond_destroy(&w->moved);
+}
 
 static inline void local_add(void *sum, const void *x, int64_t n, enum dtype t)
 {
@@ -75,6 +93,62 @@ static inline int local_gather(struct comm *c, void *x, int64_t n, enum dtype t,
     return 0;
 }
 
+static inline int local_gather_bytes(struct comm *c, const void *own, void *all, int64_t n, struct err *err)
+{
+    struct local_world *w = c->own;
+
+    (void)err;
+    w->slot[c->rank] = (void *)(uintptr_t)own;
+    pthread_barrier_wait(&w->barrier);
+    for (int r = 0; c->rank == 0 && r < w->ranks; r++)
+        memcpy((char *)all + r * n, w->slot[r], (size_t)n);
+    pthread_barrier_wait(&w->barrier);
+    return 0;
+}
+
+static inline int local_broadcast(struct comm *c, void *bytes, int64_t n, struct err *err)
+{
+    struct local_world *w = c->own;
+
+    (void)err;
+    w->slot[c->rank] = bytes;
+    pthread_barrier_wait(&w->barrier);
+    if (c->rank > 0)
+        memcpy(bytes, w->slot[0], (size_t)n);
+    pthread_barrier_wait(&w->barrier);
+    return 0;
+}
+
+static inline int local_send(struct comm *c, const void *bytes, int64_t n, int to, struct err *err)
+{
+    struct local_world *w = c->own;
+
+    (void)n;
+    (void)err;
+    pthread_mutex_lock(&w->mutex);
+    w->letter[c->rank][to] = bytes;
+    pthread_cond_broadcast(&w->moved);
+    while (w->letter[c->rank][to])
+        pthread_cond_wait(&w->moved, &w->mutex);
+    pthread_mutex_unlock(&w->mutex);
+    return 0;
+}
+
+static inline int local_receive(struct comm *c, void *bytes, int64_t n, int from, struct err *err)
+{
+    struct local_world *w = c->own;
+
+    (void)err;
+    pthread_mutex_lock(&w->mutex);
+    while (!w->letter[from][c->rank])
+        pthread_cond_wait(&w->moved, &w->mutex);
+    memcpy(bytes, w->letter[from][c->rank], (size_t)n);
+    w->letter[from][c->rank] = NULL;
+    pthread_cond_broadcast(&w->moved);
+    pthread_mutex_unlock(&w->mutex);
+    return 0;
+}
+
 static inline void local_comm(struct comm *c, struct local_world *w, int rank)
 {
     comm_alone(c);
@@ -84,6 +158,10 @@ static inline void local_comm(struct comm *c, struct local_world *w, int rank)
     c->all_reduce = local_reduce;
     c->reduce_scatter = local_scatter;
     c->all_gather = local_gather;
+    c->gather_bytes = local_gather_bytes;
+    c->broadcast = local_broadcast;
+    c->send = local_send;
+    c->receive = local_receive;
 }
 
 #endif
