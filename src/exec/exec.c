@@ -10,11 +10,6 @@
 
 #define SCRATCH_ALIGNMENT 64
 
-static bool is_collective(enum op op)
-{
-    return op == OP_ALL_REDUCE || op == OP_REDUCE_SCATTER || op == OP_ALL_GATHER;
-}
-
 static int prepare_program(struct exec *e, int program, struct err *err)
 {
     struct program *g = &e->plan->programs[program];
@@ -24,7 +19,7 @@ static int prepare_program(struct exec *e, int program, struct err *err)
         return -1;
     for (int i = 0; i < g->n_steps; i++) {
         struct kernel *k = &e->kernels[program][i];
-        if (is_collective(g->steps[i].op))
+        if (op_is_collective(g->steps[i].op))
             continue;
         k->plan = e->plan;
         k->step = &g->steps[i];
@@ -89,17 +84,10 @@ void *exec_address(const struct exec *e, int buffer)
 void *exec_held(const struct exec *e, int buffer, int64_t *first, int64_t *count)
 {
     const struct buffer *b = &e->plan->buffers[buffer];
-    const struct buffer *flat = b->parent < 0 ? NULL : &e->plan->buffers[b->parent];
+    const int64_t at = plan_held(e->plan, buffer, e->plan->rank, first, count);
+    const int whole = plan_is_sharded(e->plan, buffer) ? b->parent : buffer;
 
-    *first = 0;
-    *count = shape_count(&b->shape);
-    if (!flat || flat->shards == 1)
-        return exec_address(e, buffer);
-    const int64_t own = flat->count * e->plan->rank, end = own + flat->count, tensor_end = b->parent_begin + *count;
-    const int64_t begin = b->parent_begin > own ? b->parent_begin : own, stop = tensor_end < end ? tensor_end : end;
-    *first = begin - b->parent_begin;
-    *count = stop > begin ? stop - begin : 0;
-    return (char *)exec_address(e, b->parent) + (*count ? (size_t)(begin - own) * dtype_bytes(b->dtype) : 0);
+    return (char *)exec_address(e, whole) + (size_t)at * dtype_bytes(b->dtype);
 }
 
 void *exec_buffer(const struct exec *e, const char *name)
@@ -167,7 +155,7 @@ static int run_step(struct exec *e, int program, int i, const struct run_context
     const struct op_step *s = &e->plan->programs[program].steps[i];
     void *in[OP_MAX_IN], *out[OP_MAX_OUT];
 
-    if (is_collective(s->op))
+    if (op_is_collective(s->op))
         return run_collective(e, s, err);
     for (int k = 0; k < OP_MAX_IN; k++)
         in[k] = exec_address(e, s->in[k]);

@@ -31,8 +31,7 @@ void exec_free(struct exec *e);
 int exec_run(struct exec *e, int program, const struct run_context *c, struct err *err);
 /* The address of a buffer's own share; NULL for -1. */
 void *exec_address(const struct exec *e, int buffer);
-/* What this rank holds of a tensor: elements *first .. *first + *count - 1, from the address on. All of it, but for a tensor in a
- * flat buffer that is in shards. */
+/* What this rank holds of a tensor (plan_held), and where. */
 void *exec_held(const struct exec *e, int buffer, int64_t *first, int64_t *count);
 /* By name; the buffer must exist. */
 void *exec_buffer(const struct exec *e, const char *name);

@@ -141,6 +141,11 @@ static const struct op_rule rules[OP_N] = {
     [OP_ALL_GATHER] = { "all_gather", 0, 1, NULL, NULL, false },
 };
 
+bool op_is_collective(enum op op)
+{
+    return op == OP_ALL_REDUCE || op == OP_REDUCE_SCATTER || op == OP_ALL_GATHER;
+}
+
 const struct op_rule *op_rule(enum op op)
 {
     return &rules[op];

@@ -190,6 +190,7 @@ struct op_rule {
 };
 
 const struct op_rule *op_rule(enum op op);
+bool op_is_collective(enum op op); /* by all ranks together, through comm rather than a kernel */
 
 /* The families of graph/ops: each row of the table names its functions there. */
 int op_embed_gradient(struct graph *g, int node, const int *dout, struct err *err);

@@ -56,6 +56,7 @@ int generator_init(struct generator *out, struct exec *e, const char *model, con
         .exec = e,
         .prefill = plan_find_program(p, model, "prefill"),
         .decode = plan_find_program(p, model, "decode"),
+        .gather = plan_find_program(p, model, "gather"),
         .quantize = plan_find_program(p, model, "quantize"),
         .ids = exec_buffer(e, "ids"),
         .positions = exec_buffer(e, "positions"),
@@ -67,6 +68,7 @@ int generator_init(struct generator *out, struct exec *e, const char *model, con
 
     *out = (struct generator){ 0 };
     MUST(g.prefill >= 0 && g.decode >= 0 && logits->dtype == F32);
+    g.together = plan_sends(p, g.prefill) || plan_sends(p, g.decode);
     g.B = p->programs[g.decode].B;
     g.P = p->programs[g.prefill].T;
     g.S = cache_columns(p, g.decode);
@@ -152,22 +154,41 @@ static int prefill_columns(struct generator *g, int64_t first, int64_t T, struct
     return exec_run(g->exec, g->prefill, &c, err);
 }
 
+/* Does any rank go on? Of ranks that each work alone only this one counts. */
+static int any_goes_on(const struct generator *g, bool own, struct err *err)
+{
+    struct comm *comm = g->exec->comm;
+    double sum = own ? 1 : 0;
+
+    if (g->together && comm->all_reduce(comm, &sum, 1, F64, err) != 0)
+        return -1;
+    return sum > 0;
+}
+
+/* Ranks that have no columns left while others do fill their first one again. */
 static int prefill(struct generator *g, int64_t n_cached, struct err *err)
 {
-    int64_t last = 0;
+    int64_t last = 0, first = n_cached;
+    int more;
 
     for (int64_t b = 0; b < g->result.B; b++)
         last = g->result.end[b] - 1 > last ? g->result.end[b] - 1 : last;
-    for (int64_t first = n_cached; first < last; first += g->P)
-        if (prefill_columns(g, first, last - first < g->P ? last - first : g->P, err) != 0)
+    while ((more = any_goes_on(g, first < last, err)) > 0) {
+        const int64_t left = last - first, T = left < g->P ? left : g->P;
+        if (prefill_columns(g, left > 0 ? first : 0, left > 0 ? T : 1, err) != 0)
             return -1;
-    return 0;
+        first += left > 0 ? T : 0;
+    }
+    return more;
 }
 
-static int quantize(struct generator *g, struct err *err)
+/* What the programs read of the weights is made; again whenever the weights have moved, or lie where other programs work. */
+static int make_weights(struct generator *g, struct err *err)
 {
     const struct run_context c = { .B = 1, .T = 1, .row_step = 1 };
 
+    if (g->gather >= 0 && exec_run(g->exec, g->gather, &c, err) != 0)
+        return -1;
     if (g->quantize < 0 || (g->quantized && !g->options.weights_move))
         return 0;
     g->quantized = true;
@@ -181,13 +202,14 @@ static bool goes_on(const struct generator *g, int64_t b)
     return !r->ended[b] && r->end[b] - r->prompt_end[b] < g->options.max_new_tokens && r->end[b] < r->S;
 }
 
-/* The logits that follow the last id of each slot's row. */
+/* The logits that follow the last id of each slot's row. A rank whose rows have all ended, while those of others have not,
+ * makes those of the first slot again. */
 static int decode(struct generator *g, struct err *err)
 {
     const struct generated *r = &g->result;
-    const struct run_context c = { .B = g->n_slots, .T = 1, .row_step = 1 };
+    const struct run_context c = { .B = g->n_slots > 0 ? g->n_slots : 1, .T = 1, .row_step = 1 };
 
-    for (int64_t s = 0; s < g->n_slots; s++) {
+    for (int64_t s = 0; s < c.B; s++) {
         const int32_t b = g->rows[s], column = r->end[b] - 1;
         g->ids[s] = r->ids[b * r->S + column];
         g->positions[s] = position_of(r, b, column);
@@ -249,14 +271,14 @@ static int append(struct generator *g, const struct prompts *p, int64_t slot, st
 
 int generator_run(struct generator *g, const struct prompts *p, struct err *err)
 {
-    int more = 0;
+    int more = 0, any = 0;
 
     if (check_prompts(g, p, err) != 0)
         return -1;
     start_result(g, p);
-    if (quantize(g, err) != 0 || prefill(g, p->n_cached, err) != 0)
+    if (make_weights(g, err) != 0 || prefill(g, p->n_cached, err) != 0)
         return -1;
-    for (int64_t step = 1; g->n_slots > 0 && more == 0; step++) {
+    for (int64_t step = 1; more == 0 && (any = any_goes_on(g, g->n_slots > 0, err)) > 0; step++) {
         if (decode(g, err) != 0)
             return -1;
         for (int64_t s = 0; s < g->n_slots; s++)
@@ -266,5 +288,5 @@ int generator_run(struct generator *g, const struct prompts *p, struct err *err)
         if (g->options.hook)
             more = g->options.hook(g->options.hook_context, &g->result, step, err);
     }
-    return more < 0 ? -1 : 0;
+    return more < 0 || any < 0 ? -1 : 0;
 }

@@ -53,8 +53,10 @@ struct generator {
     struct generate_options options; /* lengths and hook may be changed between runs */
     struct exec *exec; /* borrowed */
     int prefill, decode; /* programs */
+    int gather; /* the one that makes the weights whole that both read; -1: they are, or the programs see to it */
     int quantize; /* the one that makes the copy of the weights that decode reads; -1: it reads the weights */
     bool quantized; /* it has run */
+    bool together; /* the programs send between ranks: all ranks run them until the last one has ended */
     int64_t B, P, S, V; /* planned: rows, columns at a time, columns of the caches, ids */
     int32_t *ids, *positions, *spans, *at; /* in the block, as are: */
     const float *logits;

@@ -1,6 +1,6 @@
 /* Where every buffer lies. Persistent buffers follow each other; the transient buffers of each program are packed into one
  * region that all programs share, by lifetime: largest first, each at the lowest offset where it overlaps no placed buffer
- * that lives at the same time (greedy by size: Pisarchyk and Lee 2020, arXiv:2001.03288). Key-value caches begin that region:
+ * that lives at the same time (greedy by size: Pisarchyk and Lee 2020, arXiv:2001.03288). Caches begin that region:
  * the programs that use them find them there from run to run, the others write over them. Then comes the scratch that the
  * hungriest kernel wants. The answer is the prediction and the allocation at once. */
 #include "plan/plan.h"
@@ -96,9 +96,10 @@ static size_t lowest_gap(struct buffer *const *placed, int n, const struct buffe
     return at;
 }
 
+/* A cache, or a view of one. */
 static bool is_cache(const struct plan *p, int buffer)
 {
-    return buffer >= 0 && p->buffers[buffer].kind == KIND_KV;
+    return buffer >= 0 && p->buffers[buffer].cache;
 }
 
 static bool uses_caches(const struct plan *p, const struct program *g)
@@ -141,7 +142,7 @@ static size_t place_persistent(struct plan *p, bool caches, size_t at)
 {
     for (int i = 0; i < p->n_buffers; i++) {
         struct buffer *b = &p->buffers[i];
-        if (!b->persistent || b->parent >= 0 || (b->kind == KIND_KV) != caches)
+        if (!b->persistent || b->parent >= 0 || b->cache != caches)
             continue;
         b->offset = at;
         at += aligned(b->bytes);

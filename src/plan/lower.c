@@ -68,6 +68,7 @@ static int lower_value(struct plan *p, int program, const char *model, const str
         .parent = parent,
         .group = trains ? group_of(v->name) : -1,
         .persistent = of_model || v->input,
+        .cache = v->kind == KIND_KV,
         .input = v->input,
         .program = of_model || v->input ? -1 : program,
         .by = "model",

@@ -122,6 +122,44 @@ bool plan_trains(const struct plan *p, int program, const char *model)
     return false;
 }
 
+bool plan_sends(const struct plan *p, int program)
+{
+    const struct program *g = &p->programs[program];
+
+    for (int i = 0; i < g->n_steps; i++)
+        if (op_is_collective(g->steps[i].op))
+            return true;
+    return false;
+}
+
+bool plan_is_sharded(const struct plan *p, int buffer)
+{
+    const int flat = p->buffers[buffer].parent;
+
+    return flat >= 0 && p->buffers[flat].shards > 1;
+}
+
+int64_t plan_held(const struct plan *p, int buffer, int rank, int64_t *first, int64_t *count)
+{
+    const struct buffer *b = &p->buffers[buffer];
+    const int64_t n = shape_count(&b->shape);
+
+    *first = 0;
+    *count = n;
+    if (!plan_is_sharded(p, buffer))
+        return 0;
+    const struct buffer *flat = &p->buffers[b->parent];
+    const int64_t share = shape_count(&flat->shape) / flat->shards, own = share * rank, end = b->parent_begin + n;
+    const int64_t begin = b->parent_begin > own ? b->parent_begin : own, stop = end < own + share ? end : own + share;
+    if (stop <= begin) {
+        *count = 0;
+        return 0;
+    }
+    *first = begin - b->parent_begin;
+    *count = stop - begin;
+    return begin - own;
+}
+
 struct op_step plan_step(enum op op, const char *by)
 {
     struct op_step s = { .op = op, .by = by, .layer = -1, .pass = PASS_UPDATE };

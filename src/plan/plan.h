@@ -19,9 +19,8 @@ struct buffer {
     int parent; /* a view: elements from parent_begin on of that flat buffer; -1 = has its own memory */
     int64_t parent_begin;
     int group; /* enum optimizer_group of parameters and gradients; -1 for others */
-    bool
-        persistent; /* lives between programs: parameters, gradients, optimizer state, inputs; KIND_KV: between those that
-                        name it alone, any other program writes over it */
+    bool persistent; /* lives between programs: parameters, gradients, optimizer state, inputs */
+    bool cache; /* persistent, but between those programs alone that name a cache: any other one writes over it */
     bool derived; /* made of other state by a program of the plan: neither loaded nor saved */
     bool input; /* exec gives its address out */
     int program; /* the one program a transient buffer belongs to */
@@ -81,6 +80,11 @@ int plan_find_program(const struct plan *p, const char *model, const char *name)
 bool plan_trains(const struct plan *p, int program, const char *model); /* is of the model, and has a backward pass */
 const char *plan_name(struct plan *p, struct err *err, const char *format, ...)
     ERR_PRINTF(3, 4); /* owned by the plan */
+/* What a rank holds of a tensor: elements *first .. *first + *count - 1, all of it but for one in a flat buffer that is in
+ * shards: then also where in the share they begin, else 0. After layout_assign, or before. */
+int64_t plan_held(const struct plan *p, int buffer, int rank, int64_t *first, int64_t *count);
+bool plan_sends(const struct plan *p, int program); /* has a collective: all ranks run it together */
+bool plan_is_sharded(const struct plan *p, int buffer); /* such a tensor */
 /* A step with no operands, no attributes: a start for filling in. */
 struct op_step plan_step(enum op op, const char *by);
 

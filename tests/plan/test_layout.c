@@ -73,7 +73,7 @@ TEST(caches_lie_where_other_programs_work)
         struct plan p;
 
         cache.kind = KIND_KV;
-        cache.persistent = true;
+        cache.persistent = cache.cache = true;
         plan_init(&p, 0, 1);
         CHECK_EQ(plan_add_program(&p, "", "fill", 1, 1, &err), 0);
         CHECK_EQ(plan_add_program(&p, "", "other", 1, 1, &err), 1);
