@@ -155,12 +155,11 @@ int resume_save(struct run *r, struct err *err)
 {
     struct checkpoint_part own[2] = { 0 };
     char tmp[FILE_PATH_MAX] = "";
-    int result = 0;
+    int result;
 
     if (r->saved_at == r->at.n_updates)
         return 0;
-    if (r->comm.rank == 0)
-        result = weights_check(&r->exec, err);
+    result = weights_check(&r->exec, err);
     if (r->comm.rank == 0 && result == 0)
         result = checkpoint_begin(r->spec->output, r->at.n_updates, tmp, err);
     if (comm_agree(&r->comm, result, err) != 0 || r->comm.broadcast(&r->comm, tmp, sizeof tmp, err) != 0)

@@ -40,6 +40,7 @@ int run_model_folder(const struct spec *s, const struct run_model *m, char *out,
     return err_set(err, ERR_INPUT, "the path of \"%s\" is too long", s->output);
 }
 
+/* All ranks: what is in shards comes from all of them. */
 static int save_model(struct run *r, const struct run_model *m, struct err *err)
 {
     char folder[FILE_PATH_MAX];
@@ -49,19 +50,17 @@ static int save_model(struct run *r, const struct run_model *m, struct err *err)
     log_note("writing the model to %s", folder);
     if (weights_save(&r->exec, m->prefix, &m->config, folder, err) != 0)
         return -1;
-    return bpe_save_files(r->inputs.tokenizer, folder, err);
+    return r->comm.rank == 0 ? bpe_save_files(r->inputs.tokenizer, folder, err) : 0;
 }
 
 static int save_models(struct run *r, struct err *err)
 {
-    int result = 0;
-
-    if (r->comm.rank != 0 || !r->spec->save_model)
+    if (!r->spec->save_model)
         return 0;
-    result = weights_check(&r->exec, err);
+    int result = comm_agree(&r->comm, weights_check(&r->exec, err), err);
     for (int i = 0; i < r->n_models && result == 0; i++)
         if (r->models[i].learns)
-            result = save_model(r, &r->models[i], err);
+            result = comm_agree(&r->comm, save_model(r, &r->models[i], err), err);
     return result;
 }
 
@@ -101,8 +100,10 @@ static int train_opened(struct run *r, struct err *err)
     const bool stopped = result != 0;
     if (gather_peaks(r, err) != 0)
         return -1;
-    result = stopped ? 0 : save_models(r, err);
-    if (r->comm.rank == 0 && result == 0)
+    if (!stopped && save_models(r, err) != 0)
+        return -1;
+    result = 0;
+    if (r->comm.rank == 0)
         result = record_finish(r, stopped ? "stopped" : "finished", err);
     if (comm_agree(&r->comm, result, err) != 0)
         return -1;

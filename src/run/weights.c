@@ -24,7 +24,7 @@ static const char *canonical(const struct buffer *b)
     return b->name + strlen(b->model);
 }
 
-/* The master weights of flat buffer `flat`, and where this rank's share begins; -1 = none. */
+/* The master weights of flat buffer `flat`, and where in it this rank's share begins; -1 = none. */
 static int master_of(const struct plan *p, int flat, int64_t *begin)
 {
     for (int g = 0; g < p->n_programs; g++)
@@ -32,11 +32,13 @@ static int master_of(const struct plan *p, int flat, int64_t *begin)
             const struct op_step *s = &p->programs[g].steps[i];
             if (s->op != OP_ADAMW && s->op != OP_ADAMW8)
                 continue;
-            const struct buffer *of =
-                &p->buffers[s->out[0]]; /* the flat buffer, or a view of this rank's share of it */
+            /* The flat buffer, whole or itself this rank's share, or a view of the share. */
+            const struct buffer *of = &p->buffers[s->out[0]];
             if (s->out[0] != flat && of->parent != flat)
                 continue;
-            *begin = s->attrs.begin + (s->out[0] == flat ? 0 : of->parent_begin);
+            *begin = s->attrs.begin + (s->out[0] != flat ? of->parent_begin : 0);
+            if (of->shards > 1)
+                *begin += shape_count(&of->shape) / of->shards * p->rank;
             return s->out[3];
         }
     return -1;
@@ -88,30 +90,33 @@ static int read_rest(const struct weights_source *s, const char *name, int16_t *
 static int load_master(struct exec *e, const struct weights_source *s, int param, struct err *err)
 {
     const struct buffer *b = &e->plan->buffers[param];
-    const int64_t count = shape_count(&b->shape);
-    int64_t begin = 0;
+    int64_t begin = 0, held, n_held;
     const int master = b->parent < 0 ? -1 : master_of(e->plan, b->parent, &begin);
+    const uint16_t *weights = exec_held(e, param, &held, &n_held);
 
     if (master < 0)
         return 0;
     const int64_t first = b->parent_begin > begin ? b->parent_begin : begin;
-    const int64_t own_end = begin + e->plan->buffers[master].count, tensor_end = b->parent_begin + count;
+    const int64_t own_end = begin + e->plan->buffers[master].count,
+                  tensor_end = b->parent_begin + shape_count(&b->shape);
     const int64_t n = (own_end < tensor_end ? own_end : tensor_end) - first;
     if (n <= 0)
         return 0;
     const int64_t at = first - b->parent_begin;
-    return read_rest(s, canonical(b), (int16_t *)exec_address(e, master) + (first - begin),
-                     (const uint16_t *)exec_address(e, param) + at, at, n, err);
+    MUST(at >= held && at + n <= held + n_held);
+    return read_rest(s, canonical(b), (int16_t *)exec_address(e, master) + (first - begin), weights + (at - held), at,
+                     n, err);
 }
 
 int weights_load_from(struct exec *e, const char *model, const struct weights_source *s, struct err *err)
 {
     for (int i = 0; i < e->plan->n_buffers; i++) {
         const struct buffer *b = &e->plan->buffers[i];
+        int64_t first, n;
         if (!is_param_of(b, model))
             continue;
-        if (read_part(s, canonical(b), exec_address(e, i), b->dtype, 0, shape_count(&b->shape), err) != 0 ||
-            load_master(e, s, i, err) != 0)
+        void *x = exec_held(e, i, &first, &n);
+        if (read_part(s, canonical(b), x, b->dtype, first, n, err) != 0 || load_master(e, s, i, err) != 0)
             return -1;
     }
     return 0;
@@ -141,30 +146,147 @@ uint64_t weights_hash(const struct exec *e, const char *model)
     uint64_t hash = 0;
 
     for (int i = 0; i < e->plan->n_buffers; i++)
-        if (is_param_of(&e->plan->buffers[i], model))
+        if (is_param_of(&e->plan->buffers[i], model) && !plan_is_sharded(e->plan, i))
             hash = hash * 31 + hash_bytes(exec_address(e, i), e->plan->buffers[i].bytes);
     return hash;
 }
 
-int weights_save(const struct exec *e, const char *model, const struct hf_config *c, const char *dir, struct err *err)
+/* ---- saving ---- */
+
+/* Tensors in shards on their way to rank 0: all ranks go through the same pieces of the same tensors. */
+struct feed {
+    const struct exec *e;
+    const struct stored_tensor *tensors;
+    const int *buffers; /* of each tensor */
+    int n;
+    void *spare; /* SAFETENSORS_PIECE bytes, for what comes when nobody wants it any more */
+    int tensor; /* where it stands: the next piece */
+    int64_t first;
+};
+
+/* What rank r holds of count elements from `first` on; returns where they begin among those. */
+static int64_t overlap(const struct feed *f, int i, int r, int64_t first, int64_t *count)
+{
+    int64_t held, n;
+
+    plan_held(f->e->plan, f->buffers[i], r, &held, &n);
+    const int64_t begin = held > first ? held : first, end = held + n < first + *count ? held + n : first + *count;
+    *count = end > begin ? end - begin : 0;
+    return begin - first;
+}
+
+/* The n elements from `first` on that this rank holds: to rank 0, or on rank 0 to their place. */
+static int give(const struct feed *f, int i, int64_t first, int64_t n, void *place, struct err *err)
+{
+    const size_t size = dtype_bytes(f->tensors[i].dtype), bytes = (size_t)n * size;
+    struct comm *comm = f->e->comm;
+    int64_t held, n_held;
+    const char *own = exec_held(f->e, f->buffers[i], &held, &n_held);
+
+    own += (size_t)(first - held) * size;
+    if (comm->rank != 0)
+        return comm->send(comm, own, (int64_t)bytes, 0, err);
+    MUST(place);
+    memcpy(place, own, bytes);
+    return 0;
+}
+
+/* One piece: rank 0 puts it together in out, the others give what they hold. */
+static int exchange(const struct feed *f, int i, int64_t first, int64_t count, void *out, struct err *err)
+{
+    struct comm *comm = f->e->comm;
+    const int64_t size = (int64_t)dtype_bytes(f->tensors[i].dtype);
+    int result = 0;
+
+    for (int r = 0; r < comm->ranks && result == 0; r++) {
+        int64_t n = count;
+        const int64_t at = overlap(f, i, r, first, &n);
+        char *place = comm->rank == 0 ? (char *)out + at * size : NULL;
+        if (n > 0 && comm->rank == r)
+            result = give(f, i, first + at, n, place, err);
+        else if (n > 0 && comm->rank == 0)
+            result = comm->receive(comm, place, n * size, r, err);
+    }
+    return result;
+}
+
+static int produce(void *context, int i, int64_t first, int64_t count, void *out, struct err *err)
+{
+    struct feed *f = context;
+
+    f->tensor = i;
+    f->first = first + count;
+    return exchange(f, i, first, count, out, err);
+}
+
+/* The pieces that are left, from where the feed stands. */
+static int drain(struct feed *f, struct err *err)
+{
+    for (; f->tensor < f->n; f->tensor++, f->first = 0) {
+        const struct stored_tensor *t = &f->tensors[f->tensor];
+        const int64_t total = shape_count(&t->shape), piece = (int64_t)(SAFETENSORS_PIECE / dtype_bytes(t->dtype));
+        for (; !t->data && f->first < total; f->first += piece) {
+            const int64_t count = total - f->first < piece ? total - f->first : piece;
+            if (exchange(f, f->tensor, f->first, count, f->spare, err) != 0)
+                return -1;
+        }
+    }
+    return 0;
+}
+
+/* The parameters of a model, those in shards without data; returns how many of these there are. */
+static int list_tensors(const struct exec *e, const char *model, struct stored_tensor *tensors, int *buffers, int *n,
+                        bool *has_head)
 {
     const struct plan *p = e->plan;
-    struct stored_tensor *tensors = mem_array(p->n_buffers, 1, sizeof *tensors, MEM_STORE, err);
-    bool has_head = false;
-    int n = 0;
+    int sharded = 0;
 
-    if (!tensors)
-        return -1;
     for (int i = 0; i < p->n_buffers; i++) {
         const struct buffer *b = &p->buffers[i];
+        const bool in_shards = plan_is_sharded(p, i);
         if (!is_param_of(b, model))
             continue;
-        has_head |= strcmp(canonical(b), "v_head.weight") == 0;
-        tensors[n++] = (struct stored_tensor){
-            .name = canonical(b), .dtype = b->dtype, .shape = b->shape, .data = exec_address(e, i), .bytes = b->bytes
-        };
+        *has_head |= strcmp(canonical(b), "v_head.weight") == 0;
+        sharded += in_shards;
+        buffers[*n] = i;
+        tensors[(*n)++] = (struct stored_tensor){ .name = canonical(b),
+                                                  .dtype = b->dtype,
+                                                  .shape = b->shape,
+                                                  .data = in_shards ? NULL : exec_address(e, i),
+                                                  .bytes = b->bytes };
     }
-    const int result = model_dir_save(dir, c, tensors, n, has_head, err);
+    return sharded;
+}
+
+/* Rank 0 writes; if it cannot, the others still wait to be rid of their pieces. */
+static int save(struct feed *f, const struct hf_config *c, const char *dir, bool has_head, struct err *err)
+{
+    const struct tensor_source source = { .produce = produce, .context = f };
+    struct err drained;
+
+    if (f->e->comm->rank != 0)
+        return drain(f, err);
+    const int result = model_dir_save_from(dir, c, f->tensors, f->n, has_head, &source, err);
+    if (result != 0 && drain(f, &drained) != 0)
+        f->e->comm->abort(f->e->comm, err_exit_code(err->code));
+    return result;
+}
+
+int weights_save(const struct exec *e, const char *model, const struct hf_config *c, const char *dir, struct err *err)
+{
+    struct stored_tensor *tensors = mem_array(e->plan->n_buffers, 1, sizeof *tensors, MEM_STORE, err);
+    int *buffers = mem_array(e->plan->n_buffers, 1, sizeof *buffers, MEM_STORE, err);
+    void *spare = mem_array(SAFETENSORS_PIECE, 1, 1, MEM_STORE, err);
+    bool has_head = false;
+    int n = 0, result = comm_agree(e->comm, tensors && buffers && spare ? 0 : -1, err);
+
+    if (result == 0 && tensors && buffers && spare) {
+        const int sharded = list_tensors(e, model, tensors, buffers, &n, &has_head);
+        struct feed f = { .e = e, .tensors = tensors, .buffers = buffers, .n = n, .spare = spare };
+        result = e->comm->rank == 0 || sharded > 0 ? save(&f, c, dir, has_head, err) : 0;
+    }
     mem_free(tensors);
+    mem_free(buffers);
+    mem_free(spare);
     return result;
 }

@@ -17,12 +17,14 @@ struct weights_source {
 /* Fills every parameter, and this rank's share of the master weights, which take the file's own precision. */
 int weights_load_from(struct exec *e, const char *model, const struct weights_source *s, struct err *err);
 int weights_load(struct exec *e, const char *model, const struct model_dir *m, bool allow_nonfinite, struct err *err);
-/* ERR_RUN names the first parameter that holds NaN or infinity: such a model is not to replace a good one. */
+/* ERR_RUN names the first parameter that holds NaN or infinity, in what this rank has of it: such a model is not to replace a
+ * good one. */
 int weights_check(const struct exec *e, struct err *err); /* of every model */
-/* Of all parameters: ranks compare it. */
+/* Of all parameters that every rank has whole: ranks compare it. */
 uint64_t weights_hash(const struct exec *e, const char *model);
 /* Writes config.json and model.safetensors, in the parameters' type, into dir: in the reward form when there is a v_head.
- * Rank 0 calls it. */
+ * All ranks call it: rank 0
+ * writes, and of tensors in shards the others send what they hold, a piece at a time: nobody ever has the whole model. */
 int weights_save(const struct exec *e, const char *model, const struct hf_config *c, const char *dir, struct err *err);
 
 #endif

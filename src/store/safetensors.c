@@ -13,7 +13,6 @@
 #include "base/mem.h"
 
 #define HEADER_MAX ((uint64_t)100 << 20)
-#define CHUNK_BYTES ((size_t)4 << 20)
 #define NAME_SHOWN 160
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "values are used as they lie in the file");
@@ -391,7 +390,7 @@ static int put_produced(struct file_out *o, const struct stored_tensor *t, int i
                         void *buffer, struct err *err)
 {
     const size_t element = dtype_bytes(t->dtype);
-    const int64_t total = (int64_t)(t->bytes / element), chunk = (int64_t)(CHUNK_BYTES / element);
+    const int64_t total = (int64_t)(t->bytes / element), chunk = (int64_t)(SAFETENSORS_PIECE / element);
 
     for (int64_t first = 0; first < total; first += chunk) {
         const int64_t count = total - first < chunk ? total - first : chunk;
@@ -414,7 +413,7 @@ int safetensors_save_from(const char *path, const struct stored_tensor *tensors,
 
     if (!header || check_space(path, total + strlen(header) + 16, err) != 0)
         goto done;
-    if (source && !(buffer = mem_array((int64_t)CHUNK_BYTES, 1, 1, MEM_STORE, err)))
+    if (source && !(buffer = mem_array((int64_t)SAFETENSORS_PIECE, 1, 1, MEM_STORE, err)))
         goto done;
     if (file_out_open(&out, path, err) != 0 || put_header(&out, header, err) != 0)
         goto done;

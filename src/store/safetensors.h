@@ -35,13 +35,15 @@ void safetensors_close(struct safetensors *s);
 /* NULL if there is none. Looks at all names. */
 const struct stored_tensor *safetensors_find(const struct safetensors *s, const char *name);
 
+#define SAFETENSORS_PIECE ((int64_t)4 << 20) /* bytes that a source makes at a time */
+
 /* Makes the values of tensors that are not in memory: count elements from element first of tensor i into out. */
 struct tensor_source {
     int (*produce)(void *context, int i, int64_t first, int64_t count, void *out, struct err *err);
     void *context;
 };
 /* Writes n tensors in the given order, with the metadata {"format":"pt"} that transformers asks for. Free space is
- * checked first. Tensors whose data is NULL come from source (may be NULL when there are none), 4 MiB at a time. */
+ * checked first. Tensors whose data is NULL come from source (may be NULL when there are none), SAFETENSORS_PIECE at a time, in order. */
 int safetensors_save(const char *path, const struct stored_tensor *tensors, int n, struct err *err);
 int safetensors_save_from(const char *path, const struct stored_tensor *tensors, int n,
                           const struct tensor_source *source, struct err *err);

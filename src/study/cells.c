@@ -20,6 +20,7 @@ const struct technique_word technique_words[] = {
     { "gradient_checkpointing", "--gradient_checkpointing", "--no-gradient_checkpointing", true, 1, NULL },
     { "zero-1", "--zero_stage=1", "--zero_stage=0", true, 2, NULL },
     { "zero-2", "--zero_stage=2", NULL, true, 2, NULL },
+    { "zero-3", "--zero_stage=3", NULL, true, 2, NULL },
     { "chunked_loss", "--chunked_loss", "--no-chunked_loss", true, 1, NULL },
     { "flash_attention", "--flash_attention", "--no-flash_attention", true, 1, NULL },
     { "fused_kernels", "--fused_kernels", "--no-fused_kernels", true, 1, NULL },
@@ -64,6 +65,7 @@ static const struct {
     { "sft", "gradient_checkpointing", false, { "gradient_checkpointing" } },
     { "sft", "zero-1", false, { "zero-1" } },
     { "sft", "zero-2", false, { "zero-2" } },
+    { "sft", "zero-3", false, { "zero-3" } },
     { "sft", "chunked_loss", true, { "chunked_loss" } },
     { "sft", "flash_attention", true, { "flash_attention" } },
     { "sft", "fused_kernels", true, { "fused_kernels" } },
@@ -80,6 +82,7 @@ static const struct {
     { "reward", "gradient_checkpointing", true, { "gradient_checkpointing" } },
     { "reward", "zero-1", false, { "zero-1" } },
     { "reward", "zero-2", false, { "zero-2" } },
+    { "reward", "zero-3", false, { "zero-3" } },
     { "reward", "flash_attention", true, { "flash_attention" } },
     { "reward", "fused_kernels", true, { "fused_kernels" } },
     { "reward", "norm_recompute", true, { "norm_recompute" } },
@@ -95,6 +98,7 @@ static const struct {
     { "ppo", "gradient_checkpointing", true, { "gradient_checkpointing" } },
     { "ppo", "zero-1", false, { "zero-1" } },
     { "ppo", "zero-2", false, { "zero-2" } },
+    { "ppo", "zero-3", false, { "zero-3" } },
     { "ppo", "chunked_loss", true, { "chunked_loss" } },
     { "ppo", "flash_attention", true, { "flash_attention" } },
     { "ppo", "all exact", true, { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute" } },
@@ -298,7 +302,7 @@ static int check_technique(const char *word, const char *phase, const struct tec
     err_set(err, ERR_USAGE, "unknown technique \"%.60s\"", word);
     return err_hint(
         err,
-        "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, zero-2, "
+        "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, zero-2, zero-3, "
         "chunked_loss, flash_attention, fused_kernels, norm_recompute, optimizer8, and int8 and frozen_bf16 of PPO.",
         nearest);
 }

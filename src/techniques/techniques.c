@@ -14,9 +14,9 @@ const struct technique *const techniques[] = {
     &technique_bf16,
     &technique_recompute,
     &technique_norm_recompute,
+    &technique_int8,
     &technique_zero,
     &technique_optimizer8,
-    &technique_int8,
     NULL,
 };
 

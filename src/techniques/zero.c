@@ -2,7 +2,8 @@
  * Stage 1: each rank keeps and updates 1/R of the optimizer's state (and of the master weights). Gradients are reduce-scattered,
  * so that a rank gets the sum for its own range alone; after the update the parameters are all-gathered: together the volume
  * of one all-reduce.
- * Stage 2: gradients too: see zero_grads.c. The parts of zero.h are updated one by one. */
+ * Stage 2: gradients too: see zero_grads.c. The parts of zero.h are updated one by one.
+ * Stage 3: weights too, those of frozen models as well: see zero_params.c. */
 #include "techniques/zero.h"
 
 #define BUCKET_ELEMENTS ((int64_t)4 << 20) /* of all ranks together, at most: the staging buffer of a large model */
@@ -15,7 +16,7 @@ static const struct option options[] = {
       .min = 0,
       .max = 3,
       .value = "N",
-      .help = "in shards over the ranks: 1 optimizer state, 2 gradients too" },
+      .help = "in shards over the ranks: 1 optimizer state, 2 gradients too, 3 weights too" },
     { .name = "zero_persistence_threshold",
       .type = OPTION_INT,
       .offset = offsetof(struct zero_options, persistence),
@@ -23,7 +24,13 @@ static const struct option options[] = {
       .min = 0,
       .max = 1e15,
       .value = "N",
-      .help = "tensors of at most N elements are sent together" },
+      .help = "tensors of at most N elements are sent together, and stay whole in stage 3" },
+    { .name = "zero_generation",
+      .type = OPTION_CHOICE,
+      .offset = offsetof(struct zero_options, generation),
+      .fallback = "once",
+      .choices = "once|layers",
+      .help = "stage 3: gather the weights once a rollout, or, in less memory, layer by layer for each new id" },
     { 0 },
 };
 
@@ -36,10 +43,6 @@ static int check(const void *o, const struct run_facts *facts, struct err *err)
 {
     const int64_t stage = ((const struct zero_options *)o)->stage;
 
-    if (stage > 2) {
-        err_set(err, ERR_USAGE, "--zero_stage %d is not supported, 0, 1 and 2 are", (int)stage);
-        return err_hint(err, "Use --zero_stage 2; --gradient_checkpointing and --dtype bf16 save memory too.");
-    }
     if (stage > 0 && facts->trains && facts->ranks == 1) {
         err_set(err, ERR_USAGE, "--zero_stage %d has nothing to shard on one rank", (int)stage);
         return err_hint(err, "Add --ranks 2 or more, or leave --zero_stage away.");
@@ -142,7 +145,7 @@ static int stage1(struct plan *p, const char *model, struct err *err)
     return on_program(p, plan_find_program(p, model, "update"), -1, err);
 }
 
-/* Each rank updates its share of every part; then all get the whole. */
+/* Each rank updates its share of every part; then all get the whole, but for weights that stay in shards. */
 static int update_shares(struct plan *p, const char *model, struct err *err)
 {
     const int update = plan_find_program(p, model, "update");
@@ -157,6 +160,8 @@ static int update_shares(struct plan *p, const char *model, struct err *err)
         if (s->op != OP_ADAMW)
             continue;
         shard_state(p, s);
+        if (p->buffers[s->out[0]].shards > 1)
+            continue;
         gather.out[0] = s->out[0];
         s->out[0] = zero_own_share(p, s->out[0], err);
         if (s->out[0] < 0 || plan_insert(p, update, i + 1, &gather, err) != 0)
@@ -165,14 +170,18 @@ static int update_shares(struct plan *p, const char *model, struct err *err)
     return 0;
 }
 
-static int stage2(const struct zero_options *o, struct plan *p, const char *model, struct err *err)
+/* Stages 2 and 3. A frozen model has nothing to shard but its weights. */
+static int by_parts(const struct zero_options *o, struct plan *p, const char *model, struct err *err)
 {
+    const bool learns = plan_find_program(p, model, "update") >= 0;
     struct zero_parts parts;
 
-    if (zero_parts_make(&parts, p, model, o, false, err) != 0)
+    if (zero_parts_make(&parts, p, model, o, o->stage == 3, err) != 0)
         return -1;
-    int result = zero_shard_grads(p, model, &parts, err);
-    if (result == 0)
+    int result = learns ? zero_shard_grads(p, model, &parts, err) : 0;
+    if (result == 0 && o->stage == 3)
+        result = zero_shard_params(p, model, &parts, o, err);
+    if (result == 0 && learns)
         result = update_shares(p, model, err);
     zero_parts_free(&parts);
     return result;
@@ -182,9 +191,9 @@ static int on_plan(const void *options_given, struct plan *p, const char *model,
 {
     const struct zero_options *o = options_given;
 
-    if (p->ranks == 1 || plan_find_program(p, model, "update") < 0)
+    if (p->ranks == 1 || (o->stage < 3 && plan_find_program(p, model, "update") < 0))
         return 0;
-    return o->stage == 1 ? stage1(p, model, err) : stage2(o, p, model, err);
+    return o->stage == 1 ? stage1(p, model, err) : by_parts(o, p, model, err);
 }
 
 const struct technique technique_zero = {

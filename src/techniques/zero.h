@@ -7,9 +7,12 @@
 
 #include "techniques/technique.h"
 
+enum { ZERO_ONCE, ZERO_LAYERS };
+
 struct zero_options {
     int64_t stage;
     int64_t persistence; /* elements of a tensor up to which it is small */
+    int generation; /* stage 3: when what answers gathers its weights */
 };
 
 struct zero_part {
@@ -46,5 +49,9 @@ int zero_transient(struct plan *p, int program, const struct zero_parts *parts, 
 
 /* zero_grads.c, stage 2: gradients in shards, sent part by part during the backward pass. */
 int zero_shard_grads(struct plan *p, const char *model, const struct zero_parts *parts, struct err *err);
+
+/* zero_params.c, stage 3: weights in shards, gathered where they are used; small ones stay whole. */
+int zero_shard_params(struct plan *p, const char *model, const struct zero_parts *parts, const struct zero_options *o,
+                      struct err *err);
 
 #endif

@@ -142,7 +142,7 @@ teardown() {
 @test "two ranks answer as one does, and learn the same within rounding" {
     with=(--max_steps 3 --actor_dropout 0 --critic_dropout 0 --normalize_advantages --enable_ema -q)
     ppo "$dir/one" "${with[@]}"
-    for stage in '--zero_stage 1' '--actor_zero_stage 2 --critic_zero_stage 1'; do
+    for stage in '--zero_stage 1' '--actor_zero_stage 2 --critic_zero_stage 3'; do
         # shellcheck disable=SC2086 # words
         ppo "$dir/two" "${with[@]}" --ranks 2 $stage --generation_batch_size 2 --batch_size 2 --overwrite
         for key in reward answer_tokens; do
@@ -160,4 +160,13 @@ teardown() {
             diff "$dir/one.names" "$dir/two.names"
         done
     done
+}
+
+@test "weights in shards give the same bits, gathered once a rollout or layer by layer" {
+    with=(--max_steps 2 --enable_ema --unsupervised_data "$home/data/eval.jsonl" --unsup_coef 0.5 -q --ranks 2 --zero_persistence_threshold 100 --generation_batch_size 2 --batch_size 2)
+    ppo "$dir/two" "${with[@]}" --zero_stage 2
+    ppo "$dir/once" "${with[@]}" --zero_stage 3
+    ppo "$dir/layers" "${with[@]}" --zero_stage 3 --zero_generation layers
+    same_run "$dir/two" "$dir/once"
+    same_run "$dir/two" "$dir/layers"
 }

@@ -37,6 +37,12 @@ teardown() {
     who=rank kill_and_resume sft --ranks 3 --zero_stage 2 --num_train_epochs 20
 }
 
+@test "so does one of 3 ranks with ZeRO-3, in the same bits as with ZeRO-2" {
+    who=rank kill_and_resume sft --ranks 3 --zero_stage 3 --dtype bf16 --num_train_epochs 20
+    sft "$dir/stage2" -q "${usual[@]}" --ranks 3 --zero_stage 2 --dtype bf16 --num_train_epochs 20
+    same_run "$dir/stage2" "$dir/whole"
+}
+
 @test "SIGINT and SIGTERM finish the step, save and leave with 130 and 143" {
     sft "$dir/whole" -q "${usual[@]}"
     for pair in INT:130 TERM:143; do

@@ -27,6 +27,7 @@ static const struct {
     { "norm_recompute", "--recompute_norms", 1 },
     { "zero", "--zero_stage 1", 2 },
     { "zero", "--zero_stage 2", 2 },
+    { "zero", "--zero_stage 3 --zero_persistence_threshold 100", 2 },
     { "optimizer8", "--optimizer_bits 8", 1 },
     { "int8", "--int8_generation", 1 }, /* touches decoding alone: here, that it does no more */
 };
@@ -57,12 +58,16 @@ static void random_weights(struct engine *e)
             continue;
         rng.stream = (uint32_t)strlen(b->name);
         rng.counter = (uint64_t)b->name[0] << 32;
-        for (int64_t k = 0; k < b->count; k++) {
+        int64_t first, n;
+        void *x = exec_held(&e->exec, i, &first, &n);
+        for (int64_t k = 0; k < first + n; k++) {
             const float v = (norm ? 1.0f : 0.0f) + 0.05f * (float)rng_normal(&rng);
+            if (k < first)
+                continue;
             if (b->dtype == BF16)
-                ((uint16_t *)exec_address(&e->exec, i))[k] = bf16_from_f32(v);
+                ((uint16_t *)x)[k - first] = bf16_from_f32(v);
             else
-                ((float *)exec_address(&e->exec, i))[k] = v;
+                ((float *)x)[k - first] = v;
         }
     }
 }
@@ -200,11 +205,11 @@ static void *run_job(void *argument)
 static void losses_of_job(void **test_state, const struct job *job, int ranks, const char *words, double *losses,
                           double *norms)
 {
-    struct local_world world = { .ranks = ranks };
+    struct local_world world;
     struct job jobs[LOCAL_MAX_RANKS] = { 0 };
     pthread_t threads[LOCAL_MAX_RANKS];
 
-    pthread_barrier_init(&world.barrier, NULL, (unsigned)ranks);
+    local_world_init(&world, ranks);
     for (int r = 0; r < ranks; r++) {
         jobs[r] = *job;
         jobs[r].words = words;
@@ -226,7 +231,7 @@ static void losses_of_job(void **test_state, const struct job *job, int ranks, c
     }
     if (norms)
         memcpy(norms, jobs[0].norms, sizeof jobs[0].norms);
-    pthread_barrier_destroy(&world.barrier);
+    local_world_free(&world);
 }
 
 static void losses_of(void **test_state, const struct phase *phase, const struct opt_shape *shape, int ranks,
@@ -317,7 +322,12 @@ static void check_close(const struct job *job, const char *words, int ranks, con
  * are compared at first, before weights have come apart by rounding. */
 static void check_ranks(void **test_state, const struct phase *phase, const struct opt_shape *shape, int64_t rows)
 {
-    static const char *const words[] = { "--zero_stage 0", "--zero_stage 1", "--zero_stage 2",
+    static const char *const words[] = { "--zero_stage 0",
+                                         "--zero_stage 1",
+                                         "--zero_stage 2",
+                                         "--zero_stage 3",
+                                         "--zero_stage 3 --zero_persistence_threshold 0",
+                                         "--zero_stage 3 --zero_persistence_threshold 40 --gradient_checkpointing",
                                          "--zero_stage 2 --zero_persistence_threshold 0 --gradient_checkpointing" };
     const struct job job = { .phase = phase, .shape = shape, .updates = MAX_UPDATES, .rows = rows, .alike = true };
     double plain[MAX_UPDATES], plain_norms[MAX_UPDATES], got[MAX_UPDATES], norms[MAX_UPDATES];

@@ -103,6 +103,7 @@ static void check_all(void **test_state, const char *folder)
         "--zero_stage 0",
         "--zero_stage 1",
         "--zero_stage 2",
+        "--zero_stage 3",
         "--zero_stage 1 --gradient_checkpointing --no-flash_attention --no-chunked_loss --no-fused_kernels",
     };
 

@@ -63,26 +63,44 @@ TEST(zero_shards_state)
     plan_free(&p);
 }
 
-/* Bytes of the kinds that a stage shards, as the paper's table 1 has them, of each of R ranks. Biases and norms, 0.1 % of the
- * weights, are among them. */
+#define SMALL 319488.0 /* biases and norms: whole on every rank in stage 3 */
+#define GATHERED_ONCE                                                                                                  \
+    (2099200.0 + 524288) /* positions: their backward pass reads no weights; project_out: stays for it */
+
+/* Bytes of the kinds that a stage shards, as the paper's table 1 has them, of each of R ranks; and what it sends. */
 TEST(stages_of_zero_take_what_their_formulas_say)
 {
-    for (int ranks = 2; ranks <= 4; ranks++)
-        for (int stage = 1; stage <= 2; stage++) {
+    for (int ranks = 1; ranks <= 4; ranks++)
+        for (int stage = 1; stage <= 3; stage++) {
             const double R = ranks, all = PARAMETERS;
-            const double grad = stage >= 2 ? all / R : all;
+            const double param = stage >= 3 ? (all - SMALL) / R + SMALL : all, grad = stage >= 2 ? all / R : all;
+            const double sent = stage >= 3 ? 3 * all - GATHERED_ONCE - SMALL : 2 * all;
             char words[64];
             struct plan p;
 
-            snprintf(words, sizeof words, "--dtype bf16 --zero_stage %d", stage);
+            snprintf(words, sizeof words, "--dtype bf16%s%.0d", ranks > 1 ? " --zero_stage " : "",
+                     ranks > 1 ? stage : 0);
             plan_of(test_state, &p, words, ranks, "opt-350m");
-            CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 2 * all, 2e4);
+            CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 2 * param, 2e4);
             CHECK_NEAR((double)p.kind_bytes[KIND_GRAD], 2 * grad, 2e4);
             CHECK_NEAR((double)p.kind_bytes[KIND_MASTER], 2 * all / R, 2e4);
             CHECK_NEAR((double)p.kind_bytes[KIND_OPTIMIZER], 8 * all / R, 2e4);
-            CHECK_NEAR(cost_update(&p).comm_bytes, 2 * 2 * all * (R - 1) / R, 1e4);
+            CHECK_NEAR(cost_update(&p).comm_bytes, 2 * sent * (R - 1) / R, 1e4);
             plan_free(&p);
         }
+}
+
+/* Of all weights only a layer's and the embedding's are whole at once. */
+TEST(zero_3_frees_weights_as_it_goes)
+{
+    struct plan two, three;
+
+    plan_of(test_state, &two, "--zero_stage 2", 2, "opt-350m");
+    plan_of(test_state, &three, "--zero_stage 3", 2, "opt-350m");
+    const double less = (double)two.tier_bytes[TIER_DEVICE] - (double)three.tier_bytes[TIER_DEVICE];
+    CHECK(less > 4 * PARAMETERS / 2 - 4 * 50272 * 512 - 4 * 12596224);
+    plan_free(&two);
+    plan_free(&three);
 }
 
 /* Of all gradients only a layer's and the embedding's live at once, where without ZeRO-2 all do. */
@@ -154,5 +172,5 @@ TEST(work_is_the_models)
 
 TEST_MAIN(CASE(state_is_counted_to_the_parameter), CASE(zero_shards_state),
           CASE(stages_of_zero_take_what_their_formulas_say), CASE(zero_2_frees_gradients_as_it_goes),
-          CASE(moments_in_8_bits_are_counted_with_their_scales), CASE(each_technique_lowers_what_it_is_for),
-          CASE(work_is_the_models))
+          CASE(zero_3_frees_weights_as_it_goes), CASE(moments_in_8_bits_are_counted_with_their_scales),
+          CASE(each_technique_lowers_what_it_is_for), CASE(work_is_the_models))

@@ -2,9 +2,11 @@
 #include "run/weights.h"
 
 #include <math.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "engine.h"
+#include "equivalence/local_ranks.h"
 
 #define LANGUAGE "tests/golden/data/models/post"
 #define JUDGE "tests/golden/data/models/post-reward"
@@ -151,5 +153,98 @@ TEST(the_form_that_is_written_is_the_models)
     CHECK_OK(file_remove_tree(dir, &err), &err);
 }
 
-TEST_MAIN(CASE(a_new_head_is_drawn_from_the_seed), CASE(a_head_that_is_there_is_kept),
-          CASE(masters_of_a_new_head_are_exact), CASE(the_form_that_is_written_is_the_models))
+/* ---- shards: three ranks, none of which has the whole model ---- */
+
+struct sharer {
+    struct local_world *world;
+    const struct model_dir *from;
+    const char *dir;
+    int rank, saved;
+    struct err err, save_err;
+};
+
+static void *share(void *sharer)
+{
+    const struct trainer_options o = { .total = 1 };
+    struct sharer *s = sharer;
+    struct engine e = { .phase = &phase_reward };
+
+    local_comm(&e.comm, s->world, s->rank);
+    if (build_shape(&s->from->config, 0, &e.shape, &s->err) != 0 ||
+        engine_open(&e, "ref", "--zero_stage 3 --zero_persistence_threshold 20", 2, 8, 1, &o, &s->err) != 0 ||
+        weights_load(&e.exec, "", s->from, false, &s->err) != 0) {
+        fprintf(stderr, "rank %d: %s\n", s->rank, s->err.what);
+        _exit(1); /* the others wait for ever */
+    }
+    const int embedding = plan_find(&e.plan, "embed_tokens.weight");
+    int64_t first, n;
+    exec_held(&e.exec, embedding, &first, &n);
+    if (n >= shape_count(&e.plan.buffers[embedding].shape))
+        err_set(&s->err, ERR_RUN, "rank %d has the whole embedding", s->rank);
+    s->saved = weights_save(&e.exec, "", &s->from->config, s->dir, &s->save_err);
+    engine_close(&e);
+    return NULL;
+}
+
+static void share_all(struct sharer s[3], const struct model_dir *from, const char *dir)
+{
+    struct local_world world;
+    pthread_t threads[3];
+
+    local_world_init(&world, 3);
+    for (int r = 0; r < 3; r++) {
+        s[r] = (struct sharer){ .world = &world, .from = from, .dir = dir, .rank = r };
+        assert_int_equal(pthread_create(&threads[r], NULL, share, &s[r]), 0);
+    }
+    for (int r = 0; r < 3; r++)
+        pthread_join(threads[r], NULL);
+    local_world_free(&world);
+}
+
+static void check_equal(void **test_state, const struct model_dir *a, const struct model_dir *b)
+{
+    CHECK_EQ(a->n_tensors, b->n_tensors);
+    for (int i = 0; i < a->n_tensors; i++) {
+        const struct stored_tensor *x = a->tensors[i].stored, *y = b->tensors[i].stored;
+        const int64_t n = shape_count(&x->shape);
+        CHECK_STR(a->tensors[i].canonical, b->tensors[i].canonical);
+        CHECK(n == shape_count(&y->shape) && y->dtype == F32);
+        for (int64_t k = 0; k < n; k++) {
+            float v[2];
+            dtype_convert(&v[0], F32, (const char *)x->data + (size_t)k * dtype_bytes(x->dtype), x->dtype, 1);
+            memcpy(&v[1], (const char *)y->data + (size_t)k * sizeof(float), sizeof(float));
+            CHECK(v[0] == v[1]);
+        }
+    }
+}
+
+TEST(shards_are_loaded_and_saved_as_the_whole)
+{
+    char dir[] = "/tmp/test_weights_XXXXXX";
+    struct err err = { 0 };
+    struct model_dir m, written;
+    struct sharer s[3];
+
+    CHECK(mkdtemp(dir) != NULL);
+    open_model(test_state, &m, JUDGE);
+    share_all(s, &m, dir);
+    for (int r = 0; r < 3; r++) {
+        CHECK_EQ(s[r].err.code, ERR_NONE);
+        CHECK_OK(s[r].saved, &s[r].save_err);
+    }
+    open_model(test_state, &written, dir);
+    check_equal(test_state, &m, &written);
+    model_dir_close(&written);
+    /* Where rank 0 cannot write, the others come to an end all the same. */
+    char blocked[64];
+    snprintf(blocked, sizeof blocked, "%s/model.safetensors", dir); /* a file */
+    share_all(s, &m, blocked);
+    CHECK_EQ(s[0].saved, -1);
+    CHECK_EQ(s[1].saved + s[2].saved, 0);
+    model_dir_close(&m);
+    CHECK_OK(file_remove_tree(dir, &err), &err);
+}
+
+TEST_MAIN(CASE(shards_are_loaded_and_saved_as_the_whole), CASE(a_new_head_is_drawn_from_the_seed),
+          CASE(a_head_that_is_there_is_kept), CASE(masters_of_a_new_head_are_exact),
+          CASE(the_form_that_is_written_is_the_models))
