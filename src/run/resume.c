@@ -1,5 +1,6 @@
 /* What a checkpoint holds: the parameters, and the optimizer's state with the master weights. What every rank has alike is
- * written by rank 0 ("shared"); shards are written by their owners ("rank-N"). Random numbers, order of data and schedule are
+ * written by rank 0 ("shared"); shards are written by their owners ("rank-N"); a map (statemap.h) says what lies where, so that
+ * other shards can be made of them. Random numbers, order of data and schedule are
  * functions of the position, so the position is all the rest there is. */
 #include <errno.h>
 #include <inttypes.h>
@@ -11,6 +12,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "run/run.h"
+#include "run/statemap.h"
 #include "run/weights.h"
 #include "store/checkpoint.h"
 
@@ -53,6 +55,27 @@ static int pieces_of(const struct run *r, bool sharded, struct checkpoint_piece_
         if (is_state(r, i, sharded))
             out[n++] = (struct checkpoint_piece_out){ exec_address(&r->exec, i), r->plan.buffers[i].bytes };
     return n;
+}
+
+/* Both parts' pieces, "shared" first; returns how many. */
+static int all_pieces(const struct run *r, int *out)
+{
+    int n = 0;
+
+    for (int sharded = 0; sharded <= 1; sharded++)
+        for (int i = 0; i < r->plan.n_buffers; i++)
+            if (is_state(r, i, sharded))
+                out[n++] = i;
+    return n;
+}
+
+static json_t *map_of(const struct run *r, struct err *err)
+{
+    int *pieces = mem_array(r->plan.n_buffers, 1, sizeof *pieces, MEM_STORE, err);
+    json_t *map = pieces ? statemap_json(&r->plan, pieces, all_pieces(r, pieces), err) : NULL;
+
+    mem_free(pieces);
+    return map;
 }
 
 static json_t *options_of(const struct run *r)
@@ -106,7 +129,9 @@ static json_t *state_of(const struct run *r, struct err *err)
         err_set(err, ERR_MEMORY, "there is no memory for the state of the run");
         return NULL;
     }
-    if (r->form->save_state && r->form->save_state(r, json, err) != 0) {
+    json_t *map = map_of(r, err);
+    const bool mapped = map && json_object_set_new(json, "map", map) == 0;
+    if (!mapped || (r->form->save_state && r->form->save_state(r, json, err) != 0)) {
         json_decref(json);
         return NULL;
     }
@@ -220,28 +245,69 @@ static bool may_differ(const char *name)
     return false;
 }
 
-static int check_options(const struct run *r, const json_t *state, const char *path, struct err *err)
+/* Of shards: another value keeps every number, up to the order of sums. "actor_zero_stage" is of them too. */
+static bool is_of_shards(const char *name)
+{
+    const char *zero = strstr(name, "zero_");
+
+    return zero && (zero == name || zero[-1] == '_');
+}
+
+/* Rows of a rank at a time: as many as before, when the ranks are others, are those of all ranks together. */
+static bool is_rows(const char *name)
+{
+    return strcmp(name, "per_device_train_batch_size") == 0 || strcmp(name, "per_device_training_batch_size") == 0 ||
+           strcmp(name, "per_device_generation_batch_size") == 0;
+}
+
+static bool goes_with(const char *name, const json_t *was, const json_t *is, int64_t ranks_were, int64_t ranks)
+{
+    if (is_rows(name) && json_is_integer(was) && json_is_integer(is))
+        return json_integer_value(was) <= (1 << 30) &&
+               json_integer_value(was) * ranks_were == json_integer_value(is) * ranks;
+    return may_differ(name) || (was && json_equal(was, is));
+}
+
+/* Adds a difference to a list of them. */
+static void list_difference(char *list, size_t size, const char *name, const json_t *was, const json_t *is)
+{
+    const size_t n = strlen(list);
+    char *before = was ? json_dumps(was, JSON_ENCODE_ANY) : NULL, *now = json_dumps(is, JSON_ENCODE_ANY);
+
+    snprintf(list + n, size - n, "%s--%s was %s and is %s", n ? "; " : "", name, before ? before : "absent",
+             now ? now : "?");
+    free(before);
+    free(now);
+}
+
+/* What differs and may not is refused; what differs in shards alone is told in `shards`. */
+static int check_options(const struct run *r, const json_t *state, int64_t ranks_were, const char *path, char *shards,
+                         size_t size, struct err *err)
 {
     json_t *now = options_of(r), *then = json_object_get(state, "options"), *option;
     char list[512] = "";
     const char *name;
+    bool rows = false;
 
+    shards[0] = '\0';
     json_object_foreach(now, name, option)
     {
-        const json_t *a = json_object_get(option, "value"), *b = json_object_get(json_object_get(then, name), "value");
-        const size_t n = strlen(list);
-        if (may_differ(name) || (b && json_equal(a, b)))
+        const json_t *is = json_object_get(option, "value"),
+                     *was = json_object_get(json_object_get(then, name), "value");
+        if (is_of_shards(name) ? was && json_equal(was, is) : goes_with(name, was, is, ranks_were, r->comm.ranks))
             continue;
-        char *was = b ? json_dumps(b, JSON_ENCODE_ANY) : NULL, *is = json_dumps(a, JSON_ENCODE_ANY);
-        snprintf(list + n, sizeof list - n, "%s--%s was %s and is %s", n ? "; " : "", name, was ? was : "absent",
-                 is ? is : "?");
-        free(was);
-        free(is);
+        rows = rows || (is_rows(name) && ranks_were != r->comm.ranks);
+        list_difference(is_of_shards(name) ? shards : list, is_of_shards(name) ? size : sizeof list, name, was, is);
     }
     json_decref(now);
     if (list[0] == '\0')
         return 0;
     err_set(err, ERR_USAGE, "cannot resume with other options: %s", list);
+    if (rows) {
+        err_where(err, "\"%s\", of %" PRId64 " rank%s where this run has %d", path, ranks_were,
+                  ranks_were == 1 ? "" : "s", r->comm.ranks);
+        return err_hint(err, "All ranks together must take as many rows as before: give each a batch that fits that.");
+    }
     err_where(err, "\"%s\"", path);
     return err_hint(err, "Give the options of the first run, or another --output without --resume.");
 }
@@ -301,18 +367,21 @@ static int read_models(struct run *r, const json_t *state, const char *path, str
 
 static int read_state(struct run *r, const json_t *state, const char *path, struct err *err)
 {
-    int64_t ranks = 0;
+    char shards[512];
+    int64_t ranks = r->comm.ranks;
 
-    if (json_get_int(state, path, "ranks", 1, RUN_MAX_RANKS, &ranks, err) < 0)
+    if (json_get_int(state, path, "ranks", 1, RUN_MAX_RANKS, &ranks, err) < 0 ||
+        check_phase(r, state, path, err) != 0 ||
+        check_options(r, state, ranks, path, shards, sizeof shards, err) != 0 || check_data(r, state, path, err) != 0 ||
+        read_position(&r->at, state, path, err) != 0 || read_models(r, state, path, err) != 0)
         return -1;
-    if (ranks != r->comm.ranks) {
-        err_set(err, ERR_USAGE, "the checkpoint is of %" PRId64 " ranks, this run has %d", ranks, r->comm.ranks);
-        return err_hint(err, "Resume with --ranks %" PRId64 ".", ranks);
-    }
-    if (check_phase(r, state, path, err) != 0 || check_options(r, state, path, err) != 0 ||
-        check_data(r, state, path, err) != 0 || read_position(&r->at, state, path, err) != 0 ||
-        read_models(r, state, path, err) != 0)
-        return -1;
+    if (ranks != r->comm.ranks)
+        log_warning("the checkpoint is of %" PRId64
+                    " rank%s, this run has %d: it goes on with the same numbers up to the "
+                    "order of sums",
+                    ranks, ranks == 1 ? "" : "s", r->comm.ranks);
+    if (shards[0])
+        log_warning("going on with other shards: %s", shards);
     return r->form->load_state ? r->form->load_state(r, state, path, err) : 0;
 }
 
@@ -332,10 +401,30 @@ static int read_part(struct run *r, const char *path, bool sharded, struct err *
     return result;
 }
 
+/* Pieces of the same form are read as they are; else this rank's shares are put together from the parts of all ranks. */
+static int read_tensors(struct run *r, const json_t *state, const char *path, struct err *err)
+{
+    int *pieces = mem_array(r->plan.n_buffers, 1, sizeof *pieces, MEM_STORE, err);
+    const json_t *stored = json_object_get(state, "map");
+    json_t *own = pieces ? map_of(r, err) : NULL;
+    int result = -1;
+
+    if (own && stored && !json_equal(own, stored)) {
+        result = statemap_load(&r->exec, pieces, all_pieces(r, pieces), stored, path, err);
+    } else if (own) {
+        result = read_part(r, path, false, err);
+        if (result == 0)
+            result = read_part(r, path, true, err);
+    }
+    json_decref(own);
+    mem_free(pieces);
+    return result;
+}
+
 /* 1 = run.json is of the run that was asked for, and that has come to its end. */
 static int is_done(const struct run *r, struct err *err)
 {
-    char path[FILE_PATH_MAX];
+    char path[FILE_PATH_MAX], shards[512];
     int result = 0;
 
     if (file_join(path, r->spec->output, "run.json", err) != 0)
@@ -344,8 +433,12 @@ static int is_done(const struct run *r, struct err *err)
     if (!json)
         return file_exists(path) ? -1 : 0;
     const char *state = json_string_value(json_object_get(json, "state"));
+    const int64_t ranks = json_integer_value(json_object_get(json, "ranks"));
     if (state && strcmp(state, "finished") == 0)
-        result = check_phase(r, json, path, err) != 0 || check_options(r, json, path, err) != 0 ? -1 : 1;
+        result =
+            check_phase(r, json, path, err) != 0 || check_options(r, json, ranks, path, shards, sizeof shards, err) != 0
+                ? -1
+                : 1;
     json_decref(json);
     return result;
 }
@@ -405,9 +498,7 @@ int resume_load(struct run *r, struct err *err)
     if (found > 0) {
         result = read_state(r, state, path, err);
         if (result == 0)
-            result = read_part(r, path, false, err);
-        if (result == 0)
-            result = read_part(r, path, true, err);
+            result = read_tensors(r, state, path, err);
     }
     json_decref(state);
     if (found == 0 && damaged[0]) {

@@ -387,6 +387,27 @@ int checkpoint_read_part(const char *path, const char *name, const struct checkp
     return result;
 }
 
+int checkpoint_read_range(const char *path, const char *name, int64_t begin, void *data, size_t bytes, struct err *err)
+{
+    char file[FILE_PATH_MAX];
+    int result = 0;
+
+    MUST(is_part_name(name) && begin >= 0);
+    if (file_join(file, path, name, err) != 0)
+        return -1;
+    FILE *f = file_open_read(file, err);
+    if (!f)
+        return -1;
+    if (fseeko(f, (off_t)begin, SEEK_SET) != 0)
+        result = err_errno(err, "could not go to byte %" PRId64 " of \"%s\"", begin, file);
+    else if (bytes > 0 && fread(data, 1, bytes, f) != bytes) {
+        err_set(err, ERR_INPUT, "the part of a checkpoint is shorter than its map says");
+        result = err_where(err, "file \"%s\", %zu bytes from byte %" PRId64 " on", file, bytes, begin);
+    }
+    fclose(f);
+    return result;
+}
+
 /* Hidden first, so that a half-removed one is never taken for a checkpoint. */
 static int remove_checkpoint(const char *dir, int64_t step, struct err *err)
 {

@@ -48,6 +48,8 @@ int checkpoint_newest(const char *dir, char *path, int64_t *step, json_t **state
 /* Fills the buffers in order from a part; their sizes must add up to the part's. */
 int checkpoint_read_part(const char *path, const char *name, const struct checkpoint_piece_out *pieces, int n,
                          struct err *err);
+/* The same for `bytes` bytes of a part, from byte `begin` on. */
+int checkpoint_read_range(const char *path, const char *name, int64_t begin, void *data, size_t bytes, struct err *err);
 /* Removes all but the `keep` newest (at least 1). Call it after checkpoint_commit. */
 int checkpoint_prune(const char *dir, int keep, struct err *err);
 /* How many there are, whole or not; -1 = error. */

@@ -43,6 +43,23 @@ teardown() {
     same_run "$dir/stage2" "$dir/whole"
 }
 
+@test "a run goes on in other shards with the same bits, and at other ranks with the same numbers" {
+    local with=("${usual[@]}" --num_train_epochs 6 --zero_persistence_threshold 100)
+    sft "$dir/whole" -q "${with[@]}" --batch_size 6 --ranks 2 --zero_stage 2
+    sft_cut 3 TERM "$dir/cut" "${with[@]}" --batch_size 6 --ranks 2 --zero_stage 3
+    cp -r "$dir/cut" "$dir/other"
+    run -0 sft "$dir/cut" "${with[@]}" --batch_size 6 --ranks 2 --zero_stage 2 --resume
+    [[ $output == *'going on with other shards: --zero_stage was 3 and is 2'* ]]
+    same_run "$dir/whole" "$dir/cut"
+    run -0 sft "$dir/other" "${with[@]}" --batch_size 4 --ranks 3 --zero_stage 1 --resume
+    [[ $output == *'the checkpoint is of 2 ranks, this run has 3'* ]]
+    # a rank's mean is over its own ids: others than before share them
+    paste <(grep -o '"loss":[0-9.]*' "$dir/whole/metrics.jsonl" | cut -d: -f2) \
+        <(grep -o '"loss":[0-9.]*' "$dir/other/metrics.jsonl" | cut -d: -f2) >"$dir/losses"
+    [ "$(wc -l <"$dir/losses")" -eq 18 ]
+    awk '{ d = ($1 - $2) / $1; if (d * d > 4e-6) exit 1 }' "$dir/losses"
+}
+
 @test "SIGINT and SIGTERM finish the step, save and leave with 130 and 143" {
     sft "$dir/whole" -q "${usual[@]}"
     for pair in INT:130 TERM:143; do
