@@ -12,6 +12,7 @@
 
 /* One a line, in the order in which --help lists them. */
 /* clang-format off */
+extern const struct command cmd_advise;
 extern const struct command cmd_chat;
 extern const struct command cmd_compare;
 extern const struct command cmd_data_check;
@@ -49,6 +50,7 @@ const struct command *const commands[] = {
     &cmd_plan_ppo,
     &cmd_compare,
     &cmd_report,
+    &cmd_advise,
     &cmd_measure,
     &cmd_doctor,
     &cmd_model_new,

@@ -30,6 +30,16 @@ void exports_ratio(const struct ratio *r, char *out, size_t size)
         snprintf(out, size, "%s%s [%s, %s]", mark, value, low, high);
 }
 
+void exports_bytes(double bytes, char *out, size_t size)
+{
+    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB", "PiB" };
+    int i = 0;
+
+    for (; bytes >= 1024 && i + 1 < COUNT_OF(units); i++)
+        bytes /= 1024;
+    snprintf(out, size, "%.*f %s", i ? 2 : 0, bytes, units[i]);
+}
+
 void exports_gap(double gap, char *out, size_t size)
 {
     if (isnan(gap))
@@ -260,7 +270,7 @@ static json_t *number(double x)
     return isfinite(x) ? json_real(x) : json_null();
 }
 
-static json_t *ratio_json(const struct ratio *r, enum ratio_kind kind)
+json_t *exports_ratio_json(const struct ratio *r, enum ratio_kind kind)
 {
     json_t *o = json_pack("{s:o, s:o, s:o, s:i, s:s, s:o, s:o}", "value", number(r->e.value), "low", number(r->e.low),
                           "high", number(r->e.high), "n", r->e.n, "source", ratio_source_name(r->source), "p",
@@ -308,7 +318,7 @@ static json_t *row_json(const struct loaded *l, const struct comparison *row)
     for (int kind = 0; kind < RATIO_N; kind++)
         if (ratios_has(cell, (enum ratio_kind)kind))
             json_object_set_new(ratios, keys[kind] ? keys[kind] : ratio_names[kind],
-                                ratio_json(&row->ratios[kind], (enum ratio_kind)kind));
+                                exports_ratio_json(&row->ratios[kind], (enum ratio_kind)kind));
     return json_pack("{s:s, s:s, s:I, s:s, s:o, s:b, s:o, s:i, s:i, s:o, s:s?}", "phase", cell->phase, "cell",
                      cell->name, "ranks", (json_int_t)cell->ranks, "baseline", l->cells[row->base].name, "techniques",
                      techniques ? techniques : json_null(), "exact", (int)cell->exact, "ratios", ratios, "runs",

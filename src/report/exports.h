@@ -22,6 +22,9 @@ json_t *exports_json(const struct loaded *l, const struct comparisons *c);
 void exports_number(double x, char *out, size_t size);
 /* "1.25 [1.22, 1.28]", "~1.25 [...]" for an estimate, "1.25" for one run, "unavailable". */
 void exports_ratio(const struct ratio *r, char *out, size_t size);
+void exports_bytes(double bytes, char *out, size_t size); /* "1.25 GiB" */
+/* {"value", "low", "high", "n", "verdict", "source", "p", "p_holm", ...}; NULL without memory. */
+json_t *exports_ratio_json(const struct ratio *r, enum ratio_kind kind);
 /* "0", "0.12 %", "unknown": a loss_gap. */
 void exports_gap(double gap, char *out, size_t size);
 /* "accuracy 0.625, baseline 0.5": what the phase is judged by beside its loss; "" where there is none. */

@@ -83,8 +83,7 @@ double ratios_value(const struct loaded *l, const struct load_run *r, enum ratio
     return r->seconds;
 }
 
-/* Whether every counted run of the cell counted its own memory: then that is compared, as it misses no moment. */
-static bool has_own_peaks(const struct loaded *l, int cell)
+bool ratios_own_peaks(const struct loaded *l, int cell)
 {
     for (int i = 0; i < l->n_runs; i++)
         if (l->runs[i].cell == cell && l->runs[i].block >= 0 && l->runs[i].done && l->runs[i].own_peak_bytes <= 0)
@@ -94,7 +93,7 @@ static bool has_own_peaks(const struct loaded *l, int cell)
 
 double ratios_mean(const struct loaded *l, int cell, enum ratio_kind kind, int *n)
 {
-    const bool own = has_own_peaks(l, cell);
+    const bool own = ratios_own_peaks(l, cell);
     double sum = 0;
 
     *n = 0;
@@ -128,7 +127,7 @@ static int collect(const struct loaded *l, int cell, enum ratio_kind kind, bool 
 static struct estimate estimate(const struct loaded *l, const struct comparison *c, enum ratio_kind kind,
                                 double *scratch, int64_t *blocks)
 {
-    const bool own = has_own_peaks(l, c->cell) && has_own_peaks(l, c->base);
+    const bool own = ratios_own_peaks(l, c->cell) && ratios_own_peaks(l, c->base);
     double *base = scratch, *variant = scratch + l->n_runs;
     int n = collect(l, c->cell, kind, own, variant, blocks);
 

@@ -75,6 +75,8 @@ void ratios_free(struct comparisons *c);
 
 /* The value that a ratio divides, of one run, NAN if unknown; `own` chooses the run's own count of its memory. */
 double ratios_value(const struct loaded *l, const struct load_run *r, enum ratio_kind kind, bool own);
+/* Whether every counted run of the cell counted its own memory: then that is compared, as it misses no moment. */
+bool ratios_own_peaks(const struct loaded *l, int cell);
 /* Its mean over the counted runs of a cell, and how many there are. */
 double ratios_mean(const struct loaded *l, int cell, enum ratio_kind kind, int *n);
 

@@ -184,6 +184,15 @@ struct estimate stats_unpaired(const double *base, int n_base, const double *var
     return estimate_of(n, a.mean - b.mean, error, df, sqrt(a.variance + b.variance));
 }
 
+double stats_upper(const double *values, int n)
+{
+    const struct moments m = log_moments(values, n);
+
+    if (n == 0 || m.n < n)
+        return NAN;
+    return exp(m.mean + (n < 2 ? 0 : stats_t_quantile(0.5 + STATS_CONFIDENCE / 2, n - 1) * sqrt(m.variance / n)));
+}
+
 static int by_p(const void *a, const void *b)
 {
     const double x = (*(struct estimate *const *)a)->p, y = (*(struct estimate *const *)b)->p;

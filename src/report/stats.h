@@ -39,6 +39,9 @@ double stats_t_quantile(double p, double df);
 /* base[i] and variant[i] are of one block; pairs with a value that is no positive number are left out. */
 struct estimate stats_paired(const double *base, const double *variant, int n);
 struct estimate stats_unpaired(const double *base, int n_base, const double *variant, int n_variant);
+/* The upper end of the interval of one cell's mean, by logarithms; of one value that value. NAN where one is no positive
+ * number, or there is none. */
+double stats_upper(const double *values, int n);
 /* Holm's step-down correction over the family estimates[n]: sets p_holm. Those without a p are left out. */
 void stats_holm(struct estimate *const *estimates, int n);
 

@@ -42,6 +42,22 @@ teardown() {
     run -2 "$bin" compare "$dir/s.yaml"
 }
 
+@test "advise weighs what was measured, says what was not, and keeps limits" {
+    "$bin" study -q "$dir/s.yaml" --output "$dir/out" >/dev/null
+    if [ ! -r /sys/class/powercap/intel-rapl:0/energy_uj ]; then
+        run -4 "$bin" advise "$dir/out/study.db"
+        [[ $output == *"Energy is unavailable"* && $output == *"--no-energy"* && $output != *"Switch on"* ]]
+    fi
+    run -0 "$bin" advise "$dir/out/study.db" --want speed=1
+    [[ $output == *"It has no weight here"* && $output == *'Left out: "broken": all its runs failed'* ]]
+    run -0 --separate-stderr "$bin" advise "$dir/out/study.db" --no-energy --json
+    [[ $output == *'"recommended"'* && $output == *'"utility"'* && $output == *'"source": "unavailable"'* ]]
+    run -3 "$bin" advise "$dir/out/study.db" --no-energy --max_seconds 0.001
+    [[ $output == *'the nearest, "short", needs'* && $output == *"--max_seconds allows 0.001 s"* ]]
+    run -2 "$bin" advise "$dir/out/study.db" --want cheap
+    run -2 "$bin" advise "$dir/out/study.db" --phases ppo
+}
+
 @test "a changed study is refused by what differs" {
     "$bin" study -q "$dir/s.yaml" --output "$dir/out" >/dev/null
     sed -i 's/0\.02/0.03/' "$dir/s.yaml"
