@@ -3,6 +3,7 @@
 #include <math.h>
 #include <sqlite3.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -100,6 +101,18 @@ int db_exec(struct db *d, struct err *err, int64_t *out, const char *sql, const 
 int db_script(struct db *d, const char *sql, struct err *err)
 {
     return sqlite3_exec(d->handle, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : failed(d, err);
+}
+
+int db_copy(struct db *d, const char *path, struct err *err)
+{
+    char temporary[FILE_PATH_MAX];
+
+    if ((size_t)snprintf(temporary, sizeof temporary, "%s.tmp", path) >= sizeof temporary)
+        return err_set(err, ERR_USAGE, "the path \"%.80s...\" is too long", path);
+    remove(temporary); /* of an attempt that was cut off */
+    if (db_exec(d, err, NULL, "VACUUM INTO ?", "t", temporary) != 0)
+        return -1;
+    return rename(temporary, path) == 0 ? 0 : err_errno(err, "could not put \"%s\" in its place", path);
 }
 
 int db_begin(struct db *d, struct err *err)

@@ -27,6 +27,8 @@ int db_durable(struct db *d, struct err *err);
  * it. ERR_INPUT when the file is damaged or lacks a table, else ERR_SYSTEM. */
 int db_exec(struct db *d, struct err *err, int64_t *out, const char *sql, const char *types, ...);
 int db_script(struct db *d, const char *sql, struct err *err); /* several statements without values */
+/* A copy of the whole file, whole or not at all, under a name that is not taken. */
+int db_copy(struct db *d, const char *path, struct err *err);
 int db_begin(struct db *d, struct err *err); /* for writing */
 int db_end(struct db *d, int result, struct err *err); /* commits if result is 0, else undoes; returns the outcome */
 int64_t db_last_id(const struct db *d);

@@ -178,11 +178,11 @@ static int run(struct command_line *line, struct err *err)
     struct loaded l;
     int result = -1;
 
-    if (line->n_words != 1) {
-        err_set(err, ERR_USAGE, "one study's file is needed, %d words are given", line->n_words);
+    if (line->n_words < 1) {
+        err_set(err, ERR_USAGE, "a study's file, or lists of runs, are needed");
         return err_hint(err, "For example: tuneup advise tuneup-study/study.db");
     }
-    if (read_wish(line, &wish, err) != 0 || load_study(&l, line->words[0], err) != 0)
+    if (read_wish(line, &wish, err) != 0 || load_runs(&l, line->words, line->n_words, err) != 0)
         return -1;
     if (ratios_build(&c, &l, err) == 0 && advise_build(&a, &l, &c, &wish, options.phases, err) == 0 &&
         show(&a, &l, err) == 0)

@@ -52,13 +52,13 @@ static int run(struct command_line *line, struct err *err)
     struct loaded l;
     int result = -1;
 
-    if (line->n_words != 1) {
-        err_set(err, ERR_USAGE, "one study's file is needed, %d words are given", line->n_words);
+    if (line->n_words < 1) {
+        err_set(err, ERR_USAGE, "a study's file, or lists of runs, are needed");
         return err_hint(err, "For example: tuneup compare tuneup-study/study.db");
     }
     if (options.json + options.csv + options.markdown > 1)
         return err_set(err, ERR_USAGE, "--json, --csv and --markdown exclude each other");
-    if (load_study(&l, line->words[0], err) != 0)
+    if (load_runs(&l, line->words, line->n_words, err) != 0)
         return -1;
     if (ratios_build(&c, &l, err) == 0) {
         result = 0;
@@ -79,12 +79,16 @@ static int run(struct command_line *line, struct err *err)
 const struct command cmd_compare = {
     .name = "compare",
     .summary = "SpeedUp, MemoryUp and EnergyUp of a study, with intervals and verdicts",
-    .usage = "tuneup compare STUDY.db|RUNS.jsonl [--json | --csv | --markdown]",
+    .usage = "tuneup compare STUDY.db|RUNS.jsonl|RUNS.csv... [--json | --csv | --markdown]",
     .examples = "  tuneup compare tuneup-study/study.db\n"
                 "  tuneup compare tuneup-study/study.db --csv > ratios.csv\n"
-                "  tuneup compare runs.jsonl       what `tuneup measure --label L -o runs.jsonl` wrote\n",
-    .details = "Each ratio is baseline over variant, so above 1 is better. A study that is still running can be read.\n"
-               "In RUNS.jsonl the first label is the baseline of the others, and runs are compared unpaired.",
+                "  tuneup compare runs.jsonl       what `tuneup measure --label L -o runs.jsonl` wrote\n"
+                "  tuneup compare plain.csv zero1.csv     CodeCarbon's emissions.csv, Zeus's log, any table of runs\n",
+    .details =
+        "Each ratio is baseline over variant, so above 1 is better. A study that is still running can be read.\n"
+        "In lists of runs the first label (of several tables: the first file) is the baseline of the others, and\n"
+        "runs are compared unpaired. A table needs a column \"seconds\"; it may have label, peak_bytes, joules,\n"
+        "domains, final_loss, tokens and machine. Runs of other machines, counters or work are not compared.",
     .sets = sets,
     .run = run,
 };

@@ -14,6 +14,7 @@
 
 struct study_command_options {
     const char *output, *data, *phases, *cells, *ranks, *model, *reward_model;
+    const char *set[65];
     int64_t blocks;
     bool dry_run, retry_failed;
 };
@@ -67,6 +68,12 @@ static const struct option table[] = {
       .offset = offsetof(struct study_command_options, ranks),
       .value = "1,2",
       .help = "the rank counts that each phase cell runs at" },
+    { .name = "set",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct study_command_options, set),
+      .many = 64,
+      .value = "NAME=VALUE ...",
+      .help = "what ${NAME} stands for in the commands of a study file" },
     { .name = "retry_failed",
       .type = OPTION_FLAG,
       .offset = offsetof(struct study_command_options, retry_failed),
@@ -169,12 +176,16 @@ static int run(struct command_line *line, struct err *err)
                                          .model = options.model,
                                          .reward_model = options.reward_model,
                                          .data = options.data,
+                                         .parameters = options.set,
                                          .blocks = options.blocks };
+    char path[FILE_PATH_MAX];
     struct cells s;
 
     if (line->n_words > 1)
         return err_set(err, ERR_USAGE, "one study file at most, %d words are given", line->n_words);
-    if ((line->n_words ? study_file_load(&s, line->words[0], err) : cells_builtin(&s, err)) != 0)
+    if (line->n_words && study_file_find(path, line->words[0], err) != 0)
+        return -1;
+    if ((line->n_words ? study_file_load(&s, path, err) : cells_builtin(&s, err)) != 0)
         return -1;
     const int result = cells_finish(&s, &choice, err) == 0 ? run_cells(&s, err) : -1;
     cells_free(&s);
@@ -184,11 +195,12 @@ static int run(struct command_line *line, struct err *err)
 const struct command cmd_study = {
     .name = "study",
     .summary = "measure what each optimization does to time, memory and energy, in all phases",
-    .usage = "tuneup study [FILE] [--output DIR] [options]",
+    .usage = "tuneup study [FILE|NAME] [--output DIR] [options]",
     .examples =
         "  tuneup study                                   the three phases on a small model, about ten minutes\n"
         "  tuneup study --model DIR --data_path FILE      the same techniques on your model and data\n"
         "  tuneup study mine.yaml --blocks 10             cells of your own, commands of others included\n"
+        "  tuneup study deepspeed-chat-opt-350m --dry_run another program's phases, as commands\n"
         "  tuneup study --phases ppo --ranks 1            one phase of it\n"
         "  tuneup study --cells bf16,zero-1 --ranks 2     some of the cells\n",
     .details =

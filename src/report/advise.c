@@ -146,7 +146,8 @@ static double quality_of(const struct load_run *r, bool ppo)
 /* How far the loss is above the baseline's, or PPO's mean reward below it, relative: the upper end over the blocks. */
 static double loss_increase(const struct weigher *w, int cell)
 {
-    const bool ppo = strcmp(w->l->cells[cell].phase, "ppo") == 0, paired = strcmp(w->l->design, "recorded") != 0;
+    const bool ppo = strcmp(ratios_curve(&w->l->cells[cell]), "reward") == 0,
+               paired = strcmp(w->l->design, "recorded") != 0;
     double sum = 0, squares = 0;
     int n = 0;
 
@@ -236,7 +237,7 @@ static int add_cells(struct weigher *w, const struct comparisons *c, struct err 
 {
     struct advise_group *g = w->g;
     const struct load_cell *base = &w->l->cells[g->base];
-    const bool command = strcmp(base->phase, "command") == 0;
+    const bool command = base->is_command;
 
     g->cells = mem_array(c->n + 1, 1, sizeof *g->cells, MEM_RECORD, err);
     if (!g->cells)
@@ -250,8 +251,10 @@ static int add_cells(struct weigher *w, const struct comparisons *c, struct err 
                 .cell = c->rows[i].cell,
                 .row = &c->rows[i],
                 .dominated_by = -1,
-                .n_switches = command ? count_words(cell->argv, base->argv) : count_words(cell->techniques, "[]"),
+                .n_switches = count_words(cell->techniques, "[]"),
             };
+            if (command && g->cells[g->n - 1].n_switches == 0)
+                g->cells[g->n - 1].n_switches = count_words(cell->argv, base->argv);
         }
     return 0;
 }

@@ -280,8 +280,10 @@ json_t *exports_ratio_json(const struct ratio *r, enum ratio_kind kind)
         json_object_set_new(o, "verdict", json_null());
     else
         json_object_set_new(o, "verdict", json_string(stats_verdict_word(r->e.verdict)));
-    if (r->source == RATIO_UNAVAILABLE)
+    if (r->reason[0])
         json_object_set_new(o, "reason", json_string(r->reason));
+    if (r->grain > 0)
+        json_object_set_new(o, "grain", json_real(r->grain));
     if (r->e.blocks_needed)
         json_object_set_new(o, "blocks_needed", json_integer(r->e.blocks_needed));
     return o;
@@ -307,10 +309,11 @@ static json_t *quality_json(const struct load_cell *cell, const struct compariso
 
 static json_t *row_json(const struct loaded *l, const struct comparison *row)
 {
-    static const char *const keys[RATIO_N] = { [RATIO_WHOLE] = "SpeedUpWholeRun",
-                                               [RATIO_GENERATE] = "SpeedUpGeneration",
-                                               [RATIO_SCORE] = "SpeedUpScoring",
-                                               [RATIO_TRAIN] = "SpeedUpTraining" };
+    static const char *const keys[RATIO_N] = {
+        [RATIO_WHOLE] = "SpeedUpWholeRun",    [RATIO_ENERGY_DELAY] = "EnergyDelayUp",
+        [RATIO_MEMORY_TIME] = "MemoryTimeUp", [RATIO_GENERATE] = "SpeedUpGeneration",
+        [RATIO_SCORE] = "SpeedUpScoring",     [RATIO_TRAIN] = "SpeedUpTraining"
+    };
     const struct load_cell *cell = &l->cells[row->cell];
     json_t *ratios = json_object();
     json_t *techniques = json_loads(cell->techniques, 0, NULL);

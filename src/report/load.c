@@ -55,6 +55,7 @@ static int take_cell(void *user, struct db_row *r)
     c->ranks = db_take_int(r);
     c->exact = db_take_int(r) == 1;
     c->baseline = (int)db_take_int(r); /* an id until check_cells */
+    c->is_command = db_take_int(r) == 1;
     return 0;
 }
 
@@ -98,17 +99,24 @@ void load_run_init(struct load_run *r)
                             .planned_peak_bytes = -1,
                             .planned_flops = NAN,
                             .planned_bytes_moved = NAN,
-                            .planned_comm_bytes = NAN };
+                            .planned_comm_bytes = NAN,
+                            .steal_s = NAN,
+                            .cgroup_wait_s = NAN,
+                            .throttles = -1,
+                            .swapped_in = -1 };
     for (int i = 0; i < LOAD_N_KINDS; i++)
         r->planned[i] = r->allocated[i] = -1;
 }
 
+#define RUN_COLUMNS                                                                                                    \
+    "SELECT cell, block, position, exit_status, finished, argv, state, reason, stderr_tail, seconds, cpu_seconds,"     \
+    " load_before, peak_bytes, peak_pss_bytes, own_peak_bytes, energy_state, energy_reason, energy_domains, joules,"   \
+    " steady_s, steady_j, steady_energy_state, steady_energy_reason, tokens_per_s, final_loss, eval_loss,"             \
+    " warmup_steps, tokens, planned_peak_bytes, planned_flops, planned_bytes_moved, planned_comm_bytes, run_json"
+
 static const char runs_sql[] =
-    "SELECT cell, block, position, exit_status, finished, argv, state, reason, stderr_tail, seconds, cpu_seconds,"
-    " load_before, peak_bytes, peak_pss_bytes, own_peak_bytes, energy_state, energy_reason, energy_domains, joules,"
-    " steady_s, steady_j, steady_energy_state, steady_energy_reason, tokens_per_s, final_loss, eval_loss, warmup_steps,"
-    " tokens, planned_peak_bytes, planned_flops, planned_bytes_moved, planned_comm_bytes, run_json"
-    " FROM run ORDER BY cell, block";
+    RUN_COLUMNS ", steal_s, cgroup_wait_s, throttles, swapped_in, machine FROM run ORDER BY cell, block";
+static const char older_runs_sql[] = RUN_COLUMNS ", NULL, NULL, NULL, NULL, NULL FROM run ORDER BY cell, block";
 
 static int take_run(void *user, struct db_row *r)
 {
@@ -153,6 +161,11 @@ static int take_run(void *user, struct db_row *r)
     n->planned_bytes_moved = db_take_real(r);
     n->planned_comm_bytes = db_take_real(r);
     n->run_json = db_take_text(r);
+    n->steal_s = db_take_real(r);
+    n->cgroup_wait_s = db_take_real(r);
+    n->throttles = db_take_int(r);
+    n->swapped_in = db_take_int(r);
+    n->machine = db_take_text(r);
     n->done = n->state && strcmp(n->state, "done") == 0;
     return n->cell < 0 ? err_set(r->err, ERR_INPUT, "a run belongs to a cell that is not in the study") : 0;
 }
@@ -218,6 +231,8 @@ static int take_step(void *user, struct db_row *r)
     s->step = db_take_int(r);
     s->loss = db_take_real(r);
     s->seconds = db_take_real(r);
+    s->joules = db_take_real(r);
+    s->peak_bytes = db_take_int(r);
     return 0;
 }
 
@@ -298,6 +313,11 @@ static int check_schema(struct db *d, int64_t *schema, struct err *err)
     return 0;
 }
 
+#define CELL_COLUMNS "SELECT id, name, phase, techniques, argv, ranks, exact, baseline, "
+
+static const char cells_sql[] = CELL_COLUMNS "command FROM cell ORDER BY id";
+static const char older_cells_sql[] = CELL_COLUMNS "phase = 'command' FROM cell ORDER BY id";
+
 static int load_all(struct loaded *l, struct db *d, struct err *err)
 {
     int64_t schema = 0;
@@ -306,9 +326,8 @@ static int load_all(struct loaded *l, struct db *d, struct err *err)
         db_exec(d, err, NULL, "BEGIN", "") != 0 || /* one view, also while it is written */
         db_each(d, "SELECT name, design, machine, version, created, seed, blocks FROM study", take_study, l, err) !=
             0 ||
-        db_each(d, "SELECT id, name, phase, techniques, argv, ranks, exact, baseline FROM cell ORDER BY id", take_cell,
-                l, err) != 0 ||
-        check_cells(l, d->path, err) != 0 || db_each(d, runs_sql, take_run, l, err) != 0)
+        db_each(d, schema >= 3 ? cells_sql : older_cells_sql, take_cell, l, err) != 0 ||
+        check_cells(l, d->path, err) != 0 || db_each(d, schema >= 3 ? runs_sql : older_runs_sql, take_run, l, err) != 0)
         return -1;
     if (!l->name) {
         err_set(err, ERR_INPUT, "the study's file is empty");
@@ -324,31 +343,34 @@ static int load_all(struct loaded *l, struct db *d, struct err *err)
                 take_metric, l, err) != 0)
         return -1;
     return db_each(d,
-                   "SELECT r.cell, r.block, s.step, s.loss, s.seconds FROM step s JOIN run r ON r.id = s.run"
+                   "SELECT r.cell, r.block, s.step, s.loss, s.seconds, s.joules, s.peak_bytes FROM step s JOIN run r "
+                   "ON r.id = s.run"
                    " ORDER BY s.run, s.step",
                    take_step, l, err);
 }
 
-/* Whether the file begins like an object of JSON; -1 when it cannot be read. */
-static int is_json(const char *path, struct err *err)
+/* Whether the file begins as one of SQLite's does; -1 when it cannot be read. */
+static int is_database(const char *path, struct err *err)
 {
+    static const char magic[16] = "SQLite format 3";
+    char start[sizeof magic] = "";
     FILE *f = file_open_read(path, err);
 
     if (!f)
         return -1;
-    const int c = fgetc(f);
+    const size_t n = fread(start, 1, sizeof start, f);
     fclose(f);
-    return c == '{';
+    return n == sizeof start && memcmp(start, magic, sizeof start) == 0;
 }
 
 int load_study(struct loaded *l, const char *path, struct err *err)
 {
     struct db d;
-    const int json = is_json(path, err);
+    const int database = is_database(path, err);
 
     *l = (struct loaded){ 0 };
-    if (json != 0)
-        return json < 0 ? -1 : recorded_load(l, path, err);
+    if (database <= 0)
+        return database < 0 ? -1 : recorded_load(l, &path, 1, err);
     if (db_open(&d, path, false, err) != 0)
         return -1;
     const int result = load_all(l, &d, err);
@@ -356,6 +378,11 @@ int load_study(struct loaded *l, const char *path, struct err *err)
     if (result != 0)
         load_free(l);
     return result;
+}
+
+int load_runs(struct loaded *l, const char *const *paths, int n, struct err *err)
+{
+    return n == 1 ? load_study(l, paths[0], err) : recorded_load(l, paths, n, err);
 }
 
 static void free_run(struct load_run *r)
@@ -370,7 +397,8 @@ static void free_run(struct load_run *r)
                             r->energy_domains,
                             r->steady_energy_state,
                             r->steady_energy_reason,
-                            r->run_json };
+                            r->run_json,
+                            r->machine };
 
     for (int i = 0; i < COUNT_OF(texts); i++)
         mem_free(texts[i]);

@@ -8,7 +8,7 @@
 
 #include "base/err.h"
 
-#define LOAD_SCHEMA 2 /* of study/study_store.h: newer ones are refused; files of 1 have no metrics */
+#define LOAD_SCHEMA 3 /* of study/study_store.h: newer ones are refused; what older ones lack is unknown */
 #define LOAD_APPLICATION 0x54756e65
 
 enum { LOAD_N_KINDS = 8 };
@@ -16,7 +16,8 @@ extern const char *const load_kinds[LOAD_N_KINDS]; /* param master grad optimize
 
 struct load_step {
     int64_t step;
-    double loss, seconds;
+    double loss, seconds, joules;
+    int64_t peak_bytes;
 };
 
 /* Whatever else a phase tells, of a step or (step 0) of the whole run: "accuracy", "kl", "generate_seconds". */
@@ -41,6 +42,9 @@ struct load_run {
     int64_t warmup_steps, tokens, planned_peak_bytes;
     double planned_flops, planned_bytes_moved, planned_comm_bytes;
     char *run_json;
+    double steal_s, cgroup_wait_s; /* CPU that others took, or a limit; seconds */
+    int64_t throttles, swapped_in;
+    char *machine; /* that it ran on */
     int64_t planned[LOAD_N_KINDS], allocated[LOAD_N_KINDS];
     struct load_step *steps; /* owned */
     int n_steps;
@@ -53,7 +57,7 @@ struct load_cell {
     int64_t id;
     char *name, *phase, *techniques, *argv; /* the last two are JSON arrays */
     int64_t ranks;
-    bool exact;
+    bool exact, is_command;
     int baseline; /* index; its own for a baseline */
 };
 
@@ -66,9 +70,11 @@ struct loaded {
     int n_runs;
 };
 
-/* A study's file, or the lines that `tuneup measure -o FILE.jsonl` writes (recorded.h).
+/* A study's file, or the lines that `tuneup measure -o FILE.jsonl` writes, or another tool's table (recorded.h).
  * ERR_INPUT: no such file, no study's file, a newer schema, or rows that do not fit together. On error *l is empty. */
 int load_study(struct loaded *l, const char *path, struct err *err);
+/* The same from several files, which then have to be lists of runs. */
+int load_runs(struct loaded *l, const char *const *paths, int n, struct err *err);
 void load_free(struct loaded *l);
 void load_run_init(struct load_run *r); /* all unknown, no strings */
 /* The run of a cell in a block, done or failed; NULL if there is none. */

@@ -1,6 +1,7 @@
 /* For each cell the runs of its blocks are laid beside the baseline's; stats.c does the rest. */
 #include "report/ratios.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,10 +9,16 @@
 #include "base/mem.h"
 #include "report/iteration.h"
 
-const char *const ratio_names[RATIO_N] = {
-    "SpeedUp",           "MemoryUp",          "EnergyUp", "Powerup", "SpeedUp (whole run)", "SpeedUp (generation)",
-    "SpeedUp (scoring)", "SpeedUp (training)"
-};
+const char *const ratio_names[RATIO_N] = { "SpeedUp",
+                                           "MemoryUp",
+                                           "EnergyUp",
+                                           "Powerup",
+                                           "SpeedUp (whole run)",
+                                           "Energy-delay product",
+                                           "Memory-time product",
+                                           "SpeedUp (generation)",
+                                           "SpeedUp (scoring)",
+                                           "SpeedUp (training)" };
 
 /* How runs of the phases call what is told of every step. */
 static const struct {
@@ -24,7 +31,7 @@ static const struct {
 
 static bool is_ppo(const struct load_cell *c)
 {
-    return strcmp(c->phase, "ppo") == 0;
+    return !c->is_command && strcmp(c->phase, "ppo") == 0;
 }
 
 bool ratios_has(const struct load_cell *c, enum ratio_kind kind)
@@ -44,7 +51,7 @@ const char *ratio_source_name(enum ratio_source source)
 
 static bool is_command(const struct loaded *l, const struct load_run *r)
 {
-    return strcmp(l->cells[r->cell].phase, "command") == 0;
+    return l->cells[r->cell].is_command;
 }
 
 static double joules_of(const struct loaded *l, const struct load_run *r)
@@ -72,6 +79,10 @@ double ratios_value(const struct loaded *l, const struct load_run *r, enum ratio
         return joules_of(l, r);
     case RATIO_POWER:
         return joules_of(l, r) / time;
+    case RATIO_ENERGY_DELAY:
+        return joules_of(l, r) * time;
+    case RATIO_MEMORY_TIME:
+        return memory > 0 ? (double)memory * time : NAN;
     case RATIO_GENERATE:
     case RATIO_SCORE:
     case RATIO_TRAIN:
@@ -149,7 +160,7 @@ static struct estimate estimate(const struct loaded *l, const struct comparison 
 /* Energy is comparable only between the same counters, and a number that somebody modelled stays marked. */
 static void judge_energy(const struct loaded *l, const struct comparison *c, struct ratio *ratio)
 {
-    const char *domains = NULL;
+    const char *domains = NULL, *first_state = NULL;
 
     for (int i = 0; i < l->n_runs; i++) {
         const struct load_run *r = &l->runs[i];
@@ -171,9 +182,99 @@ static void judge_energy(const struct loaded *l, const struct comparison *c, str
             return;
         }
         domains = r->energy_domains;
+        if (first_state && strcmp(first_state, state) != 0) {
+            ratio->source = RATIO_UNAVAILABLE;
+            snprintf(ratio->reason, sizeof ratio->reason, "not comparable: the energy of one run is %s, of another %s",
+                     first_state, state);
+            return;
+        }
+        first_state = state;
         if (strcmp(state, "estimated") == 0)
             ratio->source = RATIO_ESTIMATED;
     }
+}
+
+/* ---- What may be compared at all ---- */
+
+static bool compared(const struct comparison *c, const struct load_run *r)
+{
+    return (r->cell == c->cell || r->cell == c->base) && r->block >= 0 && r->done;
+}
+
+/* Work that differs makes a ratio of two different jobs. How many ids PPO writes is its own doing. */
+static bool other_work(const struct loaded *l, const struct load_run *a, const struct load_run *b, char *out,
+                       size_t size)
+{
+    if (a->n_steps > 0 && b->n_steps > 0 && a->n_steps != b->n_steps)
+        snprintf(out, size, "not comparable: one run has %d steps, another %d", a->n_steps, b->n_steps);
+    else if (a->tokens > 0 && b->tokens > 0 && a->tokens != b->tokens && !is_ppo(&l->cells[a->cell]))
+        snprintf(out, size, "not comparable: one run has %" PRId64 " tokens, another %" PRId64, a->tokens, b->tokens);
+    else
+        return false;
+    return true;
+}
+
+/* Whether two runs of the comparison are of different machines or jobs; out: which field differs. */
+static bool unlike(const struct loaded *l, const struct comparison *c, char *out, size_t size)
+{
+    const struct load_run *first = NULL, *placed = NULL;
+
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *r = &l->runs[i];
+
+        if (!compared(c, r))
+            continue;
+        if (first && other_work(l, first, r, out, size))
+            return true;
+        first = first ? first : r;
+        if (!r->machine || !r->machine[0])
+            continue;
+        if (placed && strcmp(placed->machine, r->machine) != 0) {
+            snprintf(out, size, "not comparable: one run is of machine \"%.150s\", another of \"%.150s\"",
+                     placed->machine, r->machine);
+            return true;
+        }
+        placed = placed ? placed : r;
+    }
+    return false;
+}
+
+/* ---- The grain of counters ---- */
+
+/* Seconds between a counter's updates: RAPL's come every millisecond, a graphics card's every tenth of a second. */
+static double update_s(const char *domains)
+{
+    return strstr(domains, "gpu") || strstr(domains, "GPU") ? 0.1 : 0.001;
+}
+
+/* An energy is uncertain by what is drawn in one update at either end of its window. The shortest window counts. */
+static void widen_by_grain(const struct loaded *l, const struct comparison *c, struct ratio *ratio)
+{
+    double worst[2] = { 0, 0 }; /* of the cell, of its baseline: update / window */
+
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *r = &l->runs[i];
+
+        if (compared(c, r)) {
+            const double window_s = is_command(l, r) ? r->seconds : r->steady_s;
+            double *w = &worst[r->cell == c->base];
+
+            *w = fmax(*w, update_s(r->energy_domains ? r->energy_domains : "") / window_s);
+        }
+    }
+    ratio->grain = sqrt(worst[0] * worst[0] + worst[1] * worst[1]);
+    stats_widen(&ratio->e, log1p(ratio->grain));
+    if (fmax(worst[0], worst[1]) * RATIOS_MIN_UPDATES > 1 && ratio->e.verdict != VERDICT_NONE) {
+        ratio->e.verdict = VERDICT_UNDECIDED;
+        ratio->e.blocks_needed = 0;
+        snprintf(ratio->reason, sizeof ratio->reason, "a window of less than %d updates of its counter",
+                 RATIOS_MIN_UPDATES);
+    }
+}
+
+static bool has_energy(enum ratio_kind kind)
+{
+    return kind == RATIO_ENERGY || kind == RATIO_POWER || kind == RATIO_ENERGY_DELAY;
 }
 
 static void build_ratio(const struct loaded *l, struct comparison *c, enum ratio_kind kind, double *scratch,
@@ -182,13 +283,17 @@ static void build_ratio(const struct loaded *l, struct comparison *c, enum ratio
     struct ratio *ratio = &c->ratios[kind];
 
     *ratio = (struct ratio){ .source = RATIO_MEASURED };
-    if (kind == RATIO_ENERGY || kind == RATIO_POWER)
+    if (unlike(l, c, ratio->reason, sizeof ratio->reason))
+        ratio->source = RATIO_UNAVAILABLE;
+    else if (has_energy(kind))
         judge_energy(l, c, ratio);
     if (ratio->source == RATIO_UNAVAILABLE) {
         ratio->e = stats_paired(NULL, NULL, 0);
         return;
     }
     ratio->e = estimate(l, c, kind, scratch, blocks);
+    if (ratio->e.n > 0 && has_energy(kind) && ratio->source == RATIO_MEASURED)
+        widen_by_grain(l, c, ratio);
     if (ratio->e.n > 0)
         return;
     ratio->source = RATIO_UNAVAILABLE;

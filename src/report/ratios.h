@@ -4,6 +4,7 @@
  *   SpeedUp  = T_base / T   T: seconds of the steps after the warm-up; of the whole run for commands
  *   MemoryUp = M_base / M   M: the highest sum over all ranks of anonymous, shared and swapped memory
  *   EnergyUp = E_base / E   E: joules over the same window as T; there is none where nothing measured it
+ *   energy-delay product: SpeedUp x EnergyUp; memory-time product: SpeedUp x MemoryUp, as a bill for a share of a machine goes
  *   Powerup  = SpeedUp / EnergyUp (Abdulsalam, Zong, Gu, Qiu, IGSC 2015, doi 10.1109/IGCC.2015.7393699) */
 #ifndef TUNEUP_REPORT_RATIOS_H
 #define TUNEUP_REPORT_RATIOS_H
@@ -14,6 +15,9 @@
 /* An exact technique's losses may leave the baseline's by this much at most: what another order of summation does. */
 #define RATIOS_EXACT_TOLERANCE 1e-3
 
+/* A counter's energy is judged from this many of its updates on. */
+#define RATIOS_MIN_UPDATES 50
+
 /* The last three are SpeedUps of the parts of PPO's iterations; other phases have none. */
 enum ratio_kind {
     RATIO_SPEED,
@@ -21,6 +25,8 @@ enum ratio_kind {
     RATIO_ENERGY,
     RATIO_POWER,
     RATIO_WHOLE,
+    RATIO_ENERGY_DELAY,
+    RATIO_MEMORY_TIME,
     RATIO_GENERATE,
     RATIO_SCORE,
     RATIO_TRAIN,
@@ -37,6 +43,7 @@ struct ratio {
     enum ratio_source source;
     char reason[512]; /* why it is unavailable, and how to mend that */
     struct estimate e;
+    double grain; /* of energy: what the counters' updates leave open, relative; it is within the interval */
 };
 
 /* What a phase is judged by beside its loss: "accuracy" of a reward model, "reward" and "KL" of PPO. */

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "report/csv_import.h"
 
 #define RECORDED_MAX_BYTES (256 << 20)
 #define MANY 1e300
@@ -62,7 +63,7 @@ static int cell_of(struct loaded *l, const json_t *record, struct err *err)
     l->cells = grown;
     struct load_cell *c = &l->cells[l->n_cells++];
     char *argv = json_dumps(json_object_get(record, "command"), JSON_COMPACT);
-    *c = (struct load_cell){ .id = l->n_cells, .name = name, .ranks = 1, .baseline = 0 };
+    *c = (struct load_cell){ .id = l->n_cells, .name = name, .ranks = 1, .baseline = 0, .is_command = true };
     c->phase = copy("command", err);
     c->techniques = copy("[]", err);
     c->argv = copy(argv, err);
@@ -112,12 +113,28 @@ static int read_numbers(struct load_run *r, const json_t *record, const char *pa
         json_get_real(record, path, "cpu_seconds", 0, MANY, &r->cpu_seconds, err) < 0 ||
         json_get_real(record, path, "load_before", 0, MANY, &r->load_before, err) < 0 ||
         json_get_int(record, path, "peak_bytes", 0, INT64_MAX, &r->peak_bytes, err) < 0 ||
-        json_get_int(record, path, "peak_pss_bytes", 0, INT64_MAX, &r->peak_pss_bytes, err) < 0)
+        json_get_int(record, path, "peak_pss_bytes", 0, INT64_MAX, &r->peak_pss_bytes, err) < 0 ||
+        json_get_int(record, path, "tokens", 0, INT64_MAX, &r->tokens, err) < 0 ||
+        json_get_real(record, path, "steal_seconds", 0, MANY, &r->steal_s, err) < 0 ||
+        json_get_real(record, path, "final_loss", -MANY, MANY, &r->final_loss, err) < 0)
         return -1;
     if (!isnan(r->seconds))
         return 0;
     err_set(err, ERR_INPUT, "the record has no \"seconds\"");
     return err_hint(err, "This reads what `tuneup measure -o FILE.jsonl` writes.");
+}
+
+/* By which two runs are held to be of one machine. */
+static char *machine_of(const json_t *record, struct err *err)
+{
+    const json_t *m = json_object_get(record, "machine");
+    const char *name = json_string_value(json_object_get(record, "machine_name"));
+    const char *host = json_string_value(json_object_get(m, "host")),
+               *cpu = json_string_value(json_object_get(m, "cpu"));
+
+    if (name)
+        return copy(name, err);
+    return mem_printf(MEM_RECORD, err, "%s%s%s", host ? host : "", host && cpu ? ", " : "", cpu ? cpu : "");
 }
 
 static int read_words(struct load_run *r, const json_t *record, struct err *err)
@@ -134,9 +151,10 @@ static int read_words(struct load_run *r, const json_t *record, struct err *err)
     r->steady_energy_state = copy("", err);
     r->steady_energy_reason = copy("", err);
     r->run_json = copy("", err);
+    r->machine = machine_of(record, err);
     free(argv);
     return r->finished && r->argv && r->state && r->reason && r->stderr_tail && r->steady_energy_state &&
-                   r->steady_energy_reason && r->run_json
+                   r->steady_energy_reason && r->run_json && r->machine
                ? 0
                : -1;
 }
@@ -187,6 +205,14 @@ static int by_cell(const void *a, const void *b)
     return (x->block > y->block) - (x->block < y->block);
 }
 
+/* Adds a record; where tells its line. */
+static int add_record(struct loaded *l, const json_t *record, const char *path, long long line, struct err *err)
+{
+    if ((l->name || add_study(l, record, err) == 0) && add_run(l, record, path, err) == 0)
+        return 0;
+    return err->code == ERR_INPUT ? err_where(err, "file \"%s\", line %lld", path, line) : -1;
+}
+
 static int read_lines(struct loaded *l, char *text, size_t n, const char *path, struct err *err)
 {
     int64_t number = 0;
@@ -199,30 +225,63 @@ static int read_lines(struct loaded *l, char *text, size_t n, const char *path, 
         if (end == line)
             continue;
         json_t *record = json_parse(line, (size_t)(end - line), path, number, err);
-        const bool failed =
-            !record || (!l->name && add_study(l, record, err) != 0) || add_run(l, record, path, err) != 0;
+        const int failed = !record || add_record(l, record, path, (long long)number, err) != 0;
         json_decref(record);
-        if (failed && record && err->code == ERR_INPUT)
-            err_where(err, "file \"%s\", line %lld", path, (long long)number);
         if (failed)
             return -1;
     }
-    if (l->n_runs > 0)
-        return 0;
-    err_set(err, ERR_INPUT, "the file holds no runs");
-    return err_where(err, "file \"%s\"", path);
+    return 0;
 }
 
-int recorded_load(struct loaded *l, const char *path, struct err *err)
+/* "runs/zero1.csv" -> "zero1" */
+static void stem_of(const char *path, char *out, size_t size)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
+
+    snprintf(out, size, "%.*s", dot && dot > name ? (int)(dot - name) : (int)strlen(name), name);
+}
+
+static int read_table(struct loaded *l, const char *text, size_t n, const char *path, bool several, struct err *err)
+{
+    char label[256];
+    size_t i;
+    json_t *record;
+    int failed = 0;
+
+    stem_of(path, label, sizeof label);
+    json_t *records = csv_import_records(text, n, path, several ? label : NULL, err);
+    json_array_foreach(records, i, record)
+    {
+        failed = failed ? failed : add_record(l, record, path, (long long)i + 2, err);
+    }
+    const bool read = records != NULL;
+    json_decref(records);
+    return read && !failed ? 0 : -1;
+}
+
+static int read_file(struct loaded *l, const char *path, bool several, struct err *err)
 {
     size_t n = 0;
     char *text = file_read(path, RECORDED_MAX_BYTES, &n, err);
 
-    *l = (struct loaded){ 0 };
     if (!text)
         return -1;
-    const int result = read_lines(l, text, n, path, err);
+    const int result = text[0] == '{' ? read_lines(l, text, n, path, err) : read_table(l, text, n, path, several, err);
     mem_free(text);
+    return result;
+}
+
+int recorded_load(struct loaded *l, const char *const *paths, int n, struct err *err)
+{
+    int result = 0;
+
+    *l = (struct loaded){ 0 };
+    for (int i = 0; i < n && result == 0; i++)
+        result = read_file(l, paths[i], n > 1, err);
+    if (result == 0 && l->n_runs == 0) {
+        err_set(err, ERR_INPUT, "the file holds no runs");
+        result = err_where(err, "file \"%s\"", paths[0]);
+    }
     if (result != 0)
         load_free(l);
     else

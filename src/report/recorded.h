@@ -6,7 +6,8 @@
 
 #include "report/load.h"
 
-/* On error *l is empty; ERR_INPUT with the line. Called by load_study for files that are no database. */
-int recorded_load(struct loaded *l, const char *path, struct err *err);
+/* Files of such lines, or other tools' tables (csv_import.h); of several files, a table without labels is named by its
+ * file. On error *l is empty; ERR_INPUT with the line. Called by load_study for files that are no database. */
+int recorded_load(struct loaded *l, const char *const *paths, int n, struct err *err);
 
 #endif

@@ -193,6 +193,24 @@ double stats_upper(const double *values, int n)
     return exp(m.mean + (n < 2 ? 0 : stats_t_quantile(0.5 + STATS_CONFIDENCE / 2, n - 1) * sqrt(m.variance / n)));
 }
 
+/* p becomes that of the wider interval, by the same Student's t: the standard error grows as the interval does. */
+void stats_widen(struct estimate *e, double half)
+{
+    const double mean = log(e->value), own = 0.5 * (log(e->high) - log(e->low));
+
+    if (e->verdict == VERDICT_NONE || !(half > 0))
+        return;
+    const double wide = sqrt(own * own + half * half), df = e->n - 1;
+    const double t = fabs(mean) / wide * stats_t_quantile(0.5 + STATS_CONFIDENCE / 2, df);
+    const int needed_before = e->blocks_needed;
+
+    e->low = exp(mean - wide);
+    e->high = exp(mean + wide);
+    e->p = e->p_holm = 2 * stats_t_below(-t, df);
+    judge(e, 0);
+    e->blocks_needed = e->verdict == VERDICT_UNDECIDED ? needed_before : 0;
+}
+
 static int by_p(const void *a, const void *b)
 {
     const double x = (*(struct estimate *const *)a)->p, y = (*(struct estimate *const *)b)->p;

@@ -42,6 +42,8 @@ struct estimate stats_unpaired(const double *base, int n_base, const double *var
 /* The upper end of the interval of one cell's mean, by logarithms; of one value that value. NAN where one is no positive
  * number, or there is none. */
 double stats_upper(const double *values, int n);
+/* Adds a further uncertainty of the log ratio, as wide as half an interval, in quadrature, and judges again. */
+void stats_widen(struct estimate *e, double half);
 /* Holm's step-down correction over the family estimates[n]: sets p_holm. Those without a p are left out. */
 void stats_holm(struct estimate *const *estimates, int n);
 

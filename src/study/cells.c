@@ -169,7 +169,11 @@ static void cell_free(struct cell *c)
     mem_free(c->name);
     mem_free(c->phase);
     mem_free(c->baseline);
+    mem_free(c->folder);
+    mem_free(c->loss_pattern);
     words_free(&c->techniques);
+    words_free(&c->parameters);
+    words_free(&c->environment);
     words_free(&c->argv);
     *c = (struct cell){ 0 };
 }
@@ -185,6 +189,7 @@ void cells_free(struct cells *s)
     mem_free(s->data);
     mem_free(s->ranks);
     words_free(&s->options);
+    words_free(&s->parameters);
     for (int i = 0; i < CELLS_N_PHASES; i++)
         words_free(&s->phase_options[i]);
     *s = (struct cells){ 0 };
@@ -203,7 +208,6 @@ struct cell *cells_add(struct cells *s, const char *name, const char *phase, con
 {
     struct cell *grown;
 
-    MUST(strcmp(phase, "command") == 0 || cells_phase(phase) >= 0);
     if (s->n_cells == CELLS_MAX) {
         err_set(err, ERR_USAGE, "a study of more than %d cells", CELLS_MAX);
         return NULL;
@@ -213,7 +217,7 @@ struct cell *cells_add(struct cells *s, const char *name, const char *phase, con
         return NULL;
     s->cells = grown;
     struct cell *c = &s->cells[s->n_cells];
-    *c = (struct cell){ .is_command = strcmp(phase, "command") == 0 };
+    *c = (struct cell){ .is_command = cells_phase(phase) < 0 };
     c->name = mem_strdup(name, MEM_RECORD, err);
     c->phase = c->name ? mem_strdup(phase, MEM_RECORD, err) : NULL;
     c->baseline = c->phase ? mem_strdup(baseline, MEM_RECORD, err) : NULL;
@@ -273,6 +277,19 @@ failed:
 }
 
 /* ---- Finishing ---- */
+
+static int replace(char **field, const char *value, struct err *err)
+{
+    char *copy = value ? mem_strdup(value, MEM_RECORD, err) : NULL;
+
+    if (!value)
+        return 0;
+    if (!copy)
+        return -1;
+    mem_free(*field);
+    *field = copy;
+    return 0;
+}
 
 static bool is_in(const struct technique_word *t, const char *phase)
 {
@@ -335,13 +352,90 @@ static int compose(struct cell *c, const struct cells *from, struct err *err)
     return 0;
 }
 
+/* The value of the parameter whose name is name[0..n-1], the choice's before the cell's before the study's; NULL: none. */
+static const char *parameter(const struct cells *from, const struct cells_choice *choice, const struct cell *c,
+                             const char *name, size_t n)
+{
+    const char *const *lists[] = { choice->parameters, (const char *const *)c->parameters.v,
+                                   (const char *const *)from->parameters.v };
+
+    for (int i = 0; i < COUNT_OF(lists); i++)
+        for (const char *const *p = lists[i]; p && *p; p++)
+            if (strncmp(*p, name, n) == 0 && (*p)[n] == '=')
+                return *p + n + 1;
+    return NULL;
+}
+
+/* Adds the word with every ${name} replaced; "$${" stands for "${" itself. */
+static int add_filled(struct words *to, const struct cells *from, const struct cells_choice *choice,
+                      const struct cell *c, const char *word, struct err *err)
+{
+    char text[8192];
+    size_t used = 0;
+
+    for (const char *p = word; *p;) {
+        const char *end = strncmp(p, "${", 2) == 0 ? strchr(p, '}') : NULL;
+        const char *value = end ? parameter(from, choice, c, p + 2, (size_t)(end - p - 2)) : NULL;
+        const int skip = strncmp(p, "$${", 3) == 0;
+
+        if (end && !value) {
+            err_set(err, ERR_USAGE, "cell \"%.80s\" needs the parameter \"%.*s\"", c->name, (int)(end - p - 2), p + 2);
+            return err_hint(err, "Give it with --set %.*s=VALUE, or under \"parameters\" in the study file.",
+                            (int)(end - p - 2), p + 2);
+        }
+        const int n = snprintf(text + used, sizeof text - used, "%.*s",
+                               value  ? 8191
+                               : skip ? 2
+                                      : 1,
+                               value ? value : p + skip);
+        used += (size_t)n;
+        if (used >= sizeof text)
+            return err_set(err, ERR_USAGE, "a word of cell \"%.80s\" is longer than %zu bytes", c->name,
+                           sizeof text - 1);
+        p = value ? end + 1 : p + skip + (skip ? 2 : 1);
+    }
+    text[used] = '\0';
+    return words_add(to, err, "%s", text);
+}
+
+static int fill(struct words *to, const struct cells *from, const struct cells_choice *choice, const struct cell *c,
+                const struct words *words, struct err *err)
+{
+    for (int i = 0; i < words->n; i++)
+        if (add_filled(to, from, choice, c, words->v[i], err) != 0)
+            return -1;
+    return 0;
+}
+
+/* The parameters of a folder are filled in too; a pattern is taken as it is: ${} means something else there. */
+static int fill_command(struct cell *c, const struct cells *from, const struct cells_choice *choice,
+                        const struct cell *template, struct err *err)
+{
+    struct words folder = { 0 };
+    int result = 0;
+
+    c->is_command = true;
+    if (words_copy(&c->techniques, &template->techniques, err) != 0 ||
+        fill(&c->argv, from, choice, template, &template->argv, err) != 0 ||
+        fill(&c->environment, from, choice, template, &template->environment, err) != 0 ||
+        replace(&c->loss_pattern, template->loss_pattern, err) != 0)
+        return -1;
+    if (template->folder) {
+        result = add_filled(&folder, from, choice, template, template->folder, err);
+        if (result == 0)
+            result = replace(&c->folder, folder.v[0], err);
+    }
+    words_free(&folder);
+    return result;
+}
+
 /* The cell of a template at `ranks`: 1 = made, 0 = its techniques need more ranks, -1 = error. */
-static int expand(struct cells *to, const struct cells *from, const struct cell *template, int64_t ranks,
-                  struct err *err)
+static int expand(struct cells *to, const struct cells *from, const struct cells_choice *choice,
+                  const struct cell *template, int64_t ranks, struct err *err)
 {
     const struct technique_word *t = NULL;
 
-    for (int i = 0; i < template->techniques.n; i++) {
+    for (int i = 0; i < template->techniques.n && !template->is_command; i++) {
         const char *word = template->techniques.v[i];
 
         if (check_technique(word, template->phase, &t, err) != 0)
@@ -354,14 +448,16 @@ static int expand(struct cells *to, const struct cells *from, const struct cell 
     if (!c)
         return -1;
     c->ranks = ranks;
-    c->exact = !template->is_command;
+    if (template->is_command)
+        return fill_command(c, from, choice, template, err) == 0 ? 1 : -1;
+    c->exact = true;
     for (int i = 0; i < template->techniques.n; i++) {
         if (check_technique(template->techniques.v[i], template->phase, &t, err) != 0)
             return -1;
         if (t->min_ranks <= ranks && words_add(&c->techniques, err, "%s", t->name) != 0)
             return -1;
     }
-    if (!c->is_command && compose(c, from, err) != 0)
+    if (compose(c, from, err) != 0)
         return -1;
     return words_copy(&c->argv, &template->argv, err) == 0 ? 1 : -1;
 }
@@ -446,19 +542,6 @@ static int parse_ranks(struct cells *s, const char *list, struct err *err)
     return set_ranks(s, ranks, n, err);
 }
 
-static int replace(char **field, const char *value, struct err *err)
-{
-    char *copy = value ? mem_strdup(value, MEM_RECORD, err) : NULL;
-
-    if (!value)
-        return 0;
-    if (!copy)
-        return -1;
-    mem_free(*field);
-    *field = copy;
-    return 0;
-}
-
 static int check_cells(const struct cells *s, struct err *err)
 {
     for (int i = 0; i < s->n_cells; i++) {
@@ -498,10 +581,18 @@ static int expand_phase(struct cells *to, const struct cells *from, const char *
             const bool once = template->is_command || (template->few_ranks && !choice->ranks);
 
             if (strcmp(template->phase, phase) == 0 && chosen(from, choice, template) && (k == 0 || !once) &&
-                expand(to, from, template, ranks, err) < 0)
+                expand(to, from, choice, template, ranks, err) < 0)
                 return -1;
         }
     return 0;
+}
+
+static bool begins_phase(const struct cells *s, int cell)
+{
+    for (int i = 0; i < cell; i++)
+        if (strcmp(s->cells[i].phase, s->cells[cell].phase) == 0)
+            return false;
+    return true;
 }
 
 static int expand_all(struct cells *to, const struct cells *from, const struct cells_choice *choice, struct err *err)
@@ -509,8 +600,10 @@ static int expand_all(struct cells *to, const struct cells *from, const struct c
     for (int i = 0; i < CELLS_N_PHASES; i++)
         if (expand_phase(to, from, cells_phases[i], choice, err) != 0)
             return -1;
-    if (expand_phase(to, from, "command", choice, err) != 0)
-        return -1;
+    for (int i = 0; i < from->n_cells; i++) /* the phases of commands, in the order in which they first appear */
+        if (cells_phase(from->cells[i].phase) < 0 && begins_phase(from, i) &&
+            expand_phase(to, from, from->cells[i].phase, choice, err) != 0)
+            return -1;
     for (int i = 0; i < from->n_cells; i++)
         if (chosen(from, choice, &from->cells[i]) && !has_cell(to, &from->cells[i]) &&
             (choice->cells || !from->builtin)) {
@@ -551,7 +644,7 @@ int cells_finish(struct cells *s, const struct cells_choice *choice, struct err 
 bool cells_have_phase(const struct cells *s, const char *phase)
 {
     for (int i = 0; i < s->n_cells; i++)
-        if (strcmp(s->cells[i].phase, phase) == 0)
+        if (!s->cells[i].is_command && (!phase || strcmp(s->cells[i].phase, phase) == 0))
             return true;
     return false;
 }
@@ -593,6 +686,19 @@ static json_t *words_json(const struct words *w)
     return list;
 }
 
+/* Only what is there: files of earlier versions have no such keys. */
+static void add_command(json_t *one, const struct cell *c)
+{
+    if (c->is_command && strcmp(c->phase, "command") != 0)
+        json_object_set_new(one, "command", json_true());
+    if (c->environment.n > 0)
+        json_object_set_new(one, "environment", words_json(&c->environment));
+    if (c->folder)
+        json_object_set_new(one, "folder", json_string(c->folder));
+    if (c->loss_pattern)
+        json_object_set_new(one, "loss_pattern", json_string(c->loss_pattern));
+}
+
 json_t *cells_json(const struct cells *s)
 {
     json_t *all = json_pack("{s:s, s:s?, s:s?, s:s?, s:I, s:I, s:I, s:f, s:[]}", "name", s->name, "model", s->model,
@@ -605,6 +711,7 @@ json_t *cells_json(const struct cells *s)
                                 c->baseline, "ranks", (json_int_t)c->ranks, "exact", c->exact, "techniques",
                                 words_json(&c->techniques), "argv", words_json(&c->argv));
 
+        add_command(one, c);
         if (!one || json_array_append_new(json_object_get(all, "cells"), one) != 0) {
             json_decref(all);
             return NULL;

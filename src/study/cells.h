@@ -44,7 +44,11 @@ struct cell {
     int64_t ranks; /* 0 until cells_finish: one cell for each of the study's rank counts */
     struct words techniques;
     struct words argv; /* phase: options after `tuneup PHASE`; command: the whole argument vector */
-    bool is_command;
+    bool is_command; /* of a phase of any name: what cells of one name are held against each other */
+    struct words parameters; /* command: "name=value", before the study's own */
+    struct words environment; /* command: "NAME=value" */
+    char *folder; /* command: the folder that it runs in; NULL: where the study was started */
+    char *loss_pattern; /* command: what its output calls the loss, with one group; NULL: it tells none */
     bool exact; /* all its techniques are */
     bool few_ranks; /* a template: the first rank count is enough, unless the user names rank counts */
 };
@@ -59,6 +63,7 @@ struct cells {
     bool builtin; /* cells that no rank count fits are left out in silence */
     struct words options; /* for every phase cell, before the cell's own */
     struct words phase_options[CELLS_N_PHASES]; /* after these: for the cells of one phase */
+    struct words parameters; /* "name=value": what ${name} in a command stands for */
     struct cell *cells;
     int n_cells;
 };
@@ -68,19 +73,20 @@ struct cells_choice {
     const char *phases, *cells, *ranks; /* "sft,ppo", "a,b" and "1,2" */
     const char *model, *reward_model, *data;
     int64_t blocks;
+    const char *const *parameters; /* "name=value", before all others; NULL at the end, or NULL */
 };
 
 /* The built-in study, and an empty one with the same defaults. */
 int cells_builtin(struct cells *s, struct err *err);
 int cells_init(struct cells *s, const char *name, struct err *err);
-/* A new cell with this name, phase and baseline; NULL on error. It belongs to s until the next cells_add. */
+/* A new cell with this name, phase and baseline; of a command when the phase is none of this program's. NULL on error. It belongs to s until the next cells_add. */
 struct cell *cells_add(struct cells *s, const char *name, const char *phase, const char *baseline, struct err *err);
 /* Applies the choice, makes one cell for each rank count, composes the command lines and checks: ERR_USAGE for unknown
  * techniques and baselines, two cells of one name, a technique without a rank count that it can run at. */
 int cells_finish(struct cells *s, const struct cells_choice *choice, struct err *err);
 void cells_free(struct cells *s);
 
-bool cells_have_phase(const struct cells *s, const char *phase);
+bool cells_have_phase(const struct cells *s, const char *phase); /* of this program's own: no commands; NULL: any */
 
 /* order[n_cells]: the cells of a block (0, 1, ...; warm-up blocks are -1, -2, ...) in the order they run in. */
 void cells_order(const struct cells *s, int64_t block, int *order);

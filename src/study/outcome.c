@@ -2,7 +2,9 @@
 #include "study/outcome.h"
 
 #include <math.h>
+#include <regex.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -233,4 +235,70 @@ int outcome_read(struct outcome *o, const char *folder, struct err *err)
     }
     sum_steady(o);
     return 0;
+}
+
+/* ---- Commands ---- */
+
+/* The last match in the file, line by line; NAN when there is none. */
+static double last_match(const char *path, const regex_t *re)
+{
+    FILE *f = fopen(path, "r");
+    char *line = NULL;
+    size_t room = 0;
+    double found = NAN;
+
+    while (f && getline(&line, &room, f) > 0) {
+        regmatch_t m[2];
+        char *end;
+
+        for (const char *at = line; regexec(re, at, 2, m, at == line ? 0 : REG_NOTBOL) == 0 && m[1].rm_so >= 0;
+             at += m[0].rm_eo) {
+            const double value = strtod(at + m[1].rm_so, &end);
+
+            if (end > at + m[1].rm_so && isfinite(value))
+                found = value;
+            if (m[0].rm_eo == m[0].rm_so)
+                break;
+        }
+    }
+    free(line);
+    if (f)
+        fclose(f);
+    return found;
+}
+
+static int find_loss(struct outcome *o, const char *folder, const char *pattern, struct err *err)
+{
+    static const char *const files[] = { "stderr.txt", "stdout.txt" };
+    char path[FILE_PATH_MAX];
+    regex_t re;
+
+    if (regcomp(&re, pattern, REG_EXTENDED | REG_NEWLINE) != 0)
+        return err_set(err, ERR_INPUT, "the loss pattern \"%.80s\" is no regular expression", pattern);
+    for (int i = 0; i < COUNT_OF(files); i++) {
+        const double found = file_join(path, folder, files[i], err) == 0 ? last_match(path, &re) : NAN;
+
+        if (!isnan(found))
+            o->final_loss = found;
+    }
+    regfree(&re);
+    return 0;
+}
+
+int outcome_read_command(struct outcome *o, const char *folder, const char *pattern, struct err *err)
+{
+    char path[FILE_PATH_MAX];
+
+    outcome_init(o);
+    if (file_join(path, folder, "metrics.jsonl", err) != 0 || (file_exists(path) && read_metrics(o, path, err) != 0))
+        goto failed;
+    for (int i = 0; i < o->n_steps; i++)
+        if (!isnan(o->steps[i].loss))
+            o->final_loss = o->steps[i].loss;
+    if (pattern && find_loss(o, folder, pattern, err) != 0)
+        goto failed;
+    return 0;
+failed:
+    outcome_free(o);
+    return -1;
 }

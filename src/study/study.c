@@ -20,6 +20,7 @@
 #include "measure/clock.h"
 #include "measure/job.h"
 #include "measure/machine.h"
+#include "measure/noise.h"
 #include "study/builtin.h"
 #include "study/supply.h"
 #include "study/study_store.h"
@@ -30,6 +31,7 @@ struct session {
     const struct cells *s;
     const struct study_options *o;
     char program[FILE_PATH_MAX], run_folder[FILE_PATH_MAX], lock_path[FILE_PATH_MAX];
+    char machine[256]; /* as every run is marked with it: a study may go on elsewhere, and must not compare the two */
     int lock;
     struct study_store store;
     struct supply supply;
@@ -74,6 +76,8 @@ static int build_argv(const struct session *session, const struct cell *c, const
 {
     const struct supply *in = &session->supply;
 
+    if (c->folder && (words_add(out, err, "env") != 0 || words_add(out, err, "--chdir=%s", c->folder) != 0))
+        return -1;
     if (!c->is_command &&
         (words_add(out, err, "%s", session->program) != 0 || words_add(out, err, "%s", c->phase) != 0 ||
          add_models(in, c, out, err) != 0 || words_add(out, err, "--data=%s", in->data) != 0 ||
@@ -112,6 +116,18 @@ static void explain_status(const struct session *session, int status, char *out,
         snprintf(out, size, "it ended with status %d", status);
 }
 
+/* What allocators and frameworks say; the first words of the reason, as people look for them. */
+static bool out_of_memory(const char *tail)
+{
+    static const char *const words[] = { "out of memory", "Out of memory", "OutOfMemory", "Cannot allocate memory",
+                                         "bad_alloc" };
+
+    for (int i = 0; i < COUNT_OF(words); i++)
+        if (strstr(tail, words[i]))
+            return true;
+    return false;
+}
+
 static void domain_names(const struct energy_result *e, char *out, size_t size)
 {
     size_t used = 0;
@@ -123,7 +139,7 @@ static void domain_names(const struct energy_result *e, char *out, size_t size)
 }
 
 static int record(struct session *session, int cell, int64_t block, int position, const struct words *argv,
-                  const struct job_record *m, const char *folder, struct err *err)
+                  const struct job_record *m, const struct noise *noise, const char *folder, struct err *err)
 {
     const struct cell *c = &session->s->cells[cell];
     char reason[600] = "", tail[2048] = "", path[FILE_PATH_MAX], domains[ENERGY_MAX_DOMAINS * 68];
@@ -135,15 +151,22 @@ static int record(struct session *session, int cell, int64_t block, int position
     outcome_init(&outcome);
     if (!done) {
         explain_status(session, m->exit_status, reason, sizeof reason);
-    } else if (!c->is_command) {
+    } else {
         if (file_join(path, folder, "out", err) != 0)
             return -1;
-        done = outcome_read(&outcome, path, &why) == 0;
+        done = (c->is_command ? outcome_read_command(&outcome, folder, c->loss_pattern, &why)
+                              : outcome_read(&outcome, path, &why)) == 0;
         if (!done)
             snprintf(reason, sizeof reason, "its record cannot be read: %.500s", why.what);
     }
     if (!done && file_join(path, folder, "stderr.txt", err) == 0)
         supply_tail(path, tail, sizeof tail);
+    if (!done && out_of_memory(tail)) {
+        char kept[sizeof reason];
+
+        snprintf(kept, sizeof kept, "%s", reason);
+        snprintf(reason, sizeof reason, "out of memory: %.580s", kept);
+    }
     domain_names(&m->energy, domains, sizeof domains);
     snprintf(energy_reason, sizeof energy_reason, "%s%s%s", m->energy.reason, m->energy.hint[0] ? ". " : "",
              m->energy.hint);
@@ -166,7 +189,9 @@ static int record(struct session *session, int cell, int64_t block, int position
                                    .energy_reason = energy_reason,
                                    .energy_domains = domains,
                                    .joules = m->energy.state == METER_UNAVAILABLE ? NAN : m->energy.joules,
-                                   .outcome = done && !c->is_command ? &outcome : NULL };
+                                   .noise = *noise,
+                                   .machine = session->machine,
+                                   .outcome = done ? &outcome : NULL };
     const int result = argv_json ? study_store_add(&session->store, cell, &run, err) : -1;
     free(argv_json);
     outcome_free(&outcome);
@@ -193,20 +218,39 @@ static void note_unstarted(const char *folder, const struct err *why)
     }
 }
 
+/* A cell's folder is where its command runs, so that its own files are named by whole paths. */
+static int build_environment(const struct cell *c, const char *metrics, struct words *out, struct err *err)
+{
+    char cwd[FILE_PATH_MAX];
+
+    for (int i = 0; i < c->environment.n; i++)
+        if (words_add(out, err, "%s", c->environment.v[i]) != 0)
+            return -1;
+    if (!c->is_command)
+        return 0;
+    if (metrics[0] == '/')
+        return words_add(out, err, "TUNEUP_METRICS=%s", metrics);
+    if (!getcwd(cwd, sizeof cwd))
+        return err_errno(err, "could not find the folder that this runs in");
+    return words_add(out, err, "TUNEUP_METRICS=%s/%s", cwd, metrics);
+}
+
 /* 0 = recorded, n > 0 = signal n ended it and nothing is recorded, -1 = error. */
 static int run_cell(struct session *session, int cell, int64_t block, int position, struct err *err)
 {
     const struct cell *c = &session->s->cells[cell];
     const char *folder = session->run_folder;
-    char out[FILE_PATH_MAX], errors[FILE_PATH_MAX];
-    struct words argv = { 0 };
+    char out[FILE_PATH_MAX], errors[FILE_PATH_MAX], metrics[FILE_PATH_MAX];
+    struct words argv = { 0 }, environment = { 0 };
+    struct noise before, after, noise;
     struct job_record measured;
     struct err why;
     int result = -1;
 
     if (file_remove_tree(folder, err) != 0 || file_make_dir(folder, err) != 0 ||
         file_join(out, folder, "stdout.txt", err) != 0 || file_join(errors, folder, "stderr.txt", err) != 0 ||
-        build_argv(session, c, folder, &argv, err) != 0)
+        file_join(metrics, folder, "metrics.jsonl", err) != 0 || build_argv(session, c, folder, &argv, err) != 0 ||
+        build_environment(c, metrics, &environment, err) != 0)
         goto done;
     const struct job_options options = {
         .stdin_path = "/dev/null",
@@ -214,17 +258,22 @@ static int run_cell(struct session *session, int cell, int64_t block, int positi
         .stderr_path = errors,
         .timeout_s = session->s->timeout_s,
         .own_group = true,
+        .extra_env = (const char *const *)environment.v,
     };
+    noise_read(&before);
     if (job_measure(argv.v, &options, &measured, &why) != 0)
         note_unstarted(folder, &why);
+    noise_read(&after);
+    noise = noise_between(&before, &after);
     result = measured.passed_signal == SIGINT || measured.passed_signal == SIGTERM ? measured.passed_signal
                                                                                    : (int)caught_signal;
     if (result == 0)
-        result = record(session, cell, block, position, &argv, &measured, folder, err);
+        result = record(session, cell, block, position, &argv, &measured, &noise, folder, err);
     if (file_remove_tree(folder, &why) != 0)
         log_warning("%s", why.what);
 done:
     words_free(&argv);
+    words_free(&environment);
     return result;
 }
 
@@ -356,6 +405,7 @@ static int open_store(struct session *session, struct err *err)
         study_store_open(&session->store, path, err) != 0)
         return -1;
     machine_read(&machine);
+    snprintf(session->machine, sizeof session->machine, "%s, %s, %d CPUs", machine.host, machine.cpu, machine.n_cpus);
     json_t *json = machine_json(&machine);
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
@@ -422,14 +472,37 @@ done:
     return result;
 }
 
+/* As a shell would take it; nothing of it goes through one. */
+static void print_word(FILE *out, const char *before, const char *word, const char *after)
+{
+    const bool plain =
+        word[0] &&
+        strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%") == strlen(word);
+
+    fprintf(out, "%s%s ", before[0] ? " " : "", before);
+    if (plain) {
+        fprintf(out, "%s%s", word, after);
+        return;
+    }
+    fputc('\'', out);
+    for (; *word; word++)
+        if (*word == '\'')
+            fputs("'\\''", out);
+        else
+            fputc((unsigned char)*word < 0x20 || *word == 0x7f ? '?' : *word, out);
+    fprintf(out, "'%s", after);
+}
+
 void study_print(const struct cells *s, FILE *out)
 {
     fprintf(out, "%s: %d cell%s x %" PRId64 " block%s", s->name, s->n_cells, s->n_cells == 1 ? "" : "s", s->blocks,
             s->blocks == 1 ? "" : "s");
     if (s->warmup > 0)
         fprintf(out, " (and %" PRId64 " discarded first)", s->warmup);
-    fprintf(out, ", seed %" PRId64 "\nmodel: %s\ndata: %s\n", s->seed, s->model ? s->model : "made by the study",
-            s->data ? s->data : "made by the study");
+    fprintf(out, ", seed %" PRId64 "\n", s->seed);
+    if (cells_have_phase(s, NULL))
+        fprintf(out, "model: %s\ndata: %s\n", s->model ? s->model : "made by the study",
+                s->data ? s->data : "made by the study");
     if (cells_have_phase(s, "ppo"))
         fprintf(out, "reward model: %s\n", s->reward_model ? s->reward_model : "made by the study");
     for (int i = 0; i < s->n_cells; i++) {
@@ -437,10 +510,14 @@ void study_print(const struct cells *s, FILE *out)
 
         fprintf(out, "\n%s, %s at %" PRId64 " rank%s, against %s\n ", c->phase, c->name, c->ranks,
                 c->ranks == 1 ? "" : "s", strcmp(c->name, c->baseline) == 0 ? "nothing: a baseline" : c->baseline);
+        if (c->folder)
+            print_word(out, "cd", c->folder, " &&");
+        for (int k = 0; k < c->environment.n; k++)
+            print_word(out, "", c->environment.v[k], "");
         if (!c->is_command)
             fprintf(out, " tuneup %s", c->phase);
         for (int k = 0; k < c->argv.n; k++)
-            fprintf(out, " %s", c->argv.v[k]);
+            print_word(out, "", c->argv.v[k], "");
         fputc('\n', out);
     }
 }

@@ -2,10 +2,13 @@
  * its depth needs no bound of ours, and an alias costs no more than the words and cells that it stands for. */
 #include "study/study_file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <regex.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <yaml.h>
 
 #include "base/file.h"
@@ -14,12 +17,14 @@
 #include "base/option.h"
 
 #define MAX_DEPTH 64
+#define MAX_PHASE 32
 
 struct reader {
     yaml_document_t doc;
     const char *name;
     struct cells *s;
     struct err *err;
+    const yaml_node_t *study; /* the whole file's mapping */
 };
 
 static int at_line(const struct reader *r, const yaml_node_t *node)
@@ -71,7 +76,7 @@ static int unknown_key(const struct reader *r, const yaml_node_t *node, const ch
 /* A mapping with no other keys than these, each at most once. */
 static int check_keys(struct reader *r, const yaml_node_t *map, const char *what, const char *const *keys)
 {
-    bool seen[16] = { false };
+    bool seen[24] = { false };
 
     if (map->type != YAML_MAPPING_NODE)
         return wrong(r, map, what, "a mapping (key: value)");
@@ -97,7 +102,8 @@ static int check_keys(struct reader *r, const yaml_node_t *map, const char *what
 static const yaml_node_t *get(struct reader *r, const yaml_node_t *map, const char *key)
 {
     for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++)
-        if (strcmp(text_of(yaml_document_get_node(&r->doc, p->key)), key) == 0)
+        if (is_word(yaml_document_get_node(&r->doc, p->key)) &&
+            strcmp(text_of(yaml_document_get_node(&r->doc, p->key)), key) == 0)
             return yaml_document_get_node(&r->doc, p->value);
     return NULL;
 }
@@ -240,22 +246,95 @@ static int get_ranks(struct reader *r, const yaml_node_t *map)
 static int check_phase(struct reader *r, const yaml_node_t *map, const char *phase)
 {
     const yaml_node_t *node = get(r, map, "phase"), *command = get(r, map, "command");
+    static const char *const of_phases[] = { "options", NULL };
+    static const char *const of_commands[] = {
+        "arguments", "parameters", "environment", "folder", "loss_pattern", NULL
+    };
 
     if (!node && !command) {
         err_set(r->err, ERR_INPUT, "the cell has neither a phase nor a command");
         at_line(r, map);
         return err_hint(r->err, "Write \"phase: sft\", or \"command: [PROGRAM, ARGUMENT, ...]\".");
     }
-    if (phase && cells_phase(phase) < 0)
+    if (phase && !command && cells_phase(phase) < 0)
         return wrong(r, node, "phase", "sft, reward or ppo");
-    if (!command)
-        return 0;
-    for (const char *const *key = (const char *const[]){ "phase", "techniques", "options", NULL }; *key; key++)
+    if (phase && strlen(phase) > MAX_PHASE)
+        return wrong(r, node, "phase", "a word of at most 32 bytes");
+    for (const char *const *key = command ? of_phases : of_commands; *key; key++)
         if (get(r, map, *key)) {
-            err_set(r->err, ERR_INPUT, "a cell with a command has no \"%s\"", *key);
+            err_set(r->err, ERR_INPUT, "a cell %s a command has no \"%s\"", command ? "with" : "without", *key);
             return at_line(r, get(r, map, *key));
         }
     return 0;
+}
+
+/* { a: b } -> "a=b". */
+static int get_pairs(struct reader *r, const yaml_node_t *map, const char *key, struct words *out)
+{
+    const yaml_node_t *node = get(r, map, key);
+
+    if (!node)
+        return 0;
+    if (node->type != YAML_MAPPING_NODE)
+        return wrong(r, node, key, "a mapping of names to values");
+    for (yaml_node_pair_t *p = node->data.mapping.pairs.start; p < node->data.mapping.pairs.top; p++) {
+        const yaml_node_t *name = yaml_document_get_node(&r->doc, p->key);
+        const yaml_node_t *value = yaml_document_get_node(&r->doc, p->value);
+
+        if (!is_word(name) || strpbrk(text_of(name), "=}") || !text_of(name)[0] || !is_word(value))
+            return wrong(r, is_word(name) ? value : name, key, "a mapping of names without = to words");
+        if (words_add(out, r->err, "%s=%s", text_of(name), text_of(value)) != 0)
+            return at_line(r, name);
+    }
+    return 0;
+}
+
+/* A regular expression with one group: the number that it holds. */
+static int get_pattern(struct reader *r, const yaml_node_t *map, char **out)
+{
+    const yaml_node_t *node = get(r, map, "loss_pattern");
+    char why[128];
+    regex_t re;
+
+    if (!node || get_word(r, map, "loss_pattern", out) != 0)
+        return node ? -1 : 0;
+    const int code = regcomp(&re, *out, REG_EXTENDED | REG_NEWLINE);
+    if (code != 0) {
+        regerror(code, &re, why, sizeof why);
+        return wrong(r, node, "loss_pattern", why);
+    }
+    const size_t groups = re.re_nsub;
+    regfree(&re);
+    return groups == 1 ? 0 : wrong(r, node, "loss_pattern", "an expression with one group: loss: ([0-9.]+)");
+}
+
+/* The words of a command: a list, or the name of one of the study's. */
+static int get_command(struct reader *r, const yaml_node_t *map, struct words *out)
+{
+    const yaml_node_t *node = get(r, map, "command"), *named = get(r, r->study, "commands");
+
+    if (node->type == YAML_SEQUENCE_NODE) {
+        if (get_list(r, map, "command", out) != 0)
+            return -1;
+    } else if (!is_word(node) || !named || named->type != YAML_MAPPING_NODE || !get(r, named, text_of(node))) {
+        return wrong(r, node, "command", "a list of words, or a name under \"commands\"");
+    } else if (get_list(r, named, text_of(node), out) != 0) {
+        return -1;
+    }
+    return out->n > 0 ? 0 : wrong(r, node, "command", "a list of at least one word");
+}
+
+static int read_command(struct reader *r, const yaml_node_t *map, struct cell *c)
+{
+    c->is_command = true;
+    if (get_command(r, map, &c->argv) != 0 || get_list(r, map, "arguments", &c->argv) != 0 ||
+        get_pairs(r, map, "parameters", &c->parameters) != 0 ||
+        get_pairs(r, map, "environment", &c->environment) != 0 ||
+        get_pairs(r, r->study, "environment", &c->environment) != 0 ||
+        /* the first of a name counts */ get_word(r, r->study, "folder", &c->folder) != 0 ||
+        get_word(r, map, "folder", &c->folder) != 0 || get_pattern(r, r->study, &c->loss_pattern) != 0)
+        return -1;
+    return get_pattern(r, map, &c->loss_pattern);
 }
 
 /* The first cell of the same phase is the baseline of those that name none. */
@@ -269,7 +348,8 @@ static const char *default_baseline(const struct cells *s, const char *phase, co
 
 static int read_cell(struct reader *r, const yaml_node_t *map)
 {
-    static const char *const keys[] = { "name", "phase", "techniques", "options", "command", "baseline", NULL };
+    static const char *const keys[] = { "name",      "phase",      "techniques",  "options", "command",      "baseline",
+                                        "arguments", "parameters", "environment", "folder",  "loss_pattern", NULL };
     char *name = NULL, *phase = NULL, *baseline = NULL;
     struct cell *c = NULL;
     int result = -1;
@@ -286,12 +366,8 @@ static int read_cell(struct reader *r, const yaml_node_t *map)
     const char *kind = phase ? phase : "command";
     c = cells_add(r->s, name, kind, baseline ? baseline : default_baseline(r->s, kind, name), r->err);
     if (!c || get_list(r, map, "techniques", &c->techniques) != 0 ||
-        (c->is_command ? get_list(r, map, "command", &c->argv) : get_options(r, map, &c->argv, NULL)) != 0)
+        (get(r, map, "command") ? read_command(r, map, c) : get_options(r, map, &c->argv, NULL)) != 0)
         goto done;
-    if (c->is_command && c->argv.n == 0) {
-        wrong(r, get(r, map, "command"), "command", "a list of at least one word");
-        goto done;
-    }
     result = 0;
 done:
     mem_free(name);
@@ -302,21 +378,23 @@ done:
 
 static int read_study(struct reader *r)
 {
-    static const char *const keys[] = { "name",         "blocks", "warmup", "seed",    "timeout", "model",
-                                        "reward_model", "data",   "ranks",  "options", "cells",   NULL };
+    static const char *const keys[] = { "name",         "blocks",      "warmup", "seed",         "timeout", "model",
+                                        "reward_model", "data",        "ranks",  "options",      "cells",   "commands",
+                                        "parameters",   "environment", "folder", "loss_pattern", NULL };
     const yaml_node_t *map = yaml_document_get_root_node(&r->doc);
     struct cells *s = r->s;
 
     if (!map)
         return err_set(r->err, ERR_INPUT, "the study file \"%s\" is empty", r->name);
     s->warmup = 1;
+    r->study = map;
     if (check_keys(r, map, "study", keys) != 0 || get_word(r, map, "name", &s->name) != 0 ||
         get_number(r, map, "blocks", 1, 10000, &s->blocks) != 0 ||
         get_number(r, map, "warmup", 0, 100, &s->warmup) != 0 ||
         get_number(r, map, "seed", 0, INT32_MAX, &s->seed) != 0 || get_seconds(r, map, "timeout", &s->timeout_s) != 0 ||
         get_word(r, map, "model", &s->model) != 0 || get_word(r, map, "data", &s->data) != 0 ||
         get_word(r, map, "reward_model", &s->reward_model) != 0 || get_ranks(r, map) != 0 ||
-        get_options(r, map, &s->options, s->phase_options) != 0)
+        get_options(r, map, &s->options, s->phase_options) != 0 || get_pairs(r, map, "parameters", &s->parameters) != 0)
         return -1;
     const yaml_node_t *list = get(r, map, "cells");
     if (!list || list->type != YAML_SEQUENCE_NODE)
@@ -382,4 +460,62 @@ int study_file_load(struct cells *s, const char *path, struct err *err)
     const int result = study_file_parse(s, text, n, path, err);
     mem_free(text);
     return result;
+}
+
+/* ---- Studies by name ---- */
+
+/* The folders in which studies lie, from the one that counts most. */
+static int candidate_folder(int i, char out[FILE_PATH_MAX])
+{
+    static const char *const beside[] = { "../share/tuneup/studies", "../../studies" };
+    const char *chosen = getenv("TUNEUP_STUDIES");
+    char program[FILE_PATH_MAX];
+
+    if (i == 0)
+        return chosen && chosen[0] ? snprintf(out, FILE_PATH_MAX, "%s", chosen) : 0;
+    const ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (n <= 0)
+        return 0;
+    program[n] = '\0';
+    char *slash = strrchr(program, '/');
+    if (slash)
+        *slash = '\0';
+    return snprintf(out, FILE_PATH_MAX, "%s/%s", program, beside[i - 1]);
+}
+
+static void list_studies(const char *folder, char *out, size_t size)
+{
+    DIR *d = opendir(folder);
+
+    for (const struct dirent *e; d && (e = readdir(d)) != NULL;) {
+        const size_t n = strlen(e->d_name), used = strlen(out);
+
+        if (n > 5 && strcmp(e->d_name + n - 5, ".yaml") == 0)
+            snprintf(out + used, size - used, "%s%.*s", used ? ", " : "", (int)(n - 5), e->d_name);
+    }
+    if (d)
+        closedir(d);
+}
+
+int study_file_find(char out[FILE_PATH_MAX], const char *name, struct err *err)
+{
+    char folder[FILE_PATH_MAX], known[400] = "";
+
+    if (file_exists(name) || strchr(name, '/') || strchr(name, '.')) {
+        if ((size_t)snprintf(out, FILE_PATH_MAX, "%s", name) >= FILE_PATH_MAX)
+            return err_set(err, ERR_USAGE, "the path \"%.80s...\" is too long", name);
+        return 0;
+    }
+    for (int i = 0; i < 3; i++) {
+        const int n = candidate_folder(i, folder);
+
+        if (n <= 0 || n >= FILE_PATH_MAX)
+            continue;
+        if ((size_t)snprintf(out, FILE_PATH_MAX, "%s/%s.yaml", folder, name) < FILE_PATH_MAX && file_exists(out))
+            return 0;
+        if (!known[0])
+            list_studies(folder, known, sizeof known);
+    }
+    err_set(err, ERR_INPUT, "there is no study file \"%.80s\", and no study of that name comes with the program", name);
+    return err_hint(err, "Known by name: %s.", known[0] ? known : "none");
 }

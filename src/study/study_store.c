@@ -41,6 +41,15 @@ static const char schema_2[] = "CREATE TABLE metric(run INTEGER NOT NULL REFEREN
                                "INTEGER NOT NULL, name TEXT NOT "
                                "NULL,"
                                " value REAL NOT NULL, PRIMARY KEY(run, step, name)) STRICT, WITHOUT ROWID;";
+/* What disturbed a run and where it ran; which cells are commands, whatever their phase is called. */
+static const char schema_3[] = "ALTER TABLE run ADD COLUMN steal_s REAL;"
+                               "ALTER TABLE run ADD COLUMN cgroup_wait_s REAL;"
+                               "ALTER TABLE run ADD COLUMN throttles INTEGER;"
+                               "ALTER TABLE run ADD COLUMN swapped_in INTEGER;"
+                               "ALTER TABLE run ADD COLUMN machine TEXT;"
+                               "ALTER TABLE cell ADD COLUMN command INTEGER NOT NULL DEFAULT 0;"
+                               "UPDATE cell SET command = 1 WHERE phase = 'command';";
+static const char *const steps[STUDY_STORE_SCHEMA] = { schema, schema_2, schema_3 }; /* steps[n] makes n + 1 of n */
 
 static void now_text(char *out, size_t size)
 {
@@ -73,8 +82,13 @@ static int create_or_check(struct study_store *s, struct err *err)
     }
     if (tables > 0 && version == STUDY_STORE_SCHEMA)
         return 0;
-    if ((tables == 0 && db_script(&s->db, schema, err) != 0) || db_script(&s->db, schema_2, err) != 0)
-        return -1;
+    if (tables > 0 && version < 1) {
+        err_set(err, ERR_INPUT, "the study's file has no schema number");
+        return err_where(err, "file \"%s\"", s->db.path);
+    }
+    for (int64_t i = tables == 0 ? 0 : version; i < STUDY_STORE_SCHEMA; i++)
+        if (db_script(&s->db, steps[i], err) != 0)
+            return -1;
     snprintf(pragma, sizeof pragma, "PRAGMA application_id = %d", STUDY_STORE_APPLICATION);
     if (db_exec(&s->db, err, NULL, pragma, "") != 0)
         return -1;
@@ -82,10 +96,30 @@ static int create_or_check(struct study_store *s, struct err *err)
     return db_exec(&s->db, err, NULL, pragma, "");
 }
 
+/* An older file is kept as it was: "study.db.schema-2". One that is there already is an earlier attempt's, and as good. */
+static int keep_older(struct study_store *s, struct err *err)
+{
+    int64_t version = 0, application = 0;
+    char copy[FILE_PATH_MAX];
+
+    if (db_exec(&s->db, err, &version, "PRAGMA user_version", "") != 0 ||
+        db_exec(&s->db, err, &application, "PRAGMA application_id", "") != 0)
+        return -1;
+    if (application != STUDY_STORE_APPLICATION || version < 1 || version >= STUDY_STORE_SCHEMA)
+        return 0;
+    if ((size_t)snprintf(copy, sizeof copy, "%s.schema-%" PRId64, s->db.path, version) >= sizeof copy)
+        return err_set(err, ERR_USAGE, "the path \"%.80s...\" is too long", s->db.path);
+    return file_exists(copy) ? 0 : db_copy(&s->db, copy, err);
+}
+
 int study_store_open(struct study_store *s, const char *path, struct err *err)
 {
     if (db_open(&s->db, path, true, err) != 0)
         return -1;
+    if (keep_older(s, err) != 0) {
+        study_store_close(s);
+        return -1;
+    }
     /* The check comes before the journal's mode, which is written into the file: it may be somebody else's. */
     if (db_begin(&s->db, err) != 0 || db_end(&s->db, create_or_check(s, err), err) != 0 ||
         db_durable(&s->db, err) != 0) {
@@ -112,7 +146,8 @@ static int add_study(struct study_store *s, const char *name, const char *design
                    design, spec, seed, blocks, machine, TUNEUP_VERSION, binary, now);
 }
 
-static int add_cell(struct study_store *s, int64_t id, const json_t *cell, int64_t baseline, struct err *err)
+static int add_cell(struct study_store *s, int64_t id, const json_t *cell, int64_t baseline, bool command,
+                    struct err *err)
 {
     char *techniques = json_dumps(json_object_get(cell, "techniques"), JSON_COMPACT);
     char *argv = json_dumps(json_object_get(cell, "argv"), JSON_COMPACT);
@@ -120,10 +155,10 @@ static int add_cell(struct study_store *s, int64_t id, const json_t *cell, int64
 
     if (techniques && argv)
         result =
-            db_exec(&s->db, err, NULL, "INSERT INTO cell VALUES(?, ?, ?, ?, ?, ?, ?, ?)", "ittittii", id,
+            db_exec(&s->db, err, NULL, "INSERT INTO cell VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", "ittittiii", id,
                     json_string_value(json_object_get(cell, "name")), json_string_value(json_object_get(cell, "phase")),
                     (int64_t)json_integer_value(json_object_get(cell, "ranks")), techniques, argv,
-                    (int64_t)json_is_true(json_object_get(cell, "exact")), baseline);
+                    (int64_t)json_is_true(json_object_get(cell, "exact")), baseline, (int64_t)command);
     else
         err_set(err, ERR_MEMORY, "could not write down a cell");
     free(techniques);
@@ -139,7 +174,7 @@ static int write_all(struct study_store *s, const struct cells *cells, const jso
         return -1;
     for (int i = 0; i < cells->n_cells; i++)
         if (add_cell(s, i + 1, json_array_get(json_object_get(spec, "cells"), (size_t)i), cells_baseline(cells, i) + 1,
-                     err) != 0)
+                     cells->cells[i].is_command, err) != 0)
             return -1;
     return 0;
 }
@@ -286,12 +321,13 @@ static int add_run(struct study_store *s, int64_t cell, const struct study_run *
     if (db_exec(&s->db, err, NULL,
                 "INSERT INTO run(cell, block, position, finished, argv, state, reason, stderr_tail, exit_status,"
                 " seconds, cpu_seconds, load_before, sample_interval_s, n_samples, peak_bytes, peak_pss_bytes,"
-                " energy_state, energy_reason, energy_domains, joules)"
-                " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                "iiitttttiddddnnntttd", cell, r->block, (int64_t)r->position, now, r->argv_json, r->state, r->reason,
-                r->stderr_tail, (int64_t)r->exit_status, r->seconds, r->cpu_seconds, r->load_before,
+                " energy_state, energy_reason, energy_domains, joules, steal_s, cgroup_wait_s, throttles, swapped_in,"
+                " machine) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "iiitttttiddddnnntttdddnnt", cell, r->block, (int64_t)r->position, now, r->argv_json, r->state,
+                r->reason, r->stderr_tail, (int64_t)r->exit_status, r->seconds, r->cpu_seconds, r->load_before,
                 r->sample_interval_s, r->n_samples, r->peak_bytes, r->peak_pss_bytes, r->energy_state, r->energy_reason,
-                r->energy_domains, r->joules) != 0)
+                r->energy_domains, r->joules, r->noise.steal_s, r->noise.cgroup_wait_s, r->noise.throttles,
+                r->noise.swapped_in, r->machine) != 0)
         return -1;
     return r->outcome ? add_outcome(s, db_last_id(&s->db), r->outcome, err) : 0;
 }

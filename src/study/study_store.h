@@ -4,7 +4,8 @@
  *
  * Tables, for people with the sqlite3 program: study (one row), cell, run, memory (run x kind), step, metric (run x step x
  * name: what a phase tells beyond loss and time; step 0 is the whole run). report/load.c reads them. PRAGMA user_version is
- * the schema's number: a newer one is refused, and 1, which had no metrics, is made into 2 when it is opened. */
+ * the schema's number: a newer one is refused; an older file is copied beside itself (study.db.schema-2) and then migrated when it
+ * is opened for writing. docs/schema.md says what is in each table. */
 #ifndef TUNEUP_STUDY_STUDY_STORE_H
 #define TUNEUP_STUDY_STUDY_STORE_H
 
@@ -12,10 +13,11 @@
 
 #include "base/db.h"
 #include "base/err.h"
+#include "measure/noise.h"
 #include "study/cells.h"
 #include "study/outcome.h"
 
-#define STUDY_STORE_SCHEMA 2
+#define STUDY_STORE_SCHEMA 3
 #define STUDY_STORE_APPLICATION 0x54756e65 /* "Tune" */
 
 struct study_store {
@@ -35,7 +37,9 @@ struct study_run {
     int64_t peak_bytes, peak_pss_bytes, n_samples;
     const char *energy_state, *energy_reason, *energy_domains;
     double joules; /* of the whole run; NAN unless measured or estimated */
-    const struct outcome *outcome; /* NULL for commands and failed runs */
+    struct noise noise; /* while it ran */
+    const char *machine; /* "host, cpu, 2 CPUs" */
+    const struct outcome *outcome; /* NULL for failed runs */
 };
 
 /* Opens or creates. ERR_INPUT: not a study's file, or of a newer schema. */

@@ -114,6 +114,90 @@ TEST(an_exact_technique_that_changes_the_loss_is_flagged)
     load_free(&l);
 }
 
+static void set_text(char **field, const char *text)
+{
+    struct err err;
+
+    mem_free(*field);
+    *field = mem_strdup(text, MEM_RECORD, &err);
+}
+
+/* Each unlikeness is told by the field that differs, and there is no number then. */
+TEST(unlike_runs_are_not_compared)
+{
+    static const char *const fields[] = { "machine", "steps", "tokens", "covers", "estimated" };
+
+    for (int i = 0; i < COUNT_OF(fields); i++) {
+        struct comparisons c;
+        struct loaded l;
+        struct err err = { 0 };
+
+        load_fixture(&l, &c, 2, &(struct fixture){ .energy = true, .fail_cell = -1 });
+        const int cell = row(&l, &c, "bf16", 1)->cell;
+        ratios_free(&c);
+        for (int k = 0; k < l.n_runs; k++) {
+            struct load_run *r = &l.runs[k];
+
+            if (i == 0)
+                set_text(&r->machine, r->cell == cell ? "a, 2 CPUs" : "b, 2 CPUs");
+            if (r->cell != cell)
+                continue;
+            r->n_steps -= i == 1;
+            r->tokens += i == 2;
+            if (i == 3)
+                set_text(&r->energy_domains, "package-0 + dram");
+            if (i == 4 && r->block == 1)
+                set_text(&r->steady_energy_state, "estimated");
+        }
+        CHECK_OK(ratios_build(&c, &l, &err), &err);
+        const struct comparison *r = row(&l, &c, "bf16", 1);
+        const struct ratio *judged = &r->ratios[i < 3 ? RATIO_SPEED : RATIO_ENERGY];
+        CHECK_EQ(judged->source, RATIO_UNAVAILABLE);
+        CHECK(isnan(judged->e.value) && strstr(judged->reason, "not comparable") && strstr(judged->reason, fields[i]));
+        if (i >= 3)
+            CHECK_EQ(r->ratios[RATIO_SPEED].source, RATIO_MEASURED);
+        ratios_free(&c);
+        load_free(&l);
+    }
+}
+
+TEST(products_are_of_their_parts)
+{
+    struct loaded l;
+    struct comparisons c;
+
+    load_fixture(&l, &c, 3, &(struct fixture){ .energy = true, .fail_cell = -1, .noise = 0.01 });
+    const struct comparison *r = row(&l, &c, "bf16", 1);
+    CHECK_NEAR(r->ratios[RATIO_ENERGY_DELAY].e.value, r->ratios[RATIO_SPEED].e.value * r->ratios[RATIO_ENERGY].e.value,
+               1e-9);
+    CHECK_NEAR(r->ratios[RATIO_MEMORY_TIME].e.value, r->ratios[RATIO_SPEED].e.value * r->ratios[RATIO_MEMORY].e.value,
+               1e-9);
+    ratios_free(&c);
+    load_free(&l);
+}
+
+/* Counters that move once in a while cannot tell small differences in a short window, however alike the runs are. */
+TEST(the_grain_of_a_counter_widens_its_interval)
+{
+    struct loaded l;
+    struct comparisons c;
+    struct err err = { 0 };
+
+    load_fixture(&l, &c, 5, &(struct fixture){ .energy = true, .fail_cell = -1 });
+    const struct ratio *e = &row(&l, &c, "bf16", 1)->ratios[RATIO_ENERGY];
+    CHECK_NEAR(e->grain, sqrt(1 / 2e3 * 1 / 2e3 + 1 / 1.6e3 * 1 / 1.6e3), 1e-9); /* windows of 2 and 1.6 s, 1 ms each */
+    CHECK(e->e.low < 1.25 && e->e.high > 1.25 && e->e.low > 1.24 && e->e.verdict == VERDICT_BETTER);
+    ratios_free(&c);
+    for (int k = 0; k < l.n_runs; k++)
+        set_text(&l.runs[k].energy_domains, "gpu0");
+    CHECK_OK(ratios_build(&c, &l, &err), &err);
+    e = &row(&l, &c, "bf16", 1)->ratios[RATIO_ENERGY];
+    CHECK(e->e.low < 1.2 && e->e.high > 1.3); /* 2 s are 20 updates: nothing can be told */
+    CHECK(e->e.verdict == VERDICT_UNDECIDED && strstr(e->reason, "50 updates") != NULL);
+    ratios_free(&c);
+    load_free(&l);
+}
+
 TEST(failed_cells_have_no_ratio)
 {
     struct loaded l;
@@ -170,5 +254,6 @@ TEST(noise_widens_the_interval_around_the_truth)
 TEST_MAIN(CASE(ratios_are_base_over_variant), CASE(each_phase_has_its_own_baseline_and_quality),
           CASE(without_energy_there_is_a_reason_and_no_number),
           CASE(an_exact_technique_that_changes_the_loss_is_flagged), CASE(failed_cells_have_no_ratio),
-          CASE(without_its_baseline_a_cell_is_not_judged), CASE(one_block_gives_no_verdict),
-          CASE(noise_widens_the_interval_around_the_truth))
+          CASE(unlike_runs_are_not_compared), CASE(products_are_of_their_parts),
+          CASE(the_grain_of_a_counter_widens_its_interval), CASE(without_its_baseline_a_cell_is_not_judged),
+          CASE(one_block_gives_no_verdict), CASE(noise_widens_the_interval_around_the_truth))

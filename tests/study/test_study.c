@@ -254,7 +254,43 @@ TEST(commands_are_metered_as_they_are)
     fixture_remove(folder);
 }
 
+/* A command's folder, environment, loss by its output or by the metrics that it may write, and the reason of its failure. */
+TEST(commands_tell_their_loss_and_their_failure)
+{
+    static const char text[] =
+        "warmup: 0\nblocks: 1\nenvironment: { GREETING: hello }\nloss_pattern: 'loss ([0-9.]+)'\ncells:\n"
+        "  - { name: says, phase: a, command: [sh, -c, 'test \"$GREETING $(pwd)\" = \"hello /tmp\" && echo loss 3 loss "
+        "2.5'],"
+        " folder: /tmp }\n"
+        "  - { name: writes, phase: a, command: [sh, -c,"
+        " 'for i in 1 2; do echo \"{\\\"step\\\":$i,\\\"loss\\\":$i.25,\\\"seconds\\\":1}\"; done > "
+        "\"$TUNEUP_METRICS\"'] }\n"
+        "  - { name: big, phase: b, command: [sh, -c, 'echo CUDA out of memory. Tried 1 GiB >&2; exit 1'] }\n";
+    char folder[FILE_PATH_MAX];
+    struct err err = { 0 };
+    struct cells s;
+    struct loaded l;
+    int n_failed;
+
+    log_set(LOG_QUIET, true);
+    fixture_folder(folder);
+    CHECK_OK(study_file_parse(&s, text, strlen(text), "text", &err), &err);
+    CHECK_OK(cells_finish(&s, &(struct cells_choice){ 0 }, &err), &err);
+    CHECK_EQ(study_run(&s, &(struct study_options){ .output = folder, .program = engine }, &n_failed, &err), 0);
+    cells_free(&s);
+    load(&l, folder);
+    CHECK_EQ(l.n_runs, 3);
+    CHECK_STR(l.runs[0].reason, "");
+    CHECK_NEAR(l.runs[0].final_loss, 2.5, 0);
+    CHECK_NEAR(l.runs[1].final_loss, 2.25, 0);
+    CHECK_EQ(l.runs[1].n_steps, 2);
+    CHECK_STR(l.runs[2].reason, "out of memory: it ended with status 1");
+    CHECK(l.cells[0].is_command && l.runs[0].machine[0] != '\0');
+    load_free(&l);
+    fixture_remove(folder);
+}
+
 TEST_MAIN(CASE(every_cell_is_run_once_and_recorded), CASE(all_phases_run_from_one_model),
           CASE(a_failing_cell_is_a_result), CASE(a_changed_study_is_refused), CASE(inputs_that_cannot_be_made_say_why),
           CASE(goes_on_after_sigint), CASE(goes_on_after_sigterm), CASE(goes_on_after_kill_9),
-          CASE(commands_are_metered_as_they_are))
+          CASE(commands_are_metered_as_they_are), CASE(commands_tell_their_loss_and_their_failure))

@@ -70,6 +70,51 @@ TEST(json_is_read_too)
     cells_free(&s);
 }
 
+TEST(commands_have_names_parameters_and_phases)
+{
+    static const char text[] = "parameters: { lr: 1e-3, where: /data }\n"
+                               "environment: { A: study, B: both }\n"
+                               "loss_pattern: 'loss: ([0-9.]+)'\n"
+                               "commands: { train: [python3, train.py, '--lr=${lr}', '$${x}', '$5'] }\n"
+                               "cells:\n"
+                               "  - { name: plain, phase: step1, command: train }\n"
+                               "  - name: zero\n"
+                               "    phase: step1\n"
+                               "    command: train\n"
+                               "    techniques: [zero-3, whatever]\n"
+                               "    arguments: [--zero, '3']\n"
+                               "    parameters: { lr: 1e-4 }\n"
+                               "    environment: { A: cell }\n"
+                               "    folder: '${where}/x'\n"
+                               "  - { name: plain, phase: step2, command: [other, '${where}'] }\n";
+    struct err err = { 0 };
+    struct cells s;
+
+    CHECK_OK(parse(&s, text, &err), &err);
+    CHECK_OK(
+        cells_finish(&s, &(struct cells_choice){ .parameters = (const char *const[]){ "where=/mine", NULL } }, &err),
+        &err);
+    CHECK_EQ(s.n_cells, 3);
+    CHECK(s.cells[0].is_command && !s.cells[0].exact && s.cells[0].ranks == 1);
+    CHECK_STR(s.cells[0].argv.v[2], "--lr=1e-3");
+    CHECK_STR(s.cells[0].argv.v[3], "${x}");
+    CHECK_STR(s.cells[0].argv.v[4], "$5");
+    CHECK_STR(s.cells[1].argv.v[2], "--lr=1e-4");
+    CHECK_STR(s.cells[1].argv.v[6], "3");
+    CHECK_STR(s.cells[1].environment.v[0], "A=cell");
+    CHECK_STR(s.cells[1].folder, "/mine/x");
+    CHECK_STR(s.cells[1].baseline, "plain");
+    CHECK_STR(s.cells[1].loss_pattern, "loss: ([0-9.]+)");
+    CHECK_STR(s.cells[1].techniques.v[1], "whatever");
+    CHECK_STR(s.cells[2].argv.v[1], "/mine");
+    CHECK_EQ(cells_baseline(&s, 2), 2);
+    cells_free(&s);
+    CHECK_OK(parse(&s, "cells: [{ name: a, command: [x, '${no}'] }]", &err), &err);
+    CHECK_ERR(cells_finish(&s, &(struct cells_choice){ 0 }, &err), &err, ERR_USAGE, "--set no=VALUE");
+    cells_free(&s);
+    CHECK_EQ(mem_live_bytes(MEM_RECORD), 0);
+}
+
 TEST(errors_name_line_and_nearest_key)
 {
     static const struct {
@@ -88,8 +133,16 @@ TEST(errors_name_line_and_nearest_key)
         { "cells:\n  - { name: a }", "neither a phase nor a command", "line 2" },
         { "cells:\n  - { name: a, phase: pretrain }", "sft, reward or ppo", "line 2" },
         { "cells:\n  - { name: a, command: [] }", "at least one word", "line 2" },
-        { "cells:\n  - { name: a, command: [x], techniques: [bf16] }", "has no \"techniques\"", "line 2" },
+        { "cells:\n  - { name: a, command: [x], options: { a: 1 } }", "has no \"options\"", "line 2" },
+        { "cells:\n  - { name: a, phase: sft, folder: x }", "has no \"folder\"", "line 2" },
         { "cells:\n  - { name: a, command: python train.py }", "list of words", "line 2" },
+        { "commands: [1]\ncells:\n  - { name: a, command: x }", "list of words", "line 3" },
+        { "commands: { ? [a] : [b] }\ncells:\n  - { name: a, command: x }", "list of words", "line 3" },
+        { "cells:\n  - { name: a, command: [x], loss_pattern: \"loss\" }", "one group", "line 2" },
+        { "cells:\n  - { name: a, command: [x], loss_pattern: \"loss (\" }", "loss_pattern", "line 2" },
+        { "cells:\n  - { name: a, command: [x], environment: { \"a=b\": c } }", "without =", "line 2" },
+        { "cells:\n  - { name: a, command: [x], phase: phase_with_a_name_that_is_far_too_long }", "32 bytes",
+          "line 2" },
         { "options: { ppo: 3 }\ncells: []", "mapping of options", "line 1" },
         { "cells:\n  - { name: a, phase: sft, options: { ppo: { x: 1 } } }", "one word or number", "line 2" },
         { "cells:\n  - { name: a, phase: sft, options: { x: [1] } }", "one word or number", "line 2" },
@@ -151,6 +204,7 @@ TEST(survives_every_failed_allocation)
     }
 }
 
-TEST_MAIN(CASE(reads_a_whole_file), CASE(each_phase_has_its_own_baseline_and_options), CASE(json_is_read_too),
+TEST_MAIN(CASE(reads_a_whole_file), CASE(commands_have_names_parameters_and_phases),
+          CASE(each_phase_has_its_own_baseline_and_options), CASE(json_is_read_too),
           CASE(errors_name_line_and_nearest_key), CASE(unknown_techniques_are_refused),
           CASE(deep_files_are_refused_at_once), CASE(survives_every_failed_allocation))

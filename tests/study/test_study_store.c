@@ -120,9 +120,9 @@ TEST(newer_and_foreign_files_are_refused)
     snprintf(path, sizeof path, "%s/study.db", folder);
     CHECK_OK(study_store_open(&store, path, &err), &err);
     study_store_close(&store);
-    count(path, "PRAGMA user_version = 3");
-    CHECK_ERR(study_store_open(&store, path, &err), &err, ERR_INPUT, "schema 3");
-    CHECK_ERR(load_study(&l, path, &err), &err, ERR_INPUT, "schema 3");
+    count(path, "PRAGMA user_version = 4");
+    CHECK_ERR(study_store_open(&store, path, &err), &err, ERR_INPUT, "schema 4");
+    CHECK_ERR(load_study(&l, path, &err), &err, ERR_INPUT, "schema 4");
     snprintf(path, sizeof path, "%s/other.db", folder);
     count(path, "CREATE TABLE t(x)");
     CHECK_ERR(study_store_open(&store, path, &err), &err, ERR_INPUT, "another program");
@@ -133,39 +133,67 @@ TEST(newer_and_foreign_files_are_refused)
         fputs("this is no database ", f);
     fclose(f);
     CHECK_ERR(study_store_open(&store, path, &err), &err, ERR_INPUT, "not a database");
-    CHECK_ERR(load_study(&l, path, &err), &err, ERR_INPUT, "not a database");
+    CHECK_ERR(load_study(&l, path, &err), &err, ERR_INPUT, "no study, no list of runs");
     CHECK_ERR(load_study(&l, folder, &err), &err, ERR_INPUT, "folder");
     CHECK_ERR(load_study(&l, "/nowhere/study.db", &err), &err, ERR_INPUT, "/nowhere");
     fixture_remove(folder);
 }
 
-/* As files were before a phase could tell more than its loss. */
-TEST(a_file_of_schema_1_is_read_and_goes_on)
+/* Back to what schema 2 was, and 1: before runs told what disturbed them; before a phase could tell more than its loss. */
+static void make_older(const char *path, int schema)
 {
-    char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
+    static const char *const columns[] = { "steal_s", "cgroup_wait_s", "throttles", "swapped_in", "machine" };
+    char sql[128];
+
+    for (int i = 0; i < COUNT_OF(columns); i++) {
+        snprintf(sql, sizeof sql, "ALTER TABLE run DROP COLUMN %s", columns[i]);
+        count(path, sql);
+    }
+    count(path, "ALTER TABLE cell DROP COLUMN command");
+    if (schema == 1)
+        count(path, "DROP TABLE metric");
+    snprintf(sql, sizeof sql, "PRAGMA user_version = %d", schema);
+    count(path, sql);
+}
+
+static void check_migration(int schema)
+{
+    char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16], kept[FILE_PATH_MAX + 64];
     struct study_store store;
     struct cells s;
     struct loaded l;
     struct err err = { 0 };
+    void **test_state = NULL;
 
     fixture_folder(folder);
     snprintf(path, sizeof path, "%s/study.db", folder);
+    snprintf(kept, sizeof kept, "%s.schema-%d", path, schema);
     open_builtin(&store, &s, path, 2);
     fixture_run(&store, &s, 0, 0, &plain);
     study_store_close(&store);
-    count(path, "DROP TABLE metric");
-    count(path, "PRAGMA user_version = 1");
+    make_older(path, schema);
     CHECK_OK(load_study(&l, path, &err), &err);
-    CHECK(l.n_runs == 1 && l.runs[0].n_steps == 6 && l.runs[0].n_metrics == 0);
+    CHECK(l.n_runs == 1 && l.runs[0].n_steps == 6 && isnan(l.runs[0].steal_s) && !l.cells[0].is_command);
     load_free(&l);
     cells_free(&s);
+    CHECK(!file_exists(kept)); /* reading changes nothing */
     open_builtin(&store, &s, path, 2);
     CHECK_EQ(study_store_has(&store, 0, 0, &err), 1);
     fixture_run(&store, &s, 1, 0, &plain);
     study_store_close(&store);
     CHECK_EQ(count(path, "PRAGMA user_version"), STUDY_STORE_SCHEMA);
+    CHECK_EQ(count(kept, "PRAGMA user_version"), schema); /* as it was, with its run */
+    CHECK_EQ(count(kept, "SELECT count(*) FROM run"), 1);
+    CHECK_EQ(count(path, "SELECT count(*) FROM run"), 2);
     cells_free(&s);
     fixture_remove(folder);
+}
+
+TEST(older_files_are_kept_and_migrated)
+{
+    (void)test_state;
+    check_migration(1);
+    check_migration(2);
 }
 
 /* A child writes run after run until it is killed: every run that is there is whole. */
@@ -232,5 +260,5 @@ TEST(writers_wait_for_each_other)
 
 TEST_MAIN(CASE(a_run_is_stored_whole), CASE(a_second_result_of_one_block_is_refused),
           CASE(a_changed_study_is_refused_and_more_blocks_are_not), CASE(newer_and_foreign_files_are_refused),
-          CASE(a_file_of_schema_1_is_read_and_goes_on), CASE(the_file_is_whole_after_kill_9),
+          CASE(older_files_are_kept_and_migrated), CASE(the_file_is_whole_after_kill_9),
           CASE(writers_wait_for_each_other))
