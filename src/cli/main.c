@@ -30,6 +30,10 @@ extern const struct command cmd_ppo;
 extern const struct command cmd_report;
 extern const struct command cmd_reward;
 extern const struct command cmd_rlhf;
+extern const struct command cmd_runs_export;
+extern const struct command cmd_runs_ls;
+extern const struct command cmd_runs_rm;
+extern const struct command cmd_runs_show;
 extern const struct command cmd_score;
 extern const struct command cmd_sft;
 extern const struct command cmd_study;
@@ -51,6 +55,10 @@ const struct command *const commands[] = {
     &cmd_compare,
     &cmd_report,
     &cmd_advise,
+    &cmd_runs_ls,
+    &cmd_runs_show,
+    &cmd_runs_rm,
+    &cmd_runs_export,
     &cmd_measure,
     &cmd_doctor,
     &cmd_model_new,

@@ -195,7 +195,9 @@ static void print_ties(FILE *out, const struct loaded *l, const struct advise_gr
     fputs(g->cells[g->chosen].n_switches == 0 ? ". The advised one switches nothing on."
                                               : ". The advised one has the fewest switches.",
           out);
-    if (g->blocks_needed > 0)
+    if (g->blocks_needed > STATS_SENSIBLE_BLOCKS)
+        fprintf(out, " It is too noisy here to tell it from \"%s\".", name_of(l, &g->cells[g->best], safe));
+    else if (g->blocks_needed > 0)
         fprintf(out, " About %d blocks would tell it from \"%s\".", g->blocks_needed,
                 name_of(l, &g->cells[g->best], safe));
     fputc('\n', out);
@@ -229,8 +231,10 @@ static void print_left_out(FILE *out, const struct advice *a, const struct loade
         else if (c->fails)
             fprintf(out, "  Beyond the limits: \"%s\" needs %s.\n", safe, fails);
         else if (c->dominated_by >= 0)
-            fprintf(out, "  Beaten: \"%s\", by \"%s\", which is better in one thing and worse in none.\n", safe,
-                    name_of(l, &g->cells[c->dominated_by], other));
+            fprintf(out,
+                    "  Beaten: \"%s\", by \"%s\", which is better in one thing and, as far as can be told, worse in "
+                    "none.\n",
+                    safe, name_of(l, &g->cells[c->dominated_by], other));
     }
 }
 

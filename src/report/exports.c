@@ -205,8 +205,7 @@ void exports_markdown(FILE *out, const struct loaded *l, const struct comparison
 
 /* ---- CSV (RFC 4180) ---- */
 
-/* Text that a spreadsheet would take for a formula gets an apostrophe in front. */
-static void csv_text(FILE *out, const char *text)
+void exports_csv_text(FILE *out, const char *text)
 {
     fputc('"', out);
     if (text[0] && strchr("=+-@\t\r", text[0]))
@@ -235,11 +234,11 @@ static void csv_ratio(FILE *out, const struct loaded *l, const struct comparison
     const struct load_cell *cell = &l->cells[row->cell], *base = &l->cells[row->base];
     const struct ratio *r = &row->ratios[kind];
 
-    csv_text(out, cell->phase);
+    exports_csv_text(out, cell->phase);
     fputc(',', out);
-    csv_text(out, cell->name);
+    exports_csv_text(out, cell->name);
     fprintf(out, ",%" PRId64 ",", cell->ranks);
-    csv_text(out, base->name);
+    exports_csv_text(out, base->name);
     fprintf(out, ",%s,%s", cell->exact ? "true" : "false", ratio_names[kind]);
     csv_number(out, r->e.value);
     csv_number(out, r->e.low);
@@ -248,7 +247,7 @@ static void csv_ratio(FILE *out, const struct loaded *l, const struct comparison
     csv_number(out, r->e.p);
     csv_number(out, r->e.p_holm);
     fprintf(out, ",%s,", ratio_source_name(r->source));
-    csv_text(out, r->reason);
+    exports_csv_text(out, r->reason);
     csv_number(out, row->loss_gap);
     fprintf(out, ",%s\r\n", ratios_curve(cell));
 }

@@ -23,6 +23,8 @@ void exports_number(double x, char *out, size_t size);
 /* "1.25 [1.22, 1.28]", "~1.25 [...]" for an estimate, "1.25" for one run, "unavailable". */
 void exports_ratio(const struct ratio *r, char *out, size_t size);
 void exports_bytes(double bytes, char *out, size_t size); /* "1.25 GiB" */
+/* Quoted for CSV, and harmless there: what a spreadsheet would take for a formula gets an apostrophe in front. */
+void exports_csv_text(FILE *out, const char *text);
 /* {"value", "low", "high", "n", "verdict", "source", "p", "p_holm", ...}; NULL without memory. */
 json_t *exports_ratio_json(const struct ratio *r, enum ratio_kind kind);
 /* "0", "0.12 %", "unknown": a loss_gap. */

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "measure/job.h"
 #include "report/iteration.h"
+#include "report/tradeoff.h"
 
 #define SVG_MAX_BYTES (8 << 20)
 #define ROW_PIXELS 30
@@ -32,7 +33,7 @@ static void quoted(FILE *out, const char *text)
     fputc('\'', out);
 }
 
-static void label(FILE *out, const struct load_cell *c)
+void figures_label(FILE *out, const struct load_cell *c)
 {
     char text[96];
 
@@ -52,17 +53,21 @@ static const struct canvas canvases[] = {
     { "png", "pngcairo", "", "font 'sans-serif,14' fontscale 2 linewidth 2 pointscale 2", 2 },
 };
 
+static void set_terminal(FILE *out, const struct canvas *canvas, double height)
+{
+    fprintf(out, "set terminal %s size %g%s,%g%s noenhanced %s\n", canvas->terminal, 920 * canvas->scale, canvas->unit,
+            height * canvas->scale, canvas->unit, canvas->options);
+}
+
 static void head(FILE *out, const struct canvas *canvas, int n_rows, const char *x_label)
 {
-    const double width = 920 * canvas->scale, height = (ROW_PIXELS * n_rows + 130) * canvas->scale;
-
+    set_terminal(out, canvas, ROW_PIXELS * n_rows + 130);
     fprintf(out,
-            "set terminal %s size %g%s,%g%s noenhanced %s\n"
             "set border 1 linecolor '#888888'\nset grid x linecolor '#dddddd' linetype 1\n"
             "set tics nomirror textcolor '#222222'\nset ytics scale 0\nset lmargin 28\nset rmargin 3\n"
             "set yrange [%g:-0.7]\nset xlabel '%s' textcolor '#222222'\n"
             "set key outside top center horizontal textcolor '#222222'\n",
-            canvas->terminal, width, canvas->unit, height, canvas->unit, canvas->options, n_rows - 0.3, x_label);
+            n_rows - 0.3, x_label);
 }
 
 /* ---- Ratios: dots with intervals on a logarithmic axis ---- */
@@ -141,7 +146,7 @@ static bool draw_ratios(FILE *out, const struct canvas *canvas, const struct loa
     fputs(")\nset ytics (", out);
     for (int i = 0; i < c->n; i++) {
         fputs(i ? ", " : "", out);
-        label(out, &l->cells[c->rows[i].cell]);
+        figures_label(out, &l->cells[c->rows[i].cell]);
         fprintf(out, " %d", i);
     }
     fputs(")\nset arrow from 1, graph 0 to 1, graph 1 nohead linecolor '#444444' linewidth 1.5 back\n", out);
@@ -208,7 +213,7 @@ static void y_labels(FILE *out, const struct loaded *l, const char *phase, has_r
     for (int i = 0; i < l->n_cells; i++)
         if (has(l, phase, i)) {
             fputs(row ? ", " : "", out);
-            label(out, &l->cells[i]);
+            figures_label(out, &l->cells[i]);
             fprintf(out, " %d", row++);
         }
     fputs(")\n", out);
@@ -377,6 +382,8 @@ static bool draw_split(FILE *out, const struct canvas *canvas, const struct load
 static bool draw_kind(FILE *out, enum figure_kind kind, const struct canvas *canvas, const struct loaded *l,
                       const struct comparisons *c, const char *phase)
 {
+    bool two;
+
     switch (kind) {
     case FIGURE_RATIOS:
         return draw_ratios(out, canvas, l, c);
@@ -386,6 +393,12 @@ static bool draw_kind(FILE *out, enum figure_kind kind, const struct canvas *can
         return draw_steps(out, canvas, l, phase);
     case FIGURE_SPLIT:
         return draw_split(out, canvas, l, phase);
+    case FIGURE_TRADEOFF:
+        set_terminal(out, canvas, 560);
+        return tradeoff_draw(out, l, c, phase);
+    case FIGURE_TIMELINE:
+        set_terminal(out, canvas, 480);
+        return tradeoff_timeline(out, l, phase, &two);
     case FIGURE_N:
         break;
     }
@@ -565,13 +578,13 @@ const char *figures_find(const struct figures *f, enum figure_kind kind, const c
 }
 
 struct saver {
-    const char *output, *folder;
+    const char *output, *folder, *only;
 };
 
 /* A phase's name comes from the study's file and becomes part of a path. */
 static void file_name(char *out, size_t size, const struct drawing *d, const char *suffix)
 {
-    static const char *const names[FIGURE_N] = { "ratios", "memory", "steps", "split" };
+    static const char *const names[FIGURE_N] = { "ratios", "memory", "steps", "split", "tradeoff", "timeline" };
 
     snprintf(out, size, "%.32s-%s.%s", d->phase, names[d->kind], suffix);
     for (char *p = out; *p; p++)
@@ -585,6 +598,8 @@ static int save_one(void *user, const struct drawing *d, struct err *err)
     char name[64], path[FILE_PATH_MAX];
 
     for (int k = 0; k < COUNT_OF(canvases); k++) {
+        if (s->only && strcmp(s->only, canvases[k].suffix) != 0)
+            continue;
         file_name(name, sizeof name, d, canvases[k].suffix);
         if (file_join(path, s->output, name, err) != 0 || draw(s->folder, d, &canvases[k], path, err) < 0)
             return -1;
@@ -592,14 +607,15 @@ static int save_one(void *user, const struct drawing *d, struct err *err)
     return 0;
 }
 
-int figures_save(const char *output, const struct loaded *l, const struct comparisons *c, struct err *err)
+int figures_save(const char *output, const char *only, const struct loaded *l, const struct comparisons *c,
+                 struct err *err)
 {
     char folder[32];
     struct err ignored;
 
     if (file_make_dir(output, err) != 0 || make_folder(folder, err) != 0)
         return -1;
-    struct saver s = { output, folder };
+    struct saver s = { output, folder, only };
     const int result = for_each(l, c, save_one, &s, err);
     (void)file_remove_tree(folder, &ignored);
     return result;

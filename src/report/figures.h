@@ -4,9 +4,19 @@
 #ifndef TUNEUP_REPORT_FIGURES_H
 #define TUNEUP_REPORT_FIGURES_H
 
+#include <stdio.h>
+
 #include "report/ratios.h"
 
-enum figure_kind { FIGURE_RATIOS, FIGURE_MEMORY, FIGURE_STEPS, FIGURE_SPLIT, FIGURE_N };
+enum figure_kind {
+    FIGURE_RATIOS,
+    FIGURE_MEMORY,
+    FIGURE_STEPS,
+    FIGURE_SPLIT,
+    FIGURE_TRADEOFF,
+    FIGURE_TIMELINE,
+    FIGURE_N
+};
 struct figure {
     enum figure_kind kind;
     const char *phase; /* borrowed from the study */
@@ -22,8 +32,12 @@ struct figures {
 int figures_build(struct figures *f, const struct loaded *l, const struct comparisons *c, struct err *err);
 void figures_free(struct figures *f);
 const char *figures_find(const struct figures *f, enum figure_kind kind, const char *phase); /* the SVG, or NULL */
-/* Writes PHASE-ratios, -memory, -steps and -split as .svg, .pdf and .png into a folder; here a missing gnuplot is an error. */
-int figures_save(const char *output, const struct loaded *l, const struct comparisons *c, struct err *err);
+/* A cell's name and ranks, quoted for gnuplot. */
+void figures_label(FILE *out, const struct load_cell *c);
+/* Writes PHASE-ratios, -memory, -steps, -split, -tradeoff and -timeline as .svg, .pdf and .png into a folder; here a missing gnuplot is an error. */
+/* only: "svg", "pdf" or "png"; NULL: all three. */
+int figures_save(const char *output, const char *only, const struct loaded *l, const struct comparisons *c,
+                 struct err *err);
 
 /* The first counted and completed run of a cell: what one run looked like. NULL if there is none. */
 const struct load_run *figures_example(const struct loaded *l, int cell);

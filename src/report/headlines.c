@@ -187,6 +187,33 @@ static void say_busy(struct headlines *h, const struct loaded *l)
             busy, counted, 1.5 * cpus + 0.5, cpus);
 }
 
+/* Causes, not symptoms: what took the processor away while runs were measured. */
+static void say_disturbed(struct headlines *h, const struct loaded *l)
+{
+    int stolen = 0, held = 0, hot = 0, swapped = 0, counted = 0;
+
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *r = &l->runs[i];
+
+        if (r->block < 0)
+            continue;
+        counted++;
+        stolen += r->steal_s > 0.1 + 0.02 * r->seconds;
+        held += r->cgroup_wait_s > 0.1 + 0.02 * r->seconds;
+        hot += r->throttles > 0;
+        swapped += r->swapped_in > 256;
+    }
+    if (stolen)
+        headlines_say(h, true, "A hypervisor took more than 2 %% of the time away from %d of %d runs.", stolen,
+                      counted);
+    if (held)
+        headlines_say(h, true, "A CPU limit of the cgroup held back %d of %d runs.", held, counted);
+    if (hot)
+        headlines_say(h, true, "Processors throttled themselves during %d of %d runs.", hot, counted);
+    if (swapped)
+        headlines_say(h, true, "Memory came back from swap during %d of %d runs.", swapped, counted);
+}
+
 static void say_failures(struct headlines *h, const struct loaded *l)
 {
     int failed = 0, counted = 0;
@@ -242,5 +269,6 @@ void headlines_overall(struct headlines *h, const struct loaded *l, const struct
     h->n = 0;
     questions_answer(h, l, c);
     say_busy(h, l);
+    say_disturbed(h, l);
     say_failures(h, l);
 }

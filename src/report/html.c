@@ -4,18 +4,27 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"
+#include "report/advice.h"
 #include "report/exports.h"
 #include "report/headlines.h"
 #include "report/html_parts.h"
+#include "report/runs.h"
 
 static const char style[] =
-    ":root{--ink:#1c2430;--soft:#5b6675;--line:#dfe4ea;--wash:#f6f8fa;--blue:#0067a3;--good:#00704e;--bad:#b34700}\n"
+    ":root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6675;--line:#dfe4ea;--wash:#f6f8fa;--blue:#0067a3;"
+    "--good:#00704e;--bad:#b34700;--page:#fff;--warn:#fff5ec;--up:0,114,178;--down:213,94,0}\n"
+    "@media screen and (prefers-color-scheme:dark){:root{--ink:#e4e9f0;--soft:#9aa7b7;--line:#333d49;--wash:#1a212b;"
+    "--blue:#6bb8ea;--good:#4fcf9f;--bad:#ff9c57;--page:#10151c;--warn:#2b2017;--up:86,180,233;--down:230,130,60}"
+    "figure svg [fill=\"rgb(34,34,34)\"]{fill:var(--ink)}figure svg [stroke=\"rgb(221, 221, 221)\"]{stroke:var(--line)}"
+    "figure svg [stroke=\"rgb(136, 136, 136)\"],figure svg [stroke=\"rgb( 68,  68,  68)\"],"
+    "figure svg [stroke=\"rgb( 34,  34,  34)\"]{stroke:var(--soft)}figure svg [color=\"black\"]{color:var(--ink)}}\n"
     "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}\n"
-    "body{margin:0;background:#fff;color:var(--ink);font:16px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,"
+    "body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,"
     "'DejaVu Sans',sans-serif}\n"
     "main{max-width:1080px;margin:0 auto;padding:2.2rem 1.4rem 4rem}\n"
     "h1{font-size:1.9rem;line-height:1.2;margin:0 0 .3rem}h2{font-size:1.25rem;margin:2.8rem 0 .7rem;padding-top:.4rem;"
@@ -23,7 +32,7 @@ static const char style[] =
     ".sub,.note{color:var(--soft)}.note{font-size:.9rem;max-width:75ch}.sub{margin:0 0 1.4rem}\n"
     "ul.found{list-style:none;padding:0;margin:0}ul.found li{padding:.45rem .8rem;margin:.35rem 0;"
     "border-left:4px solid var(--blue);background:var(--wash);overflow-wrap:anywhere}ul.found li.bad{border-color:"
-    "var(--bad);background:#fff5ec}\n"
+    "var(--bad);background:var(--warn)}\n"
     ".scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:"
     "tabular-nums}\n"
     "th,td{text-align:left;vertical-align:top;padding:.45rem .7rem;border-bottom:1px solid var(--line)}\n"
@@ -38,15 +47,24 @@ static const char style[] =
     "table.ratios{table-layout:fixed;min-width:860px}table.ratios th:nth-child(1){width:21%}table.ratios "
     "th:nth-child(5)"
     "{width:18%}table.ratios th:nth-child(6){width:5%}\n"
+    ".heat,.heat.unsure{min-width:3.6em;color:var(--ink)}.heat.up{background:rgba(var(--up),var(--a))}.heat.down{"
+    "background:rgba("
+    "var("
+    "--down),var(--a))}.heat.unsure{background-image:repeating-linear-gradient(45deg,transparent 0 "
+    "5px,rgba(128,128,128,.45) 5px "
+    "6.5px)}\n"
     "table.glance{width:auto}table.glance td,table.glance th{padding:.25rem .6rem}.edge{border-left:1px solid "
-    "var(--line)}.unsure{color:var(--soft)}td.better,td.worse{font-weight:650}\n"
+    "var(--line)}td.better,td.worse{font-weight:650;color:var(--ink)}\n"
     "table.parts th{white-space:normal}table.parts td:nth-child(n+7){font-size:.85rem;color:var(--soft)}\n"
     "figure{margin:1rem 0}figure "
     "svg{width:100%;height:auto;display:block}figcaption{color:var(--soft);font-size:.9rem}\n"
     "details{margin:.6rem 0}summary{cursor:pointer;color:var(--blue)}\n"
     "code,pre{font-family:ui-monospace,'DejaVu Sans Mono',monospace;font-size:.84rem}pre{background:var(--wash);"
     "padding:.7rem .9rem;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0}\n"
-    "@media print{main{max-width:none}details{display:block}h2{break-after:avoid}figure,tr{break-inside:avoid}}\n";
+    ".advice{white-space:pre-wrap;overflow-wrap:anywhere}a{color:var(--blue)}\n"
+    "@media "
+    "print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact}main{max-width:none}details{display:block}h2{"
+    "break-after:avoid}figure,tr{break-inside:avoid}}\n";
 
 /* The words of a JSON array of strings, as a command line. */
 static void words(FILE *out, const char *json)
@@ -79,15 +97,18 @@ static void p_cell(FILE *out, const struct ratio *r)
 
 static void print_more_ratios(FILE *out, const struct loaded *l, const struct comparisons *c)
 {
+    static const enum ratio_kind more[] = { RATIO_POWER, RATIO_ENERGY_DELAY, RATIO_MEMORY_TIME };
     char ratio[96];
 
     fputs("<details><summary>Whole runs, power and p-values</summary><p class=note>SpeedUp of the whole run has start, "
-          "loading and saving in it. Powerup is SpeedUp / EnergyUp: above 1 the machine drew more power than with the "
+          "loading and saving in it. The energy-delay product is SpeedUp x EnergyUp, the memory-time product SpeedUp x "
+          "MemoryUp. Powerup is SpeedUp / EnergyUp: above 1 the machine drew more power than with the "
           "baseline. p is for \"the ratio is 1\"; in parentheses after Holm&#39;s correction over the SpeedUps, "
           "MemoryUps and EnergyUps of all phases.</p>"
           "<div class=scroll><table><thead><tr><th>phase</th><th>cell</th><th class=num>ranks</th><th>SpeedUp (whole "
           "run)</th><th>"
-          "Powerup</th><th class=num>p SpeedUp</th><th class=num>p MemoryUp</th><th class=num>p EnergyUp</th></tr>"
+          "Powerup</th><th>Energy-delay</th><th>Memory-time</th><th class=num>p SpeedUp</th><th class=num>p "
+          "MemoryUp</th><th class=num>p EnergyUp</th></tr>"
           "</thead><tbody>\n",
           out);
     for (int i = 0; i < c->n; i++) {
@@ -100,8 +121,10 @@ static void print_more_ratios(FILE *out, const struct loaded *l, const struct co
         fprintf(out, "</td><td class=num>%" PRId64 "</td>", l->cells[row->cell].ranks);
         exports_ratio(&row->ratios[RATIO_WHOLE], ratio, sizeof ratio);
         fprintf(out, "<td>%s</td>", ratio);
-        exports_ratio(&row->ratios[RATIO_POWER], ratio, sizeof ratio);
-        fprintf(out, "<td>%s</td>", ratio);
+        for (int i_kind = 0; i_kind < COUNT_OF(more); i_kind++) {
+            exports_ratio(&row->ratios[more[i_kind]], ratio, sizeof ratio);
+            fprintf(out, "<td>%s</td>", ratio);
+        }
         for (int kind = 0; kind < 3; kind++)
             p_cell(out, &row->ratios[kind]);
         fputs("</tr>\n", out);
@@ -208,7 +231,10 @@ static void print_method(FILE *out, const struct loaded *l)
         "<li>A ratio is exp(mean of ln baseline &minus; ln variant); its interval is Student&#39;s t around that mean, "
         "95 %. Verdicts: the interval lies within &plusmn;2 %: no practical difference; else it excludes 1: "
         "better or worse; else inconclusive. One run gives no interval and no verdict.</li>\n"
-        "<li>No run was dropped. The load of the machine before each run is in the list below.</li>\n</ul>\n",
+        "<li>No run was dropped. What may have disturbed each is in the list below and in runs.csv.</li>\n"
+        "<li>Energy counters see the processor and its memory (or the card): not the power supply, fans, disks or "
+        "network. They "
+        "are of the whole machine while the run lasted.</li>\n</ul>\n",
         out);
 }
 
@@ -253,6 +279,115 @@ static void print_runs(FILE *out, const struct loaded *l)
     for (int i = 0; i < l->n_runs; i++)
         print_run(out, l, &l->runs[i]);
     fputs("</tbody></table></div></details>\n", out);
+}
+
+/* The numbers of the page as files: data: links need no network, and no script. */
+static void print_data(FILE *out, const char *name, const char *what, const char *text, size_t n)
+{
+    static const char digits[] = "0123456789ABCDEF";
+
+    fprintf(out, "<li><a download=\"%s\" href=\"data:text/csv;charset=utf-8,", name);
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)text[i];
+
+        if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-_.,:/", c))
+            fputc(c, out);
+        else
+            fprintf(out, "%%%c%c", digits[c >> 4], digits[c & 15]);
+    }
+    fprintf(out, "\">%s</a>: %s</li>\n", name, what);
+}
+
+static void print_downloads(FILE *out, const struct loaded *l, const struct comparisons *c)
+{
+    char *text[2] = { NULL, NULL };
+    size_t n[2] = { 0, 0 };
+
+    for (int i = 0; i < 2; i++) {
+        FILE *f = open_memstream(&text[i], &n[i]);
+
+        if (f && i == 0)
+            exports_csv(f, l, c);
+        else if (f)
+            runs_csv(f, l);
+        if (f)
+            fclose(f);
+    }
+    fputs("<h2>Raw data</h2>\n<ul>\n", out);
+    if (text[0])
+        print_data(out, "ratios.csv", "a row for each ratio of each cell", text[0], n[0]);
+    if (text[1])
+        print_data(out, "runs.csv", "a row for each run", text[1], n[1]);
+    fputs("</ul>\n", out);
+    free(text[0]);
+    free(text[1]);
+}
+
+static void print_tied(FILE *out, const struct loaded *l, const struct advise_group *g)
+{
+    for (int k = 0, n = 0; k < g->n; k++)
+        if (g->cells[k].tied && k != g->chosen) {
+            fputs(n++ ? ", " : "", out);
+            html_text(out, l->cells[g->cells[k].cell].name);
+        }
+}
+
+static void print_choices(FILE *out, const struct loaded *l, const struct advice *a)
+{
+    fputs("<div class=scroll><table class=glance><thead><tr><th>phase</th><th class=num>ranks</th><th>switch "
+          "on</th><th>times the "
+          "baseline</th><th>as good, as far as can be told</th></tr></thead><tbody>\n",
+          out);
+    for (int i = 0; i < a->n; i++) {
+        const struct advise_group *g = &a->groups[i];
+        const struct load_cell *base = &l->cells[g->base];
+        char text[96] = "";
+
+        fputs("<tr><td>", out);
+        html_text(out, base->phase);
+        fprintf(out, "</td><td class=num>%" PRId64 "</td><td><strong>", base->ranks);
+        html_text(out, g->chosen < 0 ? "nothing could be compared" : l->cells[g->cells[g->chosen].cell].name);
+        if (g->chosen >= 0)
+            exports_ratio(&(struct ratio){ .source = RATIO_MEASURED, .e = g->cells[g->chosen].utility }, text,
+                          sizeof text);
+        fprintf(out, "</strong></td><td>%s</td><td>", text);
+        print_tied(out, l, g);
+        fputs("</td></tr>\n", out);
+    }
+    fputs("</tbody></table></div>\n", out);
+}
+
+/* What tuneup advise says where nobody tells it priorities; energy takes part where it is known in every group. */
+static void print_advice(FILE *out, const struct loaded *l, const struct comparisons *c)
+{
+    struct advise_wish wish = { .limit = { NAN, NAN, NAN, NAN } };
+    struct advice a;
+    struct err err;
+    char *text = NULL;
+    size_t n = 0;
+    bool energy = c->n > 0;
+
+    for (int i = 0; i < c->n; i++)
+        energy = energy && (c->rows[i].n_done == 0 || c->rows[i].ratios[RATIO_ENERGY].source != RATIO_UNAVAILABLE);
+    for (int k = 0; k < ADVISE_N; k++)
+        wish.weight[k] = energy ? 1.0 / 3 : k == RATIO_ENERGY ? 0 : 0.5;
+    if (c->n == 0 || advise_build(&a, l, c, &wish, NULL, &err) != 0)
+        return;
+    FILE *f = open_memstream(&text, &n);
+    if (f) {
+        advice_print(f, &a, l);
+        fclose(f);
+        fprintf(out,
+                "<h2>What to switch on</h2>\n<p class=note>For equal priorities%s, without limits. <code>tuneup advise"
+                "</code> weighs others.</p>\n",
+                energy ? "" : " of speed and memory (energy is not known of all cells and is left out)");
+        print_choices(out, l, &a);
+        fputs("<details><summary>Why, and what else was weighed</summary><pre class=advice>", out);
+        html_text(out, text);
+        fputs("</pre></details>\n", out);
+    }
+    free(text);
+    advise_free(&a);
 }
 
 static void print_again(FILE *out, const struct loaded *l, const char *study_path)
@@ -303,6 +438,7 @@ void html_print(FILE *out, const struct loaded *l, const struct comparisons *c, 
     headlines_overall(&h, l, c);
     html_headlines(out, &h);
     html_glance(out, l, c);
+    print_advice(out, l, c);
     print_no_figures(out, f);
     for (int i = 0; i < l->n_cells; i++)
         if (load_begins_phase(l, i))
@@ -313,6 +449,7 @@ void html_print(FILE *out, const struct loaded *l, const struct comparisons *c, 
     print_method(out, l);
     print_machine(out, l);
     print_runs(out, l);
+    print_downloads(out, l, c);
     print_again(out, l, study_path);
     fputs("</main></body></html>\n", out);
 }
@@ -345,7 +482,7 @@ int html_report(const char *study_path, const char *output_path, const char *fig
     if (ratios_build(&c, &l, err) == 0 && figures_build(&f, &l, &c, err) == 0)
         result = write_file(output_path, &l, &c, &f, study_path, err);
     if (result == 0 && figures_path)
-        result = figures_save(figures_path, &l, &c, err);
+        result = figures_save(figures_path, NULL, &l, &c, err);
     figures_free(&f);
     ratios_free(&c);
     load_free(&l);

@@ -78,7 +78,7 @@ void html_headlines(FILE *out, const struct headlines *h)
 
 static void ratio_cell(FILE *out, const struct ratio *r)
 {
-    char verdict[128], number[24];
+    char verdict[128], number[24], grain[64] = "";
 
     if (r->source == RATIO_UNAVAILABLE) {
         fputs("<td><span class=none title=\"", out);
@@ -91,6 +91,8 @@ static void ratio_cell(FILE *out, const struct ratio *r)
     stats_verdict(&r->e, verdict, sizeof verdict);
     exports_number(r->e.value, number, sizeof number);
     fprintf(out, "<td><span class=\"v%s\">%s%s</span>", class, r->source == RATIO_ESTIMATED ? "~" : "", number);
+    if (r->grain > 0.01 && r->e.n > 1)
+        snprintf(grain, sizeof grain, "; counters' grain ±%.0f %%", 100 * r->grain);
     if (!isnan(r->e.low)) {
         exports_number(r->e.low, number, sizeof number);
         fprintf(out, " <span class=ci>[%s, ", number);
@@ -99,6 +101,7 @@ static void ratio_cell(FILE *out, const struct ratio *r)
     }
     fprintf(out, "<span class=\"w%s\">", class);
     html_text(out, verdict);
+    html_text(out, grain);
     fprintf(out, "%s%s</span></td>", kept ? " †" : "", r->source == RATIO_ESTIMATED ? ", estimated" : "");
 }
 
@@ -194,11 +197,15 @@ static void glance_cells(FILE *out, const struct comparison *row)
             continue;
         }
         exports_number(r->e.value, number, sizeof number);
-        fprintf(out, "<td class=\"num%s%s\">%s%s</td>",
-                r->e.verdict == VERDICT_BETTER  ? " better"
-                : r->e.verdict == VERDICT_WORSE ? " worse"
-                                                : " unsure",
-                edge, r->source == RATIO_ESTIMATED ? "~" : "", number);
+        fprintf(out, "<td class=\"num heat %s%s%s\" style=\"--a:%.2f\">%s%s%s</td>", r->e.value >= 1 ? "up" : "down",
+                r->e.verdict == VERDICT_BETTER      ? " better"
+                : r->e.verdict == VERDICT_WORSE     ? " worse"
+                : r->e.verdict == VERDICT_UNDECIDED ? " unsure"
+                                                    : "",
+                edge, fmin(0.65, 0.7 * fabs(log(r->e.value))), r->source == RATIO_ESTIMATED ? "~" : "", number,
+                r->e.verdict == VERDICT_BETTER  ? " +"
+                : r->e.verdict == VERDICT_WORSE ? " &minus;"
+                                                : "");
     }
 }
 
@@ -249,9 +256,8 @@ void html_glance(FILE *out, const struct loaded *l, const struct comparisons *c)
         return;
     fputs("<h2>All phases at a glance</h2>\n<p class=note>SpeedUp, MemoryUp and EnergyUp of each phase: baseline "
           "divided by variant, above 1 is "
-          "better than the baseline. <span class=better>Green</span> is better and <span class=worse>orange</span> "
-          "worse beyond doubt; "
-          "the rest is inconclusive or no practical difference. n/a: not measured. Intervals and what it cost in "
+          "better than the baseline. Blue is better, orange worse, the stronger the further from 1; + and &minus; are "
+          "beyond doubt, hatched is inconclusive. n/a: not measured. Intervals and what it cost in "
           "quality are below, phase by phase.</p>\n",
           out);
     glance_head(out, l);
@@ -421,10 +427,18 @@ void html_phase(FILE *out, const struct loaded *l, const struct comparisons *c, 
     print_figure(out, f, FIGURE_RATIOS, phase, "The ratios with their intervals",
                  "A dot is the ratio, its line the 95 % interval; the number of ranks is in parentheses. The axis is "
                  "logarithmic, so that twice as good and half as good are equally far from 1.");
+    print_figure(
+        out, f, FIGURE_TRADEOFF, phase, "The map of trade-offs",
+        "Right is faster; up is less energy, or, where no energy is known, less memory. The larger a point, the less "
+        "memory; crosses are the 95 % intervals. Outlined is what no other beats beyond noise.");
     print_split(out, l, c, f, phase);
     print_prediction(out, l, phase);
     print_figure(out, f, FIGURE_MEMORY, phase, "Memory by kind",
                  "For each cell the upper bar is planned, the lower one allocated.");
+    print_figure(
+        out, f, FIGURE_TIMELINE, phase, "Memory and power over time",
+        "Of the first run of each of the phase's first cells: the peak of memory and, where joules are known, the mean "
+        "power of each step.");
     print_figure(out, f, FIGURE_STEPS, phase, "Time of a step",
                  "Every run is shown; how far the dots of one row lie apart is the noise of this machine.");
 }

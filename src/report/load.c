@@ -109,7 +109,7 @@ void load_run_init(struct load_run *r)
 }
 
 #define RUN_COLUMNS                                                                                                    \
-    "SELECT cell, block, position, exit_status, finished, argv, state, reason, stderr_tail, seconds, cpu_seconds,"     \
+    "SELECT id, cell, block, position, exit_status, finished, argv, state, reason, stderr_tail, seconds, cpu_seconds," \
     " load_before, peak_bytes, peak_pss_bytes, own_peak_bytes, energy_state, energy_reason, energy_domains, joules,"   \
     " steady_s, steady_j, steady_energy_state, steady_energy_reason, tokens_per_s, final_loss, eval_loss,"             \
     " warmup_steps, tokens, planned_peak_bytes, planned_flops, planned_bytes_moved, planned_comm_bytes, run_json"
@@ -128,6 +128,7 @@ static int take_run(void *user, struct db_row *r)
     l->runs = grown;
     struct load_run *n = &l->runs[l->n_runs++];
     load_run_init(n);
+    n->id = db_take_int(r);
     n->cell = cell_index(l, db_take_int(r));
     n->block = db_take_int(r);
     n->position = db_take_int(r);

@@ -29,6 +29,7 @@ struct load_metric {
 
 /* Unknown is NAN, -1 or "". Strings are owned. */
 struct load_run {
+    int64_t id; /* in its file */
     int cell; /* index in cells */
     int64_t block; /* negative: warm-up */
     int64_t position, exit_status;

@@ -215,6 +215,76 @@ static void ask_zero(struct headlines *h, const struct loaded *l, const struct c
                       t.s);
 }
 
+/* The best in a dimension of each group, among single techniques; NULL when none is better beyond doubt. */
+static const struct comparison *best_alone(const struct loaded *l, const struct comparisons *c, int base,
+                                           enum ratio_kind kind)
+{
+    const struct comparison *best = NULL;
+
+    for (int i = 0; i < c->n && is_group(l, c, base); i++) {
+        const struct comparison *row = &c->rows[i];
+
+        if (row->base == base && is_alone(&l->cells[row->cell], NULL) && is_better(row, kind) &&
+            (!best || row->ratios[kind].e.value > best->ratios[kind].e.value))
+            best = row;
+    }
+    return best;
+}
+
+static void ask_checkpointing(struct headlines *h, const struct loaded *l, const struct comparisons *c)
+{
+    struct text t = { 0 };
+    int n = 0, n_best = 0;
+
+    for (int base = 0; base < l->n_cells; base++) {
+        const struct comparison *best = best_alone(l, c, base, RATIO_MEMORY), *own = NULL;
+        char memory[96], energy[96];
+
+        for (int i = 0; i < c->n && is_group(l, c, base); i++)
+            if (c->rows[i].base == base && is_alone(&l->cells[c->rows[i].cell], "gradient_checkpointing"))
+                own = &c->rows[i];
+        if (!own)
+            continue;
+        n++;
+        n_best += best == own;
+        exports_ratio(&own->ratios[RATIO_MEMORY], memory, sizeof memory);
+        exports_ratio(&own->ratios[RATIO_ENERGY], energy, sizeof energy);
+        add(&t, "%s", between(&t));
+        add_group(&t, l, base);
+        add(&t, " MemoryUp %s, EnergyUp %s", memory, energy);
+    }
+    if (n > 0)
+        headlines_say(
+            h, false,
+            "Does gradient checkpointing save the most memory, and the least energy? It is the single technique "
+            "with the best MemoryUp in %d of %d comparisons: %s.",
+            n_best, n, t.s);
+}
+
+/* "Much" is a tenth: the joules of one run in ten. */
+static void ask_energy(struct headlines *h, const struct loaded *l, const struct comparisons *c)
+{
+    const struct comparison *most = NULL;
+    struct text t = { 0 };
+    char ratio[96];
+
+    for (int i = 0; i < c->n; i++)
+        if (is_group(l, c, c->rows[i].base) && is_better(&c->rows[i], RATIO_ENERGY) &&
+            (!most || c->rows[i].ratios[RATIO_ENERGY].e.value > most->ratios[RATIO_ENERGY].e.value))
+            most = &c->rows[i];
+    if (!is_measured(l, c, -1, RATIO_ENERGY))
+        return;
+    if (!most) {
+        headlines_say(h, false, "Does any of them save much energy? None saves any, beyond doubt.");
+        return;
+    }
+    exports_ratio(&most->ratios[RATIO_ENERGY], ratio, sizeof ratio);
+    add_group(&t, l, most->base);
+    headlines_say(
+        h, false, "Does any of them save much energy? %s the largest EnergyUp is that of \"%.60s\" in %s, %s.",
+        most->ratios[RATIO_ENERGY].e.low > 1.1 ? "Yes:" : "Not a tenth:", l->cells[most->cell].name, t.s, ratio);
+}
+
 static void ask_alone(struct headlines *h, const struct loaded *l, const struct comparisons *c, enum ratio_kind kind,
                       const char *question)
 {
@@ -222,16 +292,9 @@ static void ask_alone(struct headlines *h, const struct loaded *l, const struct 
     bool judged = false;
 
     for (int base = 0; base < l->n_cells; base++) {
-        const struct comparison *best = NULL;
+        const struct comparison *best = best_alone(l, c, base, kind);
         char ratio[24];
 
-        for (int i = 0; i < c->n && is_group(l, c, base); i++) {
-            const struct comparison *row = &c->rows[i];
-
-            if (row->base == base && is_alone(&l->cells[row->cell], NULL) && is_better(row, kind) &&
-                (!best || row->ratios[kind].e.value > best->ratios[kind].e.value))
-                best = row;
-        }
         judged = judged || is_group(l, c, base);
         if (!best)
             continue;
@@ -249,6 +312,8 @@ void questions_answer(struct headlines *h, const struct loaded *l, const struct 
     ask_champion(h, l, c);
     ask_lift(h, l, c);
     ask_zero(h, l, c);
+    ask_checkpointing(h, l, c);
+    ask_energy(h, l, c);
     ask_alone(h, l, c, RATIO_SPEED, "Which single technique saves the most time?");
     ask_alone(h, l, c, RATIO_MEMORY, "Which single technique saves the most memory?");
     ask_alone(h, l, c, RATIO_ENERGY, "Which single technique saves the most energy?");

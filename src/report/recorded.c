@@ -174,6 +174,7 @@ static int add_run(struct loaded *l, const json_t *record, const char *path, str
         block += l->runs[i].cell == cell;
     struct load_run *r = &l->runs[l->n_runs++];
     load_run_init(r);
+    r->id = l->n_runs;
     r->cell = cell;
     r->block = block;
     if (read_numbers(r, record, path, err) != 0)

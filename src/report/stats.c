@@ -1,5 +1,5 @@
 /* Student's t by the incomplete beta function: its continued fraction (NIST Digital Library of Mathematical Functions,
- * 8.17.22) by Lentz's method, its inverse by bisection, which cannot go astray. */
+ * 8.17.22) by Lentz's method, its inverse by Newton's steps, and by bisection where these would leave the bracket. */
 #include "report/stats.h"
 
 #include <math.h>
@@ -8,7 +8,6 @@
 
 #define TINY 1e-300
 #define BLOCKS_MAX 10000
-#define BLOCKS_SENSIBLE 100 /* nobody waits for more */
 
 static double not_zero(double x)
 {
@@ -55,23 +54,30 @@ double stats_t_below(double t, double df)
 
 double stats_t_quantile(double p, double df)
 {
-    double low = 0, high = 1;
+    const double scale = exp(lgamma(0.5 * (df + 1)) - lgamma(0.5 * df)) / sqrt(df * M_PI);
+    double low = 0, high = 1, t;
 
     if (p < 0.5)
         return -stats_t_quantile(1 - p, df);
     while (stats_t_below(high, df) < p && high < 1e300)
         high *= 2;
-    for (int i = 0; i < 200 && low < high; i++) {
-        const double middle = 0.5 * (low + high);
+    t = 0.5 * (low + high);
+    for (int i = 0; i < 200; i++) {
+        const double apart = stats_t_below(t, df) - p;
+        const double slope = scale * pow(1 + t * t / df, -0.5 * (df + 1));
 
-        if (middle == low || middle == high)
-            break;
-        if (stats_t_below(middle, df) < p)
-            low = middle;
+        if (apart < 0)
+            low = t;
         else
-            high = middle;
+            high = t;
+        double next = t - apart / slope;
+        if (!(next > low && next < high))
+            next = 0.5 * (low + high);
+        if (fabs(next - t) <= 1e-14 * t || next == low || next == high)
+            return next;
+        t = next;
     }
-    return 0.5 * (low + high);
+    return t;
 }
 
 /* ---- Ratios ---- */
@@ -102,10 +108,19 @@ static int needed(double deviation)
 {
     const double target = log1p(STATS_PRACTICAL);
 
-    for (int n = 2; n <= BLOCKS_MAX; n += 1 + n / 50)
+    int low = 1, high = BLOCKS_MAX; /* too few; enough, or the most that is looked at */
+
+    if (stats_t_quantile(0.5 + STATS_CONFIDENCE / 2, high - 1) * deviation / sqrt(high) > target)
+        return 0;
+    while (high - low > 1) {
+        const int n = (low + high) / 2;
+
         if (stats_t_quantile(0.5 + STATS_CONFIDENCE / 2, n - 1) * deviation / sqrt(n) <= target)
-            return n;
-    return 0;
+            high = n;
+        else
+            low = n;
+    }
+    return high;
 }
 
 static void judge(struct estimate *e, double deviation)
@@ -249,7 +264,7 @@ void stats_verdict(const struct estimate *e, char *out, size_t size)
 
     if (e->verdict == VERDICT_NONE)
         snprintf(out, size, e->n == 1 ? "no verdict (one run)" : "no verdict");
-    else if (e->verdict == VERDICT_UNDECIDED && (e->blocks_needed == 0 || e->blocks_needed > BLOCKS_SENSIBLE))
+    else if (e->verdict == VERDICT_UNDECIDED && (e->blocks_needed == 0 || e->blocks_needed > STATS_SENSIBLE_BLOCKS))
         snprintf(out, size, "%s (n=%d; too noisy: try a quieter machine)", word, e->n);
     else if (e->verdict == VERDICT_UNDECIDED && e->blocks_needed > e->n)
         snprintf(out, size, "%s (n=%d; about %d blocks needed for ±2 %%)", word, e->n, e->blocks_needed);

@@ -11,6 +11,7 @@
 #include <stddef.h>
 
 #define STATS_CONFIDENCE 0.95
+#define STATS_SENSIBLE_BLOCKS 100 /* nobody waits for more */
 #define STATS_PRACTICAL 0.02 /* ratios within 1/(1+d) and 1+d do not matter to anyone */
 
 enum verdict {

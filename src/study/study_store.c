@@ -112,9 +112,9 @@ static int keep_older(struct study_store *s, struct err *err)
     return file_exists(copy) ? 0 : db_copy(&s->db, copy, err);
 }
 
-int study_store_open(struct study_store *s, const char *path, struct err *err)
+static int open_file(struct study_store *s, const char *path, bool create, struct err *err)
 {
-    if (db_open(&s->db, path, true, err) != 0)
+    if (db_open(&s->db, path, create, err) != 0)
         return -1;
     if (keep_older(s, err) != 0) {
         study_store_close(s);
@@ -127,6 +127,16 @@ int study_store_open(struct study_store *s, const char *path, struct err *err)
         return -1;
     }
     return 0;
+}
+
+int study_store_open(struct study_store *s, const char *path, struct err *err)
+{
+    return open_file(s, path, true, err);
+}
+
+int study_store_open_existing(struct study_store *s, const char *path, struct err *err)
+{
+    return open_file(s, path, false, err);
 }
 
 void study_store_close(struct study_store *s)
@@ -258,6 +268,17 @@ int study_store_has(struct study_store *s, int cell, int64_t block, struct err *
                 block) != 0)
         return -1;
     return n > 0;
+}
+
+int study_store_remove(struct study_store *s, int64_t id, struct err *err)
+{
+    if (db_exec(&s->db, err, NULL, "DELETE FROM run WHERE id = ?", "i", id) != 0)
+        return -1;
+    if (db_changes(&s->db) > 0)
+        return 0;
+    err_set(err, ERR_USAGE, "there is no run %" PRId64, id);
+    err_where(err, "file \"%s\"", s->db.path);
+    return err_hint(err, "`tuneup runs ls` shows the numbers.");
 }
 
 int study_store_forget_failed(struct study_store *s, struct err *err)

@@ -44,6 +44,8 @@ struct study_run {
 
 /* Opens or creates. ERR_INPUT: not a study's file, or of a newer schema. */
 int study_store_open(struct study_store *s, const char *path, struct err *err);
+/* The same of a file that has to be there. */
+int study_store_open_existing(struct study_store *s, const char *path, struct err *err);
 void study_store_close(struct study_store *s);
 
 /* Writes the study's own row and its cells, or, where they are there already, checks that they are the same: ERR_USAGE
@@ -55,6 +57,8 @@ int study_store_begin(struct study_store *s, const struct cells *cells, const ch
 int study_store_has(struct study_store *s, int cell, int64_t block, struct err *err);
 /* Records a run, whole or not at all. ERR_USAGE if it is there already. */
 int study_store_add(struct study_store *s, int cell, const struct study_run *run, struct err *err);
+/* Removes a run and all that belongs to it, so that it is run again. ERR_USAGE: there is none of this id. */
+int study_store_remove(struct study_store *s, int64_t id, struct err *err);
 /* Forgets the failed runs, so that they are tried again. How many. */
 int study_store_forget_failed(struct study_store *s, struct err *err);
 

@@ -81,6 +81,37 @@ teardown() {
     [[ $output == *'not comparable: one run is of machine \"a\", another of \"b\"'* ]]
 }
 
+@test "report comes in every form" {
+    "$bin" study -q "$dir/s.yaml" --output "$dir/out" >/dev/null
+    for form in md csv json; do "$bin" report "$dir/out/study.db" --format $form; done
+    grep -q '| short |' "$dir/out/report.md"
+    grep -q '^phase,cell' "$dir/out/ratios.csv"
+    grep -q '"comparisons"' "$dir/out/ratios.json"
+    run -0 "$bin" report "$dir/out/study.db" --format pdf --output "$dir/figures"
+    [[ $(head -c 4 "$dir/figures/command-ratios.pdf") == %PDF && ! -e $dir/figures/command-ratios.png ]]
+}
+
+@test "runs are listed, shown, exported, and removed together or not at all" {
+    "$bin" study -q "$dir/s.yaml" --output "$dir/out" >/dev/null
+    db=$dir/out/study.db
+    run -0 "$bin" runs ls "$db"
+    [[ ${#lines[@]} -eq 7 && $output == *"it ended with status 2"* ]]
+    run -0 "$bin" runs show "$db" 2
+    [[ $output == *'"stderr_tail"'* && $output == *'"steal_s"'* ]]
+    run -0 "$bin" runs export "$db" --csv
+    [[ ${#lines[@]} -eq 7 && ${lines[0]} == id,phase,cell,* ]]
+    [ "$("$bin" runs export "$db" | wc -l)" -eq 6 ]
+    run -2 "$bin" runs rm "$db" 1 99
+    [[ $output == *"no run 99"* ]]
+    [ "$("$bin" runs export "$db" | wc -l)" -eq 6 ]
+    run -0 "$bin" runs rm "$db" 1
+    [ "$("$bin" runs export "$db" | wc -l)" -eq 5 ]
+    run -2 "$bin" runs rm "$dir/none.db" 1
+    [ ! -e "$dir/none.db" ]
+    "$bin" study -q "$dir/s.yaml" --output "$dir/out" >/dev/null
+    [ "$("$bin" runs export "$db" | wc -l)" -eq 6 ]
+}
+
 @test "a changed study is refused by what differs" {
     "$bin" study -q "$dir/s.yaml" --output "$dir/out" >/dev/null
     sed -i 's/0\.02/0.03/' "$dir/s.yaml"

@@ -69,6 +69,9 @@ TEST(the_page_needs_nothing_else)
     CHECK(strstr(html, "Test &amp; Co &lt;x86&gt;") != NULL);
     CHECK(strstr(html, "2 of 2 runs failed") != NULL);
     CHECK(strstr(html, "EnergyUp") != NULL);
+    CHECK(strstr(html, "prefers-color-scheme:dark") && strstr(html, "@media print"));
+    CHECK(strstr(html, "The map of trade-offs") && strstr(html, "Memory and power over time"));
+    CHECK(strstr(html, "download=\"runs.csv\" href=\"data:text/csv;charset=utf-8,id,phase,cell,ranks") != NULL);
     free(html);
     ratios_free(&c);
     load_free(&l);
@@ -92,6 +95,7 @@ TEST(each_phase_has_its_section)
 {
     static const char *const parts[] = { "All phases at a glance",
                                          "<th colspan=3 class=edge>ppo</th>",
+                                         "What to switch on",
                                          "Phase 1: supervised fine-tuning",
                                          "Phase 2: reward model",
                                          "accuracy 0.675, baseline 0.675",
@@ -230,7 +234,11 @@ TEST(figures_are_saved_in_each_form)
 {
     static const struct {
         const char *name, *begins;
-    } files[] = { { "sft-ratios.svg", "<?xml" }, { "sft-memory.pdf", "%PDF" }, { "sft-steps.png", "\x89PNG" } };
+    } files[] = { { "sft-ratios.svg", "<?xml" },
+                  { "sft-memory.pdf", "%PDF" },
+                  { "sft-steps.png", "\x89PNG" },
+                  { "sft-tradeoff.svg", "<?xml" },
+                  { "sft-timeline.pdf", "%PDF" } };
     char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
     struct comparisons c;
     struct loaded l;
@@ -238,7 +246,7 @@ TEST(figures_are_saved_in_each_form)
 
     load_fixture(&l, &c, &(struct fixture){ .fail_cell = -1 });
     fixture_folder(folder);
-    CHECK_OK(figures_save(folder, &l, &c, &err), &err);
+    CHECK_OK(figures_save(folder, NULL, &l, &c, &err), &err);
     for (int i = 0; i < COUNT_OF(files); i++) {
         char start[8] = "";
 
