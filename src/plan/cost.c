@@ -2,11 +2,27 @@
  * if caches were perfect. Communication counts what one rank sends in the ring form of each collective. */
 #include "plan/plan.h"
 
-static struct operand operand_of(const struct plan *p, int buffer)
+/* At extents below the planned ones, activations and inputs have fewer rows ([B*T, ..]) and columns ([B, H, T, T]). */
+static void shrink(struct shape *s, const struct program *g, int64_t B, int64_t T)
+{
+    if (s->rank > 0 && s->dim[0] == g->B * g->T)
+        s->dim[0] = B * T;
+    else if (s->rank > 1 && s->dim[0] == g->B)
+        s->dim[0] = B;
+    for (int k = 2; k < s->rank; k++)
+        if (s->dim[k] == g->T)
+            s->dim[k] = T;
+}
+
+static struct operand operand_of(const struct plan *p, const struct program *g, int buffer, int64_t B, int64_t T)
 {
     if (buffer < 0)
         return (struct operand){ .there = false };
-    return (struct operand){ p->buffers[buffer].dtype, p->buffers[buffer].shape, true };
+    const struct buffer *b = &p->buffers[buffer];
+    struct operand o = { b->dtype, b->shape, true };
+    if (B > 0 && g->B > 0 && (b->input || b->kind == KIND_ACTIVATION))
+        shrink(&o.shape, g, B, T);
+    return o;
 }
 
 static double bytes_of(const struct operand *o)
@@ -53,20 +69,22 @@ static double sent_bytes(const struct plan *p, const struct op_step *s)
     }
 }
 
-static struct op_cost cost_of(const struct plan *p, const struct op_step *s)
+struct op_cost cost_step(const struct plan *p, const struct program *g, const struct op_step *s, int64_t B, int64_t T)
 {
     const struct op_rule *rule = op_rule(s->op);
     struct operand in[OP_MAX_IN], out[OP_MAX_OUT];
     struct op_cost c = { 0 };
 
     for (int k = 0; k < OP_MAX_IN; k++) {
-        in[k] = operand_of(p, s->in[k]);
+        in[k] = operand_of(p, g, s->in[k], B, T);
         c.bytes_moved += bytes_of(&in[k]);
     }
     for (int k = 0; k < OP_MAX_OUT; k++) {
-        out[k] = operand_of(p, s->out[k]);
+        out[k] = operand_of(p, g, s->out[k], B, T);
         c.bytes_moved += bytes_of(&out[k]);
     }
+    if (s->op == OP_EMBED) /* of the table, the rows that are looked up */
+        c.bytes_moved += bytes_of(&out[0]) - bytes_of(&in[1]);
     if (rule->flops)
         c.flops = rule->flops(in, out, &s->attrs);
     if (s->pass == PASS_UPDATE)
@@ -79,7 +97,7 @@ void cost_fill(struct plan *p)
 {
     for (int g = 0; g < p->n_programs; g++)
         for (int i = 0; i < p->programs[g].n_steps; i++)
-            p->programs[g].steps[i].cost = cost_of(p, &p->programs[g].steps[i]);
+            p->programs[g].steps[i].cost = cost_step(p, &p->programs[g], &p->programs[g].steps[i], 0, 0);
 }
 
 struct op_cost cost_update(const struct plan *p)

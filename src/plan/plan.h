@@ -105,6 +105,8 @@ int layout_assign(struct plan *p, struct err *err);
 
 /* cost.c: flops, bytes and communication of each step at the planned extents; their sum over one optimizer step. */
 void cost_fill(struct plan *p);
+/* Of one step of program g at extents up to the planned ones; B = 0: as planned. */
+struct op_cost cost_step(const struct plan *p, const struct program *g, const struct op_step *s, int64_t B, int64_t T);
 struct op_cost cost_update(const struct plan *p);
 
 #endif

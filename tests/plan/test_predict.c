@@ -1,0 +1,182 @@
+/* Seconds and joules of plans: what is more work, or a slower machine, never takes less. */
+#include "plan/predict.h"
+
+#include <math.h>
+
+#include "engine.h"
+
+static const struct opt_shape shape = {
+    .C = 64, .L = 2, .H = 4, .F = 256, .E = 64, .V = 512, .position_rows = 130, .norm_before = true, .final_norm = true
+};
+
+static void make_plan(struct plan *p, const char *words, int64_t B, int64_t T, int ranks)
+{
+    struct technique_values v;
+    const struct build b = { .phase = &phase_sft,
+                             .models = { { "", shape, &v } },
+                             .n_models = 1,
+                             .extents = { [EXTENTS_TRAIN] = { .B = B, .T = T, .times = 1 } },
+                             .micro_steps = 1,
+                             .ranks = ranks };
+    struct err err = { 0 };
+    void **test_state = NULL;
+
+    CHECK_OK(engine_techniques(&v, words, &err), &err);
+    CHECK_OK(build_plan(&b, p, &err), &err);
+    cost_fill(p);
+}
+
+static struct prediction predicted(const struct profile *machine, const char *words, int64_t B, int64_t T, int ranks)
+{
+    struct plan p;
+    struct predictor m;
+    struct err err = { 0 };
+    void **test_state = NULL;
+
+    make_plan(&p, words, B, T, ranks);
+    CHECK_OK(predict_open(&m, machine, ranks, ranks, 0, &err), &err);
+    const struct prediction out = predict_update(&m, &p);
+    predict_close(&m);
+    plan_free(&p);
+    return out;
+}
+
+TEST(more_work_takes_longer)
+{
+    const struct profile *m = profile_find("h100-sxm");
+
+    CHECK(predicted(m, "", 4, 64, 1).seconds > predicted(m, "", 2, 64, 1).seconds);
+    CHECK(predicted(m, "", 2, 128, 1).seconds > predicted(m, "", 2, 64, 1).seconds);
+    CHECK(predicted(m, "--gradient_checkpointing", 4, 64, 1).seconds > predicted(m, "", 4, 64, 1).seconds);
+    CHECK(predicted(m, "", 4, 64, 1).joules > predicted(m, "", 2, 64, 1).joules);
+}
+
+TEST(a_better_machine_is_never_slower)
+{
+    static const enum profile_figure rates[] = { PROFILE_FP32_FLOPS,        PROFILE_BF16_FLOPS,
+                                                 PROFILE_BANDWIDTH,         PROFILE_LINK_BANDWIDTH,
+                                                 PROFILE_MATMUL_EFFICIENCY, PROFILE_ATTENTION_EFFICIENCY,
+                                                 PROFILE_OTHER_EFFICIENCY,  PROFILE_NETWORK_BANDWIDTH };
+    const struct profile *m = profile_find("laptop");
+
+    for (int ranks = 1; ranks <= 2; ranks++)
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            const char *words = bf16 ? "--dtype bf16" : "";
+            const double before = predicted(m, words, 4, 64, ranks).seconds;
+            for (int i = 0; i < COUNT_OF(rates); i++) {
+                struct profile better = *m;
+                better.figures[rates[i]].value *= 2;
+                CHECK(predicted(&better, words, 4, 64, ranks).seconds <= before);
+            }
+            struct profile slower = *m;
+            slower.figures[PROFILE_OP_OVERHEAD].value *= 2;
+            CHECK(predicted(&slower, words, 4, 64, ranks).seconds > before);
+        }
+}
+
+TEST(ranks_talk_and_share)
+{
+    const struct profile *own = profile_find("h100-sxm"), *shared = profile_find("laptop");
+
+    CHECK(predicted(own, "", 4, 64, 1).communication_s == 0);
+    CHECK(predicted(own, "", 4, 64, 2).communication_s > 0);
+    CHECK(predicted(own, "", 4, 64, 16).communication_s > predicted(own, "", 4, 64, 8).communication_s); /* network */
+    const double alone = predicted(shared, "", 4, 64, 1).seconds;
+    CHECK(predicted(shared, "", 4, 64, 2).seconds > alone);
+    CHECK(predicted(own, "", 4, 64, 2).joules > 1.9 * predicted(own, "", 4, 64, 1).joules); /* two devices */
+}
+
+TEST(energy_is_static_power_and_work)
+{
+    struct profile m = *profile_find("laptop");
+
+    m.figures[PROFILE_DYNAMIC_POWER].value = 0;
+    const struct prediction idle = predicted(&m, "", 4, 64, 1);
+    CHECK_NEAR(idle.joules, m.figures[PROFILE_STATIC_POWER].value * idle.seconds, 1e-9);
+    m.figures[PROFILE_DYNAMIC_POWER].value = 10;
+    const struct prediction busy = predicted(&m, "", 4, 64, 1);
+    CHECK_NEAR(busy.joules, idle.joules + 10 * busy.busy_s, 1e-9);
+    CHECK(busy.busy_s > 0 && busy.busy_s <= busy.seconds);
+}
+
+/* A sample of every op in the plan at its very size: the prediction is their sum. */
+TEST(samples_are_believed)
+{
+    struct profile m = *profile_find("laptop");
+    struct profile_sample samples[512];
+    struct plan p;
+    double sum = 0;
+
+    make_plan(&p, "--dtype bf16", 4, 64, 1);
+    for (int g = 0; g < p.n_programs; g++)
+        for (int i = 0; i < p.programs[g].n_steps; i++) {
+            const struct op_step *s = &p.programs[g].steps[i];
+            const bool talks = s->op == OP_ALL_REDUCE || s->op == OP_REDUCE_SCATTER || s->op == OP_ALL_GATHER;
+            if (talks)
+                continue;
+            int k = 0;
+            while (k < m.n_samples && (samples[k].op != (int)s->op || samples[k].flops != s->cost.flops ||
+                                       samples[k].bytes != fmax(s->cost.bytes_moved, 1)))
+                k++;
+            if (k == m.n_samples)
+                samples[m.n_samples++] =
+                    (struct profile_sample){ (int)s->op,    (int)predict_type(&p, s),     1,
+                                             s->cost.flops, fmax(s->cost.bytes_moved, 1), 1e-4 * (k + 1) };
+            sum += samples[k].seconds;
+        }
+    m.samples = samples;
+    plan_free(&p);
+    CHECK_NEAR(predicted(&m, "--dtype bf16", 4, 64, 1).seconds / sum, 1, 0.05);
+}
+
+TEST(between_samples_is_between)
+{
+    struct profile m = *profile_find("laptop");
+    struct profile_sample samples[] = { { OP_ADD, PROFILE_FP32, 1, 0, 1e4, 2e-5 },
+                                        { OP_ADD, PROFILE_FP32, 1, 0, 1e8, 1e-2 } };
+    struct plan p;
+    struct predictor with;
+    struct err err = { 0 };
+
+    m.samples = samples;
+    m.n_samples = 2;
+    CHECK_OK(predict_open(&with, &m, 1, 1, 0, &err), &err);
+    CHECK_EQ(with.first[OP_ADD + 1] - with.first[OP_ADD], 2);
+    CHECK_EQ(with.first[OP_N], 2);
+    double last = 0;
+    for (int64_t rows = 1; rows <= 64; rows *= 2) { /* adds alone grow with the rows */
+        struct prediction out = { 0 };
+        make_plan(&p, "", rows, 64, 1);
+        predict_program(&with, &p, 0, 0, 0, &out);
+        plan_free(&p);
+        CHECK(out.seconds > last);
+        last = out.seconds;
+    }
+    predict_close(&with);
+}
+
+TEST(fewer_tokens_take_less)
+{
+    const struct profile *m = profile_find("laptop");
+    struct prediction whole = { 0 }, half = { 0 }, planned = { 0 };
+    struct predictor with;
+    struct plan p, small;
+    struct err err = { 0 };
+
+    make_plan(&p, "", 4, 64, 1);
+    make_plan(&small, "", 2, 32, 1);
+    CHECK_OK(predict_open(&with, m, 1, 1, 0, &err), &err);
+    predict_program(&with, &p, 0, 4, 64, &whole);
+    predict_program(&with, &p, 0, 2, 32, &half);
+    predict_program(&with, &small, 0, 0, 0, &planned);
+    CHECK(half.seconds < whole.seconds);
+    CHECK_NEAR(half.flops / planned.flops, 1, 1e-9); /* the same as a plan of those extents */
+    CHECK_NEAR(half.bytes_moved / planned.bytes_moved, 1, 0.02);
+    predict_close(&with);
+    plan_free(&p);
+    plan_free(&small);
+}
+
+TEST_MAIN(CASE(more_work_takes_longer), CASE(a_better_machine_is_never_slower), CASE(ranks_talk_and_share),
+          CASE(energy_is_static_power_and_work), CASE(samples_are_believed), CASE(between_samples_is_between),
+          CASE(fewer_tokens_take_less))
