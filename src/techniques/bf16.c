@@ -22,6 +22,8 @@ static const struct option options[] = {
     { 0 },
 };
 
+static const char *const ways[] = { "dtype=bf16", NULL };
+
 static bool is_on(const void *o)
 {
     return ((const struct bf16_options *)o)->dtype == DTYPE_BF16;
@@ -73,6 +75,7 @@ const struct technique technique_bf16 = {
     .paper = "Micikevicius et al. 2018, arXiv:1710.03740; Kalamkar et al. 2019, arXiv:1905.12322",
     .exact = false,
     .options = options,
+    .ways = ways,
     .options_size = sizeof(struct bf16_options),
     .is_on = is_on,
     .check = check,

@@ -24,6 +24,8 @@ static const struct option options[] = {
     { 0 },
 };
 
+static const char *const ways[] = { "optimizer_bits=8", NULL };
+
 static bool is_on(const void *o)
 {
     return ((const struct optimizer8_options *)o)->bits == BITS_8;
@@ -69,6 +71,7 @@ const struct technique technique_optimizer8 = {
     .paper = "Dettmers et al. 2021, arXiv:2110.02861",
     .exact = false,
     .options = options,
+    .ways = ways,
     .options_size = sizeof(struct optimizer8_options),
     .is_on = is_on,
     .on_plan = on_plan,

@@ -19,6 +19,9 @@ struct technique {
     bool exact; /* computes the same numbers, up to the order of sums */
     const struct option *options; /* its own words on the command line */
     size_t options_size;
+    /* How a search switches it on, each a word of its own options: "zero_stage=1", NULL at the end. NULL: by its first option,
+     * where that is a flag; else no search does. */
+    const char *const *ways;
     bool (*is_on)(const void *options);
     int (*check)(const void *options, const struct run_facts *facts, struct err *err); /* NULL = always possible */
     int (*on_graph)(const void *options, struct graph *g, struct err *err); /* before gradients; NULL = not involved */
@@ -42,6 +45,11 @@ int technique_check(const struct technique_values *v, const struct run_facts *fa
 int technique_on_graph(const struct technique_values *v, struct graph *g, struct err *err);
 int technique_on_plan(const struct technique_values *v, struct plan *p, const char *model, struct err *err);
 bool technique_is_on(const struct technique_values *v, int i);
+int technique_ways(int i); /* in how many ways a search can switch it on */
+/* Switches technique i on in way k of them, its other options by default; k = -1: off. */
+void technique_choose(struct technique_values *v, int i, int k);
+/* Way k as one types it, "--zero_stage 1", or "--no-NAME" for the flags that are off when k is -1; returns out. */
+const char *technique_print(int i, int k, char *out, size_t size);
 int technique_find(const char *name); /* index, or -1 */
 
 #endif

@@ -51,6 +51,63 @@ bool technique_is_on(const struct technique_values *v, int i)
     return techniques[i]->is_on(v->slot[i]);
 }
 
+static bool has_flag(int i)
+{
+    return techniques[i]->options->name && techniques[i]->options->type == OPTION_FLAG;
+}
+
+int technique_ways(int i)
+{
+    int n = 0;
+
+    while (techniques[i]->ways && techniques[i]->ways[n])
+        n++;
+    return techniques[i]->ways ? n : has_flag(i);
+}
+
+static void set_word(void *values, const struct option *o, const char *name, size_t n, const char *text)
+{
+    struct err err;
+
+    for (; o->name; o++)
+        if (strlen(o->name) == n && strncmp(o->name, name, n) == 0) {
+            MUST(option_set_text(o, values, text, &err) == 0);
+            return;
+        }
+    MUST(false);
+}
+
+void technique_choose(struct technique_values *v, int i, int k)
+{
+    const struct option_set set = { .options = techniques[i]->options, .values = v->slot[i] };
+    struct err err;
+
+    MUST(k < technique_ways(i));
+    option_defaults(&set, 1);
+    for (const struct option *o = set.options; o->name && k < 0; o++)
+        if (o->type == OPTION_FLAG)
+            MUST(option_set_text(o, set.values, "false", &err) == 0);
+    if (k < 0)
+        return;
+    const char *way = techniques[i]->ways ? techniques[i]->ways[k] : NULL, *equals = way ? strchr(way, '=') : NULL;
+    if (equals)
+        set_word(set.values, set.options, way, (size_t)(equals - way), equals + 1);
+    else
+        set_word(set.values, set.options, set.options->name, strlen(set.options->name), "true");
+}
+
+const char *technique_print(int i, int k, char *out, size_t size)
+{
+    const char *way = k >= 0 && techniques[i]->ways ? techniques[i]->ways[k] : NULL;
+    const char *equals = way ? strchr(way, '=') : NULL;
+
+    if (equals)
+        snprintf(out, size, "--%.*s %s", (int)(equals - way), way, equals + 1);
+    else
+        snprintf(out, size, "%s%s", k < 0 ? "--no-" : "--", techniques[i]->options->name);
+    return out;
+}
+
 int technique_find(const char *name)
 {
     for (int i = 0; techniques[i]; i++)

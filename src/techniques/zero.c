@@ -34,6 +34,8 @@ static const struct option options[] = {
     { 0 },
 };
 
+static const char *const ways[] = { "zero_stage=1", NULL };
+
 static bool is_on(const void *o)
 {
     return ((const struct zero_options *)o)->stage > 0;
@@ -202,6 +204,7 @@ const struct technique technique_zero = {
     .paper = "Rajbhandari et al. 2020, arXiv:1910.02054",
     .exact = true,
     .options = options,
+    .ways = ways,
     .options_size = sizeof(struct zero_options),
     .is_on = is_on,
     .check = check,
