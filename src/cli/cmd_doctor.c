@@ -12,9 +12,13 @@
 #include "measure/job.h"
 #include "measure/machine.h"
 #include "measure/memory.h"
+#include "run/calibrate.h"
+#include "run/launch.h"
 
 struct doctor_options {
-    bool json;
+    bool json, profile, quick;
+    const char *pair;
+    int64_t threads;
 };
 
 static struct doctor_options options;
@@ -24,6 +28,27 @@ static const struct option table[] = {
       .type = OPTION_FLAG,
       .offset = offsetof(struct doctor_options, json),
       .help = "print the findings as one JSON document" },
+    { .name = "profile",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct doctor_options, profile),
+      .help = "measure what this machine can do, for predictions, and keep it in FILE; takes about a minute" },
+    { .name = "quick",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct doctor_options, quick),
+      .help = "--profile at the smallest size alone: some seconds, and less exact" },
+    { .name = "threads",
+      .type = OPTION_INT,
+      .offset = offsetof(struct doctor_options, threads),
+      .fallback = "0",
+      .min = 0,
+      .max = 4096,
+      .value = "N",
+      .help = "threads of --profile; 0: OMP_NUM_THREADS, or all cores" },
+    { .name = "profile_pair",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct doctor_options, pair),
+      .value = "FILE",
+      .help = "what --profile starts two ranks with: their share of it, into FILE" },
     { 0 },
 };
 
@@ -195,6 +220,71 @@ static void print_findings(const struct findings *f, const struct machine *m, co
     }
 }
 
+/* ---- the profile ---- */
+
+/* Two ranks of this program; whatever goes wrong there leaves them unmeasured, with a warning. */
+static bool measure_pair(struct profile *pair, const char *folder, char *self)
+{
+    char path[FILE_PATH_MAX], word[] = "doctor", option[] = "--profile_pair", quick[] = "--quick";
+    char *argv[] = { self, word, option, path, options.quick ? quick : NULL, NULL };
+    struct err err = { 0 };
+
+    *pair = (struct profile){ 0 };
+    if (file_join(path, folder, "profile-pair.tmp", &err) != 0)
+        return false;
+    const int status = launch_ranks(2, options.quick ? 5 : 4, argv, &err);
+    const bool there = status == 0 && profile_load(pair, path, &err) == 0;
+    if (!there)
+        log_warning("what two ranks do at once is not measured: %s", status > 0 ? "they failed" : err.what);
+    unlink(path);
+    return there;
+}
+
+static void print_profile(const struct profile *p, const char *path)
+{
+    printf("%s\n\n", p->describe);
+    for (int i = 0; i < PROFILE_FIGURES; i++)
+        printf("%-22s %12.4g  %s\n", profile_figure_name((enum profile_figure)i), p->figures[i].value,
+               p->figures[i].source);
+    printf("\n%d samples of ops; kept in %s\n", p->n_samples, path);
+}
+
+static int find_folder(const struct command_line *line, char *path, char *folder, struct err *err)
+{
+    if (line->n_words == 0 && calibrate_path(path, err) != 0)
+        return -1;
+    if (line->n_words == 1)
+        snprintf(path, FILE_PATH_MAX, "%s", line->words[0]);
+    snprintf(folder, FILE_PATH_MAX, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (slash && slash > folder)
+        *slash = '\0';
+    else
+        snprintf(folder, FILE_PATH_MAX, "%s", slash ? "/" : ".");
+    return file_make_dir(folder, err);
+}
+
+static int measure_profile(struct command_line *line, struct err *err)
+{
+    char path[FILE_PATH_MAX], folder[FILE_PATH_MAX];
+    struct profile p, pair;
+
+    if (find_folder(line, path, folder, err) != 0)
+        return -1;
+    log_note("measuring this machine; other programs disturb it");
+    const bool there = measure_pair(&pair, folder, line->argv[0]);
+    const struct calibrate_options o = { (int)options.threads, folder, options.quick };
+    int result = calibrate_measure(&p, &o, there ? &pair : NULL, err);
+    profile_free(&pair);
+    if (result != 0)
+        return -1;
+    result = profile_save(&p, path, err);
+    if (result == 0 && !options.json)
+        print_profile(&p, path);
+    profile_free(&p);
+    return result;
+}
+
 static int run(struct command_line *line, struct err *err)
 {
     struct findings f = { 0 };
@@ -202,8 +292,12 @@ static int run(struct command_line *line, struct err *err)
     struct machine machine;
     const int64_t limit = machine_memory_limit();
 
-    if (line->n_words > 0)
-        return err_set(err, ERR_USAGE, "unexpected word \"%.80s\"", line->words[0]);
+    if (line->n_words > (options.profile ? 1 : 0))
+        return err_set(err, ERR_USAGE, "unexpected word \"%.80s\"", line->words[line->n_words - 1]);
+    if (options.pair)
+        return calibrate_pair(options.pair, options.quick, err);
+    if (options.profile)
+        return measure_profile(line, err);
     machine_read(&machine);
     snprintf(add(&f, "time", true)->what, sizeof f.items[0].what, "the monotonic clock");
     check_memory(&f);
@@ -227,11 +321,17 @@ static int run(struct command_line *line, struct err *err)
 const struct command cmd_doctor = {
     .name = "doctor",
     .summary = "what this machine can measure and run, and how to mend what is missing",
-    .usage = "tuneup doctor [--json]",
+    .usage = "tuneup doctor [--json] [--profile [FILE]]",
     .examples = "  tuneup doctor\n"
+                "  tuneup doctor --profile\n"
                 "  tuneup doctor --json | jq .energy.reason\n",
     .details = "Looks at the meters (time, memory, energy), instruction sets, memory limits, MPI and gnuplot. "
-               "Changes nothing.",
+               "Changes nothing.\n"
+               "--profile times matrix products, every other op at several sizes, memory, disk and what two ranks send "
+               "each other, and\n"
+               "keeps the result, FILE or else TUNEUP_PROFILE or tuneup/profile.json in the cache folder, with what "
+               "machine it is of.\n"
+               "Predictions (tuneup plan --machine local, --optimize, the records of runs) are made with it.",
     .sets = sets,
     .run = run,
 };
