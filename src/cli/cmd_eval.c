@@ -54,6 +54,8 @@ static int run(struct command_line *line, struct err *err)
     }
     if (spec.eval_batches == 0)
         return err_set(err, ERR_USAGE, "--eval_batches 0 leaves nothing to evaluate");
+    if (spec_check_judges(&spec, "eval", err) != 0)
+        return -1;
     if (spec.ranks > 1 && !comm_launched())
         return launch_ranks((int)spec.ranks, line->argc, line->argv, err);
     if (run_evaluate(&request, &e, err) != 0)

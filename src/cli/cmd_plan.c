@@ -5,19 +5,20 @@
 #include "cli/command.h"
 #include "measure/machine.h"
 #include "plan/print.h"
+#include "run/calibrate.h"
+#include "run/optimize.h"
 #include "run/ppo_spec.h"
 #include "run/run.h"
 
 static struct spec one_model; /* phases 1 and 2 */
 static struct ppo_spec four_models; /* phase 3 */
-static struct spec plain_one;
-static struct ppo_spec plain_four;
 /* Of the command that runs. */
 static const struct run_form *form;
-static struct spec *spec, *plain_spec;
+static struct spec *spec;
 static struct plan_options {
     bool steps;
     int64_t rank;
+    const char *machine;
 } options;
 
 static const struct option plan_table[] = {
@@ -33,6 +34,12 @@ static const struct option plan_table[] = {
       .max = 4095,
       .value = "N",
       .help = "whose plan; all ranks need the same memory" },
+    { .name = "machine",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct plan_options, machine),
+      .value = "NAME",
+      .help = "predict time and energy there, of the run and of each technique over the plain run: local (measured by "
+              "tuneup doctor --profile), a profile's file, or a machine of docs/prediction.md such as h100-sxm" },
     { 0 },
 };
 
@@ -46,48 +53,6 @@ static int ppo_sets(struct option_set *out)
 {
     out[0] = (struct option_set){ .title = "Plan", .options = plan_table, .values = &options };
     return 1 + ppo_spec_sets(&four_models, &out[1]);
-}
-
-static int switch_off(struct technique_values *v, struct err *err)
-{
-    struct option_set technique_options[TECHNIQUES_MAX];
-
-    const int n = technique_sets(technique_options, v);
-    option_defaults(technique_options, n);
-    for (int i = 0; i < n; i++)
-        for (const struct option *o = technique_options[i].options; o->name; o++)
-            if (o->type == OPTION_FLAG && option_set_text(o, technique_options[i].values, "false", err) != 0)
-                return -1;
-    return 0;
-}
-
-/* The same run with every technique off. */
-static int make_plain(struct err *err)
-{
-    plain_one = one_model;
-    plain_four = four_models;
-    plain_four.frozen = FROZEN_AS_RUN;
-    if (switch_off(&plain_one.techniques, err) != 0 || switch_off(&plain_four.base.techniques, err) != 0 ||
-        switch_off(&plain_four.actor, err) != 0)
-        return -1;
-    return switch_off(&plain_four.critic_techniques, err);
-}
-
-static int make_plan(const struct spec *s, const struct run_model *models, int ranks, struct plan *p, struct err *err)
-{
-    struct backend backend;
-    struct exec exec = { 0 };
-    struct comm comm;
-
-    comm_alone(&comm);
-    if (form->plan(s, models, true, (int)options.rank, ranks, p, err) != 0)
-        return -1;
-    if (backend_open(&backend, spec_backend_name(s), setup_threads(s, ranks), err) != 0)
-        return -1;
-    const int result = exec_prepare(&exec, p, &backend, &comm, err);
-    exec_free(&exec);
-    backend.close(&backend);
-    return result;
 }
 
 /* Descriptions alone: of a folder, or of a published size. */
@@ -104,31 +69,159 @@ static int load_models(struct run_model *models, struct err *err)
     return 0;
 }
 
-static int check_limit(const struct run_model *models, const struct plan *p, struct err *err)
+static int check_limit(const struct optimize_question *q, const struct plan *p, struct err *err)
 {
-    const struct run_request request = { .form = form, .spec = spec };
     int64_t limit;
 
     if (!spec->memory_limit)
         return 0;
     if (spec_bytes(spec->memory_limit, &limit, err) != 0)
         return -1;
-    return setup_fits(&request, models, true, p, 1, limit, err);
+    return setup_fits(q, p, limit, err);
 }
 
-static int print_all(const struct plan *p, const struct plan *plain)
+/* ---- the prediction ---- */
+
+static int no_machine(struct err *err)
 {
-    if (spec->json) {
-        json_t *json = print_plan_json(p);
-        json_dumpf(json, stdout, JSON_INDENT(2));
-        putchar('\n');
-        json_decref(json);
+    char names[512] = "";
+
+    for (const struct profile *p = profile_machines; p->name[0]; p++)
+        snprintf(names + strlen(names), sizeof names - strlen(names), ", %s", p->name);
+    err_set(err, ERR_USAGE, "there is no machine \"%.80s\"", options.machine);
+    return err_hint(err, "There are local%s; or name a file that `tuneup doctor --profile FILE` wrote.", names);
+}
+
+/* *p may be given to profile_free, whatever it is. */
+static int load_machine(struct profile *p, struct err *err)
+{
+    const struct profile *published = profile_find(options.machine);
+    char why[640];
+
+    if (published) {
+        *p = *published;
         return 0;
     }
+    if (strcmp(options.machine, "local") != 0)
+        return file_exists(options.machine) ? profile_load(p, options.machine, err) : no_machine(err);
+    const int there = calibrate_local(p, why, sizeof why, err);
+    return there > 0 ? 0 : there < 0 ? -1 : err_set(err, ERR_UNAVAILABLE, "%s", why);
+}
+
+static double ratio(double plain, double with)
+{
+    return with > 0 ? plain / with : 0;
+}
+
+/* The plain run and one technique, or the run as asked. */
+static json_t *row_json(const struct optimize_cost *plain, const struct optimize_cost *c)
+{
+    return json_pack("{s:f, s:f, s:I, s:f, s:f, s:f, s:f}", "seconds", c->seconds, "communication_seconds",
+                     c->communication_s, "peak_bytes", (json_int_t)c->bytes, "joules", c->joules, "speedup",
+                     ratio(plain->seconds, c->seconds), "memoryup", ratio((double)plain->bytes, (double)c->bytes),
+                     "energyup", ratio(plain->joules, c->joules));
+}
+
+static void print_row(const char *words, const struct optimize_cost *plain, const struct optimize_cost *c)
+{
+    char memory[PRINT_BYTES_MAX];
+
+    printf("%-36s %10.4g %12s %12.4g %8.2f %9.2f %9.2f\n", words, c->seconds, print_bytes((double)c->bytes, memory),
+           c->joules, ratio(plain->seconds, c->seconds), ratio((double)plain->bytes, (double)c->bytes),
+           ratio(plain->joules, c->joules));
+}
+
+/* Each way of each technique alone over the plain run. rows: NULL for people. */
+static int predict_techniques(const struct optimize_question *q, const struct optimize_cost *plain, json_t *rows)
+{
+    for (int i = 0; techniques[i]; i++)
+        for (int k = 0; k < technique_ways(i); k++) {
+            struct optimize_choice alone = optimize_plain(q);
+            struct optimize_cost c;
+            struct err refused;
+            char words[64];
+
+            alone.way[i] = k;
+            technique_print(i, k, words, sizeof words);
+            const bool can = optimize_cost(q, &alone, &c, &refused) == 0;
+            json_t *row = !rows ? NULL : can ? row_json(plain, &c) : json_pack("{s:s}", "refused", refused.what);
+            if (row) {
+                json_object_set_new(row, "technique", json_string(techniques[i]->name));
+                json_object_set_new(row, "words", json_string(words));
+                json_object_set_new(row, "exact", json_boolean(techniques[i]->exact));
+                json_array_append_new(rows, row);
+            } else if (can) {
+                print_row(words, plain, &c);
+            } else {
+                printf("%-36s refused: %s\n", words, refused.what);
+            }
+        }
+    return 0;
+}
+
+static void print_prediction(const struct optimize_question *q, const struct profile *machine,
+                             const struct optimize_cost *plain, const struct optimize_cost *asked)
+{
+    const double memory = machine->figures[PROFILE_MEMORY].value / q->predictor->sharing;
+    char have[PRINT_BYTES_MAX];
+
+    printf("\npredicted on %s (%s)\n", machine->name, machine->describe);
+    printf("memory: %s a rank there, %s\n\n", print_bytes(memory, have),
+           (double)asked->bytes <= memory ? "the run fits" : "the run does NOT fit");
+    printf("%-36s %10s %12s %12s %8s %9s %9s\n", "an update of", "seconds", "memory", "~joules", "SpeedUp", "MemoryUp",
+           "~EnergyUp");
+    print_row("the plain run", plain, plain);
+    predict_techniques(q, plain, NULL);
+    print_row("the run as asked", plain, asked);
+    printf(
+        "\nAll of this is predicted, nothing measured: techniques alone over the plain run, %.3g s of the run as asked "
+        "is\ncommunication. ~ is modelled from stated watts (docs/prediction.md).\n",
+        asked->communication_s);
+}
+
+static json_t *prediction_json(const struct optimize_question *q, const struct profile *machine,
+                               const struct optimize_cost *plain, const struct optimize_cost *asked)
+{
+    const double memory = machine->figures[PROFILE_MEMORY].value / q->predictor->sharing;
+    json_t *rows = json_array();
+
+    predict_techniques(q, plain, rows);
+    return json_pack("{s:s, s:s, s:s, s:s, s:f, s:b, s:o, s:o, s:o}", "source", "predicted", "energy_source",
+                     "modelled", "machine", machine->name, "describe", machine->describe, "memory_bytes", memory,
+                     "fits", (int)((double)asked->bytes <= memory), "plain", row_json(plain, plain), "run",
+                     row_json(plain, asked), "techniques", rows);
+}
+
+/* Beside the plan; *json: where it goes, NULL for people. */
+static int predict(struct optimize_question *q, const struct profile *machine, json_t *json, struct err *err)
+{
+    const struct optimize_choice off = optimize_plain(q), keep = optimize_keep();
+    struct optimize_cost plain, asked;
+
+    MUST(q->predictor);
+    if (optimize_cost(q, &off, &plain, err) != 0 || optimize_cost(q, &keep, &asked, err) != 0)
+        return -1;
+    if (json)
+        json_object_set_new(json, "prediction", prediction_json(q, machine, &plain, &asked));
+    else
+        print_prediction(q, machine, &plain, &asked);
+    return 0;
+}
+
+/* ---- the plan ---- */
+
+static void print_all(const struct plan *p, const struct plan *plain)
+{
     print_plan(stdout, p, plain);
     for (int i = 0; options.steps && i < p->n_programs; i++)
         print_program(stdout, p, i);
-    return 0;
+}
+
+static void print_json(json_t *json)
+{
+    json_dumpf(json, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(json);
 }
 
 static int choose_phase(const char *name, struct err *err)
@@ -144,27 +237,92 @@ static int choose_phase(const char *name, struct err *err)
     return err_hint(err, "The phases that can be planned are sft, reward and ppo, which is the first word then.");
 }
 
-static int plan_and_print(struct err *err)
+static int make_and_print(struct optimize_question *q, const struct profile *machine, struct err *err)
+{
+    const struct optimize_choice off = optimize_plain(q), keep = optimize_keep();
+    struct plan p = { 0 }, plain = { 0 };
+    json_t *json = NULL;
+
+    int result = optimize_plan(q, &keep, &p, err);
+    if (result == 0 && spec->json)
+        json = print_plan_json(&p);
+    else if (result == 0 && (result = optimize_plan(q, &off, &plain, err)) == 0)
+        print_all(&p, &plain);
+    if (result == 0 && options.machine)
+        result = predict(q, machine, json, err);
+    if (result == 0 && json)
+        print_json(json_incref(json));
+    if (result == 0)
+        result = check_limit(q, &p, err);
+    json_decref(json);
+    plan_free(&p);
+    plan_free(&plain);
+    return result;
+}
+
+/* --optimize: the words become the best ones. */
+static int optimize(struct optimize_question *q, const struct command_line *line, struct err *err)
+{
+    struct optimize_choice best;
+    struct optimize_cost cost;
+
+    if (spec->optimize == GOAL_OFF)
+        return 0;
+    optimize_pin(q, line->given, line->n_given);
+    if (optimize_search(q, spec->optimize, &best, &cost, err) != 0)
+        return -1;
+    optimize_apply(q, spec, &best);
+    return optimize_explain(q, &best, &cost, NULL);
+}
+
+static int plan_on(const struct optimize_question *asked, const struct command_line *line, struct err *err)
+{
+    struct optimize_question q = *asked;
+    struct profile machine = { 0 };
+    struct predictor predictor = { 0 };
+    int result = 0;
+
+    if (options.machine)
+        result = load_machine(&machine, err);
+    else if (spec->optimize != GOAL_OFF)
+        result = calibrate_local_or_assumed(&machine, err);
+    if (result == 0 && machine.name[0]) {
+        result = predict_open(&predictor, &machine, q.ranks, q.ranks, (int)spec->threads, err);
+        q.predictor = &predictor;
+    }
+    if (result == 0)
+        result = optimize(&q, line, err);
+    if (result == 0)
+        result = make_and_print(&q, &machine, err);
+    predict_close(&predictor);
+    profile_free(&machine);
+    return result;
+}
+
+static int plan_and_print(const struct command_line *line, struct err *err)
 {
     const int ranks = spec->ranks > 0 ? (int)spec->ranks : 1;
     struct run_model models[RUN_MAX_MODELS] = { 0 };
-    struct plan p = { 0 }, plain = { 0 };
+    struct backend backend;
+    struct optimize_question q = { .form = form,
+                                   .spec = spec,
+                                   .models = models,
+                                   .trains = true,
+                                   .rank = (int)options.rank,
+                                   .ranks = ranks,
+                                   .local_ranks = 1,
+                                   .backend = &backend };
 
     if (options.rank >= ranks)
         return err_set(err, ERR_USAGE, "--rank %d is not among %d ranks", (int)options.rank, ranks);
+    if (backend_open(&backend, spec_backend_name(spec), setup_threads(spec, ranks), err) != 0)
+        return -1;
     int result = load_models(models, err);
     if (result == 0)
-        result = make_plan(spec, models, ranks, &p, err);
-    if (result == 0 && !spec->json)
-        result = make_plain(err) != 0 ? -1 : make_plan(plain_spec, models, ranks, &plain, err);
-    if (result == 0)
-        result = print_all(&p, spec->json ? NULL : &plain);
-    if (result == 0)
-        result = check_limit(models, &p, err);
-    plan_free(&p);
-    plan_free(&plain);
+        result = plan_on(&q, line, err);
     for (int i = 0; i < RUN_MAX_MODELS; i++)
         hf_config_free(&models[i].config);
+    backend.close(&backend);
     return result;
 }
 
@@ -172,26 +330,24 @@ static int run(struct command_line *line, struct err *err)
 {
     form = &run_batches;
     spec = &one_model;
-    plain_spec = &plain_one;
     if (!spec->model || line->n_words > 1) {
         err_set(err, ERR_USAGE, "--model is needed, and at most the phase as a word");
         return err_hint(err, "For example: tuneup plan sft --model opt-13b --ranks 64 --zero_stage 1");
     }
     if (choose_phase(line->n_words == 1 ? line->words[0] : "sft", err) != 0)
         return -1;
-    return plan_and_print(err);
+    return plan_and_print(line, err);
 }
 
 static int ppo_run(struct command_line *line, struct err *err)
 {
     form = &run_ppo;
     spec = &four_models.base;
-    plain_spec = &plain_four.base;
     if (line->n_words > 0)
         return err_set(err, ERR_USAGE, "unexpected word \"%.80s\"", line->words[0]);
     if (ppo_spec_complete(&four_models, err) != 0)
         return -1;
-    return plan_and_print(err);
+    return plan_and_print(line, err);
 }
 
 const struct command cmd_plan = {
@@ -201,6 +357,8 @@ const struct command cmd_plan = {
     .examples = "  tuneup plan --model opt-13b --ranks 64 --zero_stage 1\n"
                 "  tuneup plan sft --model opt-350m --dtype bf16 --gradient_checkpointing --memory_limit 8GiB\n"
                 "  tuneup plan reward --model opt-350m --per_device_train_batch_size 4\n"
+                "  tuneup plan sft --model opt-13b --machine h100-sxm --ranks 8 --zero_stage 1\n"
+                "  tuneup plan sft --model opt-350m --machine local --optimize memory\n"
                 "  tuneup plan --model DIR --ranks 2 --zero_stage 1 --json\n",
     .details = "SIZE is opt-125m, opt-350m, opt-1.3b ... opt-66b. \"without\" is the same run with every technique "
                "off. What is\n"

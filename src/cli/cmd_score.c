@@ -31,6 +31,8 @@ static int run(struct command_line *line, struct err *err)
     }
     if (spec.data[1])
         return err_set(err, ERR_USAGE, "one data file has scores at a time, not \"%.80s\" too", spec.data[1]);
+    if (spec_check_judges(&spec, "score", err) != 0)
+        return -1;
     if (spec.ranks > 1 && !comm_launched())
         return launch_ranks((int)spec.ranks, line->argc, line->argv, err);
     if (score_file(&request, &scores, err) != 0)

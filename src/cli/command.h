@@ -5,7 +5,7 @@
 #include "base/err.h"
 #include "base/option.h"
 
-#define COMMAND_MAX_SETS 80
+#define COMMAND_MAX_SETS 128
 #define COMMAND_MAX_GIVEN 256
 
 /* What main hands a command: its options are parsed and in their structs already. */

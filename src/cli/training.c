@@ -18,7 +18,7 @@ int training_no_words(const struct command_line *line, struct err *err)
     return line->n_words == 0 ? 0 : err_set(err, ERR_USAGE, "unexpected word \"%.80s\"", line->words[0]);
 }
 
-int training_run(const struct run_form *form, const struct spec *s, struct command_line *line, struct err *err)
+int training_run(const struct run_form *form, struct spec *s, struct command_line *line, struct err *err)
 {
     const struct run_request request = { form, s, line->sets, line->n_sets, line->given, line->n_given };
 

@@ -177,6 +177,8 @@ int exec_run(struct exec *e, int program, const struct run_context *c, struct er
     const struct program *g = &e->plan->programs[program];
 
     MUST(g->B == 0 || (c->B <= g->B && c->T <= g->T));
+    if (e->run_hook)
+        e->run_hook(e->run_hook_context, program, c);
     for (int i = 0; i < g->n_steps; i++) {
         const double start_s = e->hook ? seconds_now() : 0;
         if (run_step(e, program, i, c, err) != 0) {

@@ -9,6 +9,9 @@
 /* Called after each step when set: for benches and `--profile`; costs two clock readings a step. */
 typedef void exec_hook(void *context, const struct program *program, const struct op_step *step, double seconds);
 
+/* Called before each run of a program when set: for predictions of what it will take. */
+typedef void exec_run_hook(void *context, int program, const struct run_context *c);
+
 struct exec {
     struct plan *plan; /* borrowed, as are: */
     struct backend *backend;
@@ -18,6 +21,8 @@ struct exec {
     size_t block_bytes;
     exec_hook *hook;
     void *hook_context;
+    exec_run_hook *run_hook;
+    void *run_hook_context;
 };
 
 /* Makes every kernel, which tells the plan its scratch, and lays the plan out. Allocates no tensor: `tuneup plan` stops

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -165,6 +166,54 @@ static void say_prediction(struct headlines *h, const struct loaded *l, const ch
         headlines_say(h, worst > 0.05, "The planned memory was right within %.2g %% in all %d cells.", 100 * worst, n);
 }
 
+bool headlines_seconds(const struct loaded *l, int cell, double *predicted_s, double *measured_s)
+{
+    int n = 0;
+
+    *predicted_s = *measured_s = 0;
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *r = &l->runs[i];
+        const int64_t warmup = r->warmup_steps < 0 ? 0 : r->warmup_steps, steps = r->n_steps - warmup;
+        const double predicted = load_metric_steady(r, "predicted_seconds");
+
+        if (r->cell != cell || r->block < 0 || !r->done || steps < 1 || !(predicted > 0) || !(r->steady_s > 0))
+            continue;
+        *predicted_s += predicted / (double)steps;
+        *measured_s += r->steady_s / (double)steps;
+        n++;
+    }
+    *predicted_s /= n;
+    *measured_s /= n;
+    return n > 0;
+}
+
+static int compare_reals(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Of the cells of one phase; of all without one. */
+static void say_seconds(struct headlines *h, const struct loaded *l, const char *phase)
+{
+    double off[512], predicted_s, measured_s;
+    int n = 0;
+
+    for (int i = 0; i < l->n_cells && n < (int)(sizeof off / sizeof off[0]); i++)
+        if ((!phase || is_of(l, i, phase)) && headlines_seconds(l, i, &predicted_s, &measured_s))
+            off[n++] = 100 * fabs(predicted_s / measured_s - 1);
+    if (n == 0)
+        return;
+    qsort(off, (size_t)n, sizeof off[0], compare_reals);
+    const double median = n % 2 ? off[n / 2] : (off[n / 2 - 1] + off[n / 2]) / 2;
+    headlines_say(
+        h, median > 20,
+        "The predicted seconds of a step were off by %.2g %% in the median cell and by %.2g %% in the worst of "
+        "%d.",
+        median, off[n - 1], n);
+}
+
 /* The study's own runs load the machine too, by as many threads as it has CPUs at most; what is well beyond that is others. */
 static void say_busy(struct headlines *h, const struct loaded *l)
 {
@@ -262,12 +311,14 @@ void headlines_phase(struct headlines *h, const struct loaded *l, const struct c
     }
     say_exactness(h, l, c, phase);
     say_prediction(h, l, phase);
+    say_seconds(h, l, phase);
 }
 
 void headlines_overall(struct headlines *h, const struct loaded *l, const struct comparisons *c)
 {
     h->n = 0;
     questions_answer(h, l, c);
+    say_seconds(h, l, NULL);
     say_busy(h, l);
     say_disturbed(h, l);
     say_failures(h, l);

@@ -25,5 +25,7 @@ const struct comparison *headlines_best(const struct comparisons *c, int base, e
 /* Bytes of the heaviest rank over all kinds, as planned and as allocated, of one run; -1 = unknown. */
 int64_t headlines_planned(const struct load_run *r);
 int64_t headlines_allocated(const struct load_run *r);
+/* Seconds of a step after the warm-up as predicted and as measured, means over the cell's runs; false: not both are known. */
+bool headlines_seconds(const struct loaded *l, int cell, double *predicted_s, double *measured_s);
 
 #endif

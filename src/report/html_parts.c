@@ -368,8 +368,23 @@ static void print_split(FILE *out, const struct loaded *l, const struct comparis
     fputs("</tbody></table></div>\n", out);
 }
 
-static void memory_row(FILE *out, const struct load_cell *cell, const struct load_run *r)
+/* Predicted and measured seconds of a step, and how far apart they are. */
+static void seconds_cells(FILE *out, const struct loaded *l, int cell)
 {
+    double predicted_s, measured_s;
+    const bool there = headlines_seconds(l, cell, &predicted_s, &measured_s);
+
+    html_number(out, there ? predicted_s : NAN, "3");
+    html_number(out, there ? measured_s : NAN, "3");
+    if (there)
+        fprintf(out, "<td class=num>%+.1f %%</td>", 100 * (predicted_s / measured_s - 1));
+    else
+        fputs("<td class=num><span class=none>unknown</span></td>", out);
+}
+
+static void memory_row(FILE *out, const struct loaded *l, int index, const struct load_run *r)
+{
+    const struct load_cell *cell = &l->cells[index];
     const int64_t planned = headlines_planned(r), allocated = headlines_allocated(r);
     const int64_t seen = r->own_peak_bytes > 0 ? r->own_peak_bytes : r->peak_bytes;
 
@@ -385,6 +400,7 @@ static void memory_row(FILE *out, const struct load_cell *cell, const struct loa
     html_mib(out, seen);
     html_number(out, r->planned_flops / 1e9, "3");
     html_number(out, r->planned_comm_bytes / 1048576.0, "3");
+    seconds_cells(out, l, index);
     fputs("</tr>\n", out);
 }
 
@@ -398,16 +414,20 @@ static void print_prediction(FILE *out, const struct loaded *l, const char *phas
         if (strcmp(l->cells[i].phase, phase) != 0 || !r || headlines_planned(r) < 0)
             continue;
         if (!headed)
-            fputs("<h3>Predicted against measured</h3>\n<p class=note>Planned: what the plan said before anything was "
-                  "allocated. Allocated: what the run took for the same kinds. Both are MiB of the heaviest rank. "
-                  "Process peak: anonymous, shared and swapped memory of all ranks together, which also holds the "
-                  "program, its libraries and its buffers for data. GFLOP and communicated MiB are predicted, for one "
-                  "optimizer step.</p>\n<div class=scroll><table><thead><tr><th>cell</th><th class=num>ranks</th>"
-                  "<th class=num>planned</th><th class=num>allocated</th><th class=num>difference</th><th class=num>"
-                  "process peak</th><th class=num>GFLOP</th><th class=num>communicated</th></tr></thead><tbody>\n",
-                  out);
+            fputs(
+                "<h3>Predicted against measured</h3>\n<p class=note>Planned: what the plan said before anything was "
+                "allocated. Allocated: what the run took for the same kinds. Both are MiB of the heaviest rank. "
+                "Process peak: anonymous, shared and swapped memory of all ranks together, which also holds the "
+                "program, its libraries and its buffers for data. GFLOP and communicated MiB are predicted, for one "
+                "optimizer step. Predicted seconds are those of a step after the warm-up at the lengths that its "
+                "rows had, from this machine&#39;s measured profile (tuneup doctor --profile); unknown without "
+                "one.</p>\n<div class=scroll><table><thead><tr><th>cell</th><th class=num>ranks</th>"
+                "<th class=num>planned</th><th class=num>allocated</th><th class=num>difference</th><th class=num>"
+                "process peak</th><th class=num>GFLOP</th><th class=num>communicated</th><th class=num>predicted s</th>"
+                "<th class=num>measured s</th><th class=num>off by</th></tr></thead><tbody>\n",
+                out);
         headed = true;
-        memory_row(out, &l->cells[i], r);
+        memory_row(out, l, i, r);
     }
     if (headed)
         fputs("</tbody></table></div>\n", out);

@@ -430,7 +430,8 @@ const struct run_form run_ppo = {
     .train = train,
     .save_state = save_state,
     .load_state = load_state,
-    .advice = "--dtype bf16, --gradient_checkpointing, a smaller --per_device_training_batch_size, "
-              "--per_device_generation_batch_size or --max_answer_seq_len each take less.",
+    .techniques = ppo_techniques,
+    .plain = ppo_plain,
+    .spec_bytes = sizeof(struct ppo_spec),
     .close = ppo_close,
 };

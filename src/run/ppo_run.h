@@ -28,6 +28,8 @@ static inline struct ppo_work *ppo_work_of(const struct run *r)
 int ppo_models(const struct spec *s, bool trains, struct run_model *models);
 int ppo_plan(const struct spec *s, const struct run_model *models, bool trains, int rank, int ranks, struct plan *p,
              struct err *err);
+int ppo_techniques(struct spec *s, struct technique_values **out);
+void ppo_plain(struct spec *s);
 int ppo_data(struct run *r, struct err *err);
 int ppo_start(struct run *r, struct err *err);
 void ppo_close(struct run *r);

@@ -124,6 +124,22 @@ int ppo_plan(const struct spec *base, const struct run_model *m, bool trains, in
     return 0;
 }
 
+int ppo_techniques(struct spec *base, struct technique_values **out)
+{
+    struct ppo_spec *s = (struct ppo_spec *)base;
+
+    out[0] = &s->base.techniques;
+    out[1] = &s->actor;
+    out[2] = &s->critic_techniques;
+    return 3;
+}
+
+/* Reference and reward model in the type of actor and critic. */
+void ppo_plain(struct spec *base)
+{
+    ((struct ppo_spec *)base)->frozen = FROZEN_AS_RUN;
+}
+
 /* ---- data ---- */
 
 static bool same_strings(const struct strings *a, const struct strings *b)

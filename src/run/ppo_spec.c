@@ -422,6 +422,7 @@ int ppo_spec_sets(struct ppo_spec *s, struct option_set *sets)
     n += technique_sets(&sets[n], &s->base.techniques);
     n += technique_sets_of(&sets[n], &s->actor, "The actor alone", "actor_", &s->base.techniques);
     n += technique_sets_of(&sets[n], &s->critic_techniques, "The critic alone", "critic_", &s->base.techniques);
+    sets[n++] = spec_optimize_set(&s->base);
     sets[n++] = spec_run_set(&s->base);
     return n;
 }

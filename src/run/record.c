@@ -129,6 +129,7 @@ static double joules_now(const struct run *r)
 void record_begin(struct run *r)
 {
     r->begin_joules = joules_now(r);
+    r->forecast.begin_s = r->forecast.so_far_s;
 }
 
 static bool is_told(const struct phase_metric *m, bool evaluated)
@@ -184,6 +185,8 @@ int record_update(struct run *r, const struct record_update *u, struct err *err)
                              u->grad_norm, "tokens", (json_int_t)u->tokens, "seconds", u->seconds, "joules",
                              number(joules_now(r) - r->begin_joules), "peak_bytes", bytes_json(r->peak_bytes));
     add_metrics(line, r->spec->phase, u->metrics);
+    if (r->forecast.there)
+        json_object_set_new(line, "predicted_seconds", number(forecast_since_begin(r)));
     if (write_line(r, line, err) != 0 || chart_metrics(r, "train", u->metrics, false, err) != 0 ||
         chart(r, "train/lr", u->rate, err) != 0 || chart(r, "train/grad_norm", u->grad_norm, err) != 0)
         return -1;
@@ -241,19 +244,50 @@ static json_t *techniques_json(const struct run *r)
     return list;
 }
 
+static json_t *planned_json(const struct run *r)
+{
+    json_t *json = print_plan_json(&r->plan);
+
+    json_object_set_new(json, "prediction", forecast_json(r));
+    return json;
+}
+
+/* The words of technique i, in each set that has them, were decided by --optimize. */
+static void mark_optimized(json_t *all, const struct option_set *set, int i)
+{
+    char name[128];
+
+    for (const struct option *o = set->options; set->options == techniques[i]->options && o->name; o++) {
+        snprintf(name, sizeof name, "%s%s", set->prefix ? set->prefix : "", o->name);
+        json_object_set_new(json_object_get(all, name), "origin", json_string("optimize"));
+    }
+}
+
+static json_t *options_json(const struct run *r)
+{
+    json_t *all = option_json(r->request.sets, r->request.n_sets, r->request.given, r->request.n_given);
+
+    for (int i = 0; techniques[i]; i++)
+        for (int s = 0; s < r->request.n_sets && r->was_optimized[i]; s++)
+            mark_optimized(all, &r->request.sets[s], i);
+    return all;
+}
+
 json_t *record_result(const struct run *r)
 {
     struct machine machine;
 
     machine_read(&machine);
-    return json_pack("{s:i, s:s, s:o, s:{s:s, s:s}, s:o, s:I, s:o, s:i, s:i, s:o, s:o, s:{s:I, s:I, s:I}}",
-                     "schema_version", 1, "phase", r->spec->phase->name, "options",
-                     option_json(r->request.sets, r->request.n_sets, r->request.given, r->request.n_given), "versions",
-                     "tuneup", TUNEUP_VERSION, "backend", r->backend.describe, "machine", machine_json(&machine),
-                     "seed", (json_int_t)r->spec->seed, "techniques", techniques_json(r), "ranks", r->comm.ranks,
-                     "threads", r->backend.threads, "planned", print_plan_json(&r->plan), "measured", measured_json(r),
-                     "records", "train", (json_int_t)r->inputs.train.n, "eval", (json_int_t)r->inputs.eval.n, "skipped",
-                     (json_int_t)r->inputs.n_skipped);
+    json_t *json = json_pack(
+        "{s:i, s:s, s:o, s:{s:s, s:s}, s:o, s:I, s:o, s:i, s:i, s:o, s:o, s:{s:I, s:I, s:I}}", "schema_version", 1,
+        "phase", r->spec->phase->name, "options", options_json(r), "versions", "tuneup", TUNEUP_VERSION, "backend",
+        r->backend.describe, "machine", machine_json(&machine), "seed", (json_int_t)r->spec->seed, "techniques",
+        techniques_json(r), "ranks", r->comm.ranks, "threads", r->backend.threads, "planned", planned_json(r),
+        "measured", measured_json(r), "records", "train", (json_int_t)r->inputs.train.n, "eval",
+        (json_int_t)r->inputs.eval.n, "skipped", (json_int_t)r->inputs.n_skipped);
+    if (json && r->optimized)
+        json_object_set(json, "optimize", r->optimized);
+    return json;
 }
 
 int record_finish(struct run *r, const char *state, struct err *err)

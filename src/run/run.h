@@ -8,6 +8,7 @@
 #include "measure/energy.h"
 #include "measure/memory.h"
 #include "phases/trainer.h"
+#include "plan/predict.h"
 #include "run/build.h"
 #include "run/inputs.h"
 #include "run/lock.h"
@@ -32,6 +33,9 @@ struct run_model {
     struct trainer trainer; /* of one that learns */
 };
 
+#define RUN_TECHNIQUE_SETS 4
+#define RUN_SPEC_BYTES 8192 /* the largest spec of a form */
+
 /* How the runs of some phases go; all else is the same in every phase. */
 struct run_form {
     /* Fills in prefix, dir and flags of the models that the spec means; returns how many. Nothing is read. */
@@ -45,7 +49,11 @@ struct run_form {
     /* The form's own part of a checkpoint's state; NULL: none. */
     int (*save_state)(const struct run *r, json_t *state, struct err *err);
     int (*load_state)(struct run *r, const json_t *state, const char *path, struct err *err);
-    const char *advice; /* what makes a run smaller; NULL: the switches are tried out */
+    /* The values of techniques in the spec, at most RUN_TECHNIQUE_SETS; returns how many. NULL: spec->techniques alone. */
+    int (*techniques)(struct spec *s, struct technique_values **out);
+    void (*plain)(
+        struct spec *s); /* switches off what is no technique of the table and yet none of the baseline's; NULL */
+    size_t spec_bytes; /* of the form's own spec; 0: sizeof(struct spec) */
     void (*close)(struct run *r); /* frees r->work; accepts what start left halfway */
 };
 extern const struct run_form run_batches; /* loop.c: phases 1 and 2 */
@@ -54,11 +62,25 @@ extern const struct run_form run_ppo; /* ppo_loop.c: phase 3 */
 /* The words and where they came from: for run.json. Borrowed. */
 struct run_request {
     const struct run_form *form;
-    const struct spec *spec;
+    struct spec *spec; /* --optimize changes its techniques */
     const struct option_set *sets;
     int n_sets;
     const struct option_given *given;
     int n_given;
+};
+
+/* What this machine's profile says of the run; rank 0 alone. Without one nothing is predicted, and why says so. */
+struct run_forecast {
+    bool there;
+    char profile[160], why[640];
+    struct predictor predictor;
+    struct profile machine;
+    struct prediction update; /* at the planned extents */
+    double so_far_s, begin_s; /* of all programs that ran, at the extents that they had; when the update began */
+    struct {
+        int64_t B, T;
+        double seconds;
+    } last[PLAN_MAX_PROGRAMS]; /* of each program: most run at the same extents again and again */
 };
 
 /* Where a run stands: all of it is in a checkpoint. */
@@ -92,6 +114,9 @@ struct run {
     struct run_position at;
     int64_t total_updates; /* where the run ends, as far as is known */
     double op_seconds[OP_N]; /* --profile */
+    struct run_forecast forecast;
+    json_t *optimized; /* what --optimize switched on and why; NULL: nothing was asked */
+    bool was_optimized[TECHNIQUES_MAX]; /* techniques whose words it decided */
     /* measured */
     struct memory_sampler *memory;
     struct energy_meter *energy;
@@ -130,9 +155,15 @@ void setup_close(struct run *r);
 int setup_length(const struct hf_config *c, const char *option, int64_t T, struct err *err);
 /* The words of training as a trainer takes them. */
 struct trainer_options setup_trainer_options(const struct spec *s, int64_t total);
-/* ERR_INFEASIBLE, with the plan's table and what would fit, when ranks_here ranks of this plan exceed the limit. */
-int setup_fits(const struct run_request *q, const struct run_model *models, bool trains, const struct plan *p,
-               int ranks_here, int64_t limit, struct err *err);
+/* ERR_INFEASIBLE, with the plan's table and what would fit, when the local ranks of this plan exceed the limit. */
+struct optimize_question;
+int setup_fits(const struct optimize_question *q, const struct plan *p, int64_t limit, struct err *err);
+
+/* forecast.c: seconds predicted beside those measured. */
+void forecast_open(struct run *r);
+void forecast_close(struct run *r);
+double forecast_since_begin(const struct run *r); /* predicted for the update that is being made; NAN: nothing is */
+json_t *forecast_json(const struct run *r);
 
 /* loop.c */
 /* Over at most eval_batches; all ranks' means, into r->evaluation. 1: a signal came, and there is no result. */

@@ -14,6 +14,7 @@
 #include "measure/clock.h"
 #include "measure/machine.h"
 #include "plan/print.h"
+#include "run/optimize.h"
 #include "run/run.h"
 #include "run/weights.h"
 
@@ -32,88 +33,36 @@ static int64_t needed(const struct plan *p, int ranks_here)
     return ((int64_t)p->tier_bytes[TIER_DEVICE] + PROCESS_BYTES) * ranks_here;
 }
 
-/* Bytes of the plan that the spec would give; -1 when it cannot be made. */
-static int64_t bytes_with(const struct run_form *form, const struct spec *s, const struct run_model *models,
-                          bool trains, const struct plan *like, int ranks_here)
+int setup_fits(const struct optimize_question *q, const struct plan *p, int64_t limit, struct err *err)
 {
-    struct plan p = { 0 };
-    struct backend backend;
-    struct exec exec = { 0 };
-    struct comm comm;
-    struct err err;
-    int64_t bytes = -1;
+    char have[PRINT_BYTES_MAX], want[PRINT_BYTES_MAX], kinds[256], advice[1000];
+    const int n = q->local_ranks;
 
-    comm_alone(&comm);
-    if (backend_open(&backend, spec_backend_name(s), setup_threads(s, ranks_here), &err) != 0)
-        return -1;
-    if (form->plan(s, models, trains, like->rank, like->ranks, &p, &err) == 0 &&
-        exec_prepare(&exec, &p, &backend, &comm, &err) == 0)
-        bytes = needed(&p, ranks_here);
-    exec_free(&exec);
-    plan_free(&p);
-    backend.close(&backend);
-    return bytes;
-}
-
-static void suggest(const struct run_request *q, const struct run_model *models, bool trains, const struct plan *p,
-                    int ranks_here, int64_t limit, char *out, size_t size)
-{
-    static const struct {
-        const char *technique, *option, *value, *words;
-    } switches[] = {
-        { "gradient_checkpointing", "gradient_checkpointing", "true", "--gradient_checkpointing" },
-        { "bf16", "dtype", "bf16", "--dtype bf16" },
-    };
-    struct spec with = *q->spec;
-    char words[160] = "", text[PRINT_BYTES_MAX];
-    struct err err;
-
-    for (int i = 0; i <= COUNT_OF(switches); i++) {
-        const size_t n = strlen(words);
-        if (i < COUNT_OF(switches)) {
-            const int t = technique_find(switches[i].technique);
-            for (const struct option *o = techniques[t]->options; o->name; o++)
-                if (strcmp(o->name, switches[i].option) == 0)
-                    MUST(option_set_text(o, with.techniques.slot[t], switches[i].value, &err) == 0);
-            snprintf(words + n, sizeof words - n, "%s%s", n ? " " : "", switches[i].words);
-        } else {
-            with.train_batch = with.eval_batch = 1;
-            snprintf(words + n, sizeof words - n, " --per_device_train_batch_size 1 --per_device_eval_batch_size 1");
-        }
-        const int64_t bytes = bytes_with(q->form, &with, models, trains, p, ranks_here);
-        if (bytes >= 0 && bytes <= limit) {
-            snprintf(out, size, "%s would fit, with %s.", words, print_bytes((double)bytes, text));
-            return;
-        }
-    }
-    snprintf(out, size, "No switch makes it fit here: use a smaller model, shorter rows or more machines.");
-}
-
-int setup_fits(const struct run_request *q, const struct run_model *models, bool trains, const struct plan *p,
-               int ranks_here, int64_t limit, struct err *err)
-{
-    char have[PRINT_BYTES_MAX], want[PRINT_BYTES_MAX], kinds[256], advice[320];
-
-    if (needed(p, ranks_here) <= limit)
+    if (needed(p, n) <= limit)
         return 0;
     print_kinds(p, kinds, sizeof kinds);
-    if (q->form->advice)
-        snprintf(advice, sizeof advice, "%s", q->form->advice);
-    else
-        suggest(q, models, trains, p, ranks_here, limit, advice, sizeof advice);
-    err_set(err, ERR_INFEASIBLE, "the run needs %s and the limit is %s",
-            print_bytes((double)needed(p, ranks_here), want), print_bytes((double)limit, have));
-    err_where(err, "%d rank%s on this machine; each: %s", ranks_here, ranks_here == 1 ? "" : "s", kinds);
+    optimize_suggest(q, PROCESS_BYTES, limit, advice, sizeof advice);
+    err_set(err, ERR_INFEASIBLE, "the run needs %s and the limit is %s", print_bytes((double)needed(p, n), want),
+            print_bytes((double)limit, have));
+    err_where(err, "%d rank%s on this machine; each: %s", n, n == 1 ? "" : "s", kinds);
     return err_hint(err, "%s", advice);
 }
 
-static int check_memory(const struct run *r, struct err *err)
+static int check_memory(struct run *r, struct err *err)
 {
     int64_t limit = machine_memory_limit();
 
     if (r->spec->memory_limit && spec_bytes(r->spec->memory_limit, &limit, err) != 0)
         return -1;
-    return setup_fits(&r->request, r->models, r->trains, &r->plan, r->comm.local_ranks, limit, err);
+    const struct optimize_question q = { .form = r->form,
+                                         .spec = r->spec,
+                                         .models = r->models,
+                                         .trains = r->trains,
+                                         .rank = r->comm.rank,
+                                         .ranks = r->comm.ranks,
+                                         .local_ranks = r->comm.local_ranks,
+                                         .backend = &r->backend };
+    return setup_fits(&q, &r->plan, limit, err);
 }
 
 /* Checkpoints that are kept, one being written, and the models. */
@@ -252,10 +201,11 @@ static int open_here(struct run *r, struct err *err)
         r->is_done = done > 0;
         return done > 0 ? 0 : -1;
     }
-    if (open_models(r, err) != 0 || open_backend(r, err) != 0 ||
+    if ((r->n_models == 0 && open_models(r, err) != 0) || open_backend(r, err) != 0 ||
         r->form->plan(s, r->models, r->trains, r->comm.rank, r->comm.ranks, &r->plan, err) != 0 ||
         exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 || check_memory(r, err) != 0)
         return -1;
+    forecast_open(r);
     return r->trains && check_disk(r, err) != 0 ? -1 : r->form->data(r, err);
 }
 
@@ -311,7 +261,10 @@ int setup_open(struct run *r, const struct run_request *q, bool trains, struct e
     r->comm_is_open = true;
     log_set(log_level(), r->comm.rank == 0);
     r->started_s = clock_seconds();
-    if (comm_agree(&r->comm, start_meters(r, err), err) != 0 || comm_agree(&r->comm, open_here(r, err), err) != 0)
+    if (comm_agree(&r->comm, start_meters(r, err), err) != 0 ||
+        (trains && q->spec->optimize != GOAL_OFF &&
+         (comm_agree(&r->comm, open_models(r, err), err) != 0 || optimize_run(r, err) != 0)) ||
+        comm_agree(&r->comm, open_here(r, err), err) != 0)
         return -1;
     if (r->is_done)
         return 0;
@@ -335,6 +288,7 @@ static void close_models(struct run *r)
 void setup_close(struct run *r)
 {
     record_close(r);
+    forecast_close(r);
     lock_release(&r->lock);
     if (r->form && r->form->close)
         r->form->close(r);
@@ -348,6 +302,7 @@ void setup_close(struct run *r)
     if (r->backend.close)
         r->backend.close(&r->backend);
     close_models(r);
+    json_decref(r->optimized);
     mem_free(r->rank_peaks);
     if (r->comm_is_open)
         r->comm.close(&r->comm);

@@ -211,6 +211,23 @@ static const struct option training_options[] = {
     { 0 },
 };
 
+static const struct option optimize_options[] = {
+    { .name = "optimize",
+      .type = OPTION_CHOICE,
+      AT(optimize),
+      .fallback = "off",
+      .choices = OPTIMIZE_GOALS,
+      .help =
+          "switch on what is predicted to be best for this goal: speed, memory, energy and balanced among the exact "
+          "techniques, all as balanced among those too that change the numbers; techniques that are given stay" },
+    { 0 },
+};
+
+struct option_set spec_optimize_set(struct spec *s)
+{
+    return (struct option_set){ .title = "Techniques by goal", .options = optimize_options, .values = s };
+}
+
 static const struct option run_options[] = {
     { .name = "ranks",
       .type = OPTION_INT,
@@ -333,6 +350,7 @@ int spec_sets(struct spec *s, const struct phase *phase, struct option_set *sets
     if (phase->options)
         sets[n++] = (struct option_set){ .title = "The phase", .options = phase->options, .values = s->phase_options };
     n += technique_sets(&sets[n], &s->techniques);
+    sets[n++] = spec_optimize_set(s);
     sets[n++] = spec_run_set(s);
     return n;
 }
@@ -340,6 +358,14 @@ int spec_sets(struct spec *s, const struct phase *phase, struct option_set *sets
 const char *spec_backend_name(const struct spec *s)
 {
     return s->backend == 1 ? "ref" : "cpu";
+}
+
+int spec_check_judges(const struct spec *s, const char *command, struct err *err)
+{
+    if (s->optimize == GOAL_OFF)
+        return 0;
+    err_set(err, ERR_USAGE, "--optimize is for what trains, `tuneup %s` does not", command);
+    return err_hint(err, "Leave it out: every technique can be given by its own word.");
 }
 
 static int missing(const char *option, const char *what, struct err *err)

@@ -31,6 +31,7 @@ struct spec {
     int64_t ranks, threads;
     int backend;
     const char *memory_limit;
+    int optimize; /* index of OPTIMIZE_GOALS */
     int64_t save_interval, keep;
     bool resume, overwrite, save_model, tensorboard, profile, json;
     int64_t measure_warmup;
@@ -44,13 +45,18 @@ struct spec {
 };
 
 #define SPEC_BACKENDS "cpu|ref"
+#define OPTIMIZE_GOALS "off|speed|memory|energy|balanced|all"
+enum optimize_goal { GOAL_OFF, GOAL_SPEED, GOAL_MEMORY, GOAL_ENERGY, GOAL_BALANCED, GOAL_ALL };
 const char *spec_backend_name(const struct spec *s);
 
 /* The option sets of a phase that trains; returns how many. s->phase becomes it. */
 int spec_sets(struct spec *s, const struct phase *phase, struct option_set *sets);
+struct option_set spec_optimize_set(struct spec *s); /* behind those of techniques */
 struct option_set spec_run_set(struct spec *s); /* the last of them, for phases that have tables of their own */
 /* What must be given, and what must not be together. ERR_USAGE. */
 int spec_check_train(const struct spec *s, struct err *err);
+/* ERR_USAGE for what only a run that trains can have. */
+int spec_check_judges(const struct spec *s, const char *command, struct err *err);
 /* "8GiB", "500M", "1073741824" -> bytes. ERR_USAGE. */
 int spec_bytes(const char *text, int64_t *bytes, struct err *err);
 
