@@ -23,6 +23,7 @@
 #define DEPTH 32 /* of K in a tile */
 #define TILE (16 * 32) /* bf16 numbers in a tile; or twice as many bytes */
 #define K_MOST 2048
+#define FEW AMX_FEW_ROWS
 #define PANEL_BYTES ((int64_t)1 << 20) /* of b: half of the second-level cache */
 #define A_BYTES ((int64_t)8 << 20) /* of packed a */
 #define SUM_BYTES ((int64_t)16 << 20) /* of sums between pieces of K */
@@ -82,7 +83,9 @@ static struct room room_of(const struct matmul_shape *s)
 {
     const int64_t M = whole(s->M, STRIP), N = whole(s->N, STRIP), k = smaller(whole(s->K, DEPTH), K_MOST);
 
-    return (struct room){ .a_bytes = smaller(2 * M * k, A_BYTES),
+    const int64_t few = 2 * FEW * whole(s->K, 2 * DEPTH), packed = smaller(2 * M * k, A_BYTES);
+
+    return (struct room){ .a_bytes = packed > few ? packed : few,
                           .b_bytes = smaller(2 * N * k, PANEL_BYTES),
                           .sum_bytes = s->K > K_MOST ? 4 * N * smaller(M, strips_within(SUM_BYTES, 4 * N)) : 0 };
 }
@@ -380,7 +383,94 @@ static void run_panels(const struct job *j, struct at *at)
     }
 }
 
-void amx_run(const struct matmul_shape *s, const void *a, const void *b, const void *bias, void *c, void *scratch)
+/* --- few rows --- */
+
+/* All that takes time then is to read b, stored [N,K], once: it goes into tiles as it lies, and c is made transposed, 16 of
+ * its columns at a time. Two sums, of every other DEPTH of K, wait for nothing but themselves. */
+
+#define LOAD_ROWS(tile, from, bytes)                                                                                   \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"((int64_t)(bytes)) : "memory")
+
+/* sum[2][16 columns, 16 rows], for 16 columns of c whose weights lie at w. The next ones' are asked for. */
+static void multiply_few(float *sum, const uint16_t *w, int64_t K, int64_t depth, const uint16_t *rows)
+{
+    ZERO(0);
+    ZERO(1);
+    for (int64_t k = 0; k < depth; k += 2 * DEPTH) {
+        LOAD(4, rows + k * FEW);
+        LOAD_ROWS(6, w + k, 2 * K);
+        MULTIPLY(0, 6, 4);
+        LOAD(5, rows + (k + DEPTH) * FEW);
+        LOAD_ROWS(7, w + k + DEPTH, 2 * K);
+        MULTIPLY(1, 7, 5);
+        for (int64_t i = 16; i < 32; i++) {
+            __builtin_prefetch(w + i * K + k);
+            __builtin_prefetch(w + i * K + k + DEPTH);
+        }
+    }
+    STORE(0, sum);
+    STORE(1, sum + 256);
+}
+
+/* What multiply_few leaves: weights that do not fill tiles. */
+TARGET static void multiply_rest(float *sum, const struct source *w, int64_t n, int64_t columns, int64_t k, int64_t K,
+                                 const uint16_t *rows)
+{
+    _Alignas(64) uint16_t tile[TILE];
+
+    for (; k < K; k += DEPTH) {
+        float *half = sum + k / DEPTH % 2 * 256;
+
+        pack_tile(tile, w, n, k, columns, smaller(K - k, DEPTH), false);
+        LOAD(0, half);
+        LOAD(4, rows + k * FEW);
+        LOAD(6, tile);
+        MULTIPLY(0, 6, 4);
+        STORE(0, half);
+    }
+}
+
+/* Columns n .. n+15 of c, as far as there are. */
+TARGET static void few_columns(const struct end *e, const struct source *w, int64_t n, const uint16_t *rows)
+{
+    const int64_t columns = smaller(16, e->s->N - n), K = e->s->K,
+                  depth = columns == 16 ? K / (2 * DEPTH) * 2 * DEPTH : 0;
+    _Alignas(64) float sum[2 * 256] = { 0 };
+    __m512i v[16];
+
+    if (depth > 0)
+        multiply_few(sum, w->x + n * w->ld, K, depth, rows);
+    multiply_rest(sum, w, n, columns, depth, K, rows);
+    for (int i = 0; i < 16; i++)
+        v[i] = _mm512_castps_si512(_mm512_add_ps(_mm512_load_ps(sum + 16 * i), _mm512_load_ps(sum + 256 + 16 * i)));
+    turn(v);
+    for (int64_t m = 0; m < e->s->M; m++)
+        finish_vector(e, _mm512_castsi512_ps(v[m]), m, n, (__mmask16)((1u << columns) - 1));
+}
+
+TARGET static void pack_few(uint16_t *out, const struct source *x, int64_t M, int64_t K)
+{
+    for (int64_t k = 0; k < K; k += DEPTH)
+        pack_tile(out + k * FEW, x, 0, k, M, smaller(K - k, DEPTH), true);
+}
+
+static void run_few(const struct end *e, const void *a, const void *b, void *scratch)
+{
+    const struct source x = { a, e->s->K, false }, w = { b, e->s->K, false };
+
+    pack_few(scratch, &x, e->s->M, e->s->K);
+#pragma omp parallel
+    {
+        begin_tiles();
+#pragma omp for schedule(dynamic, 2)
+        for (int64_t n = 0; n < e->s->N; n += 16)
+            few_columns(e, &w, n, scratch);
+        end_tiles();
+    }
+}
+
+static void run_packed(const struct matmul_shape *s, const void *a, const void *b, const void *bias, void *c,
+                       void *scratch)
 {
     const struct room room = room_of(s);
     char *const packed_b = (char *)scratch + room.a_bytes;
@@ -406,6 +496,16 @@ void amx_run(const struct matmul_shape *s, const void *a, const void *b, const v
             }
         end_tiles();
     }
+}
+
+void amx_run(const struct matmul_shape *s, const void *a, const void *b, const void *bias, void *c, void *scratch)
+{
+    const struct end e = { s, bias, c };
+
+    if (s->M <= FEW && s->b_transposed && !s->a_transposed)
+        run_few(&e, a, b, scratch);
+    else
+        run_packed(s, a, b, bias, c, scratch);
 }
 
 #else

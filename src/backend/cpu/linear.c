@@ -52,12 +52,22 @@ static struct matmul_shape shape_dw(const struct kernel *k, int64_t rows, bool a
                                   .add = add };
 }
 
+/* On AMX's tiles 16 rows take little longer than four. */
+#define NARROW_BESIDE_TILES 4
+
+static bool is_narrow(const struct cpu *cpu, const struct matmul_shape *s)
+{
+    const bool tiles = s->ab == BF16 && matmul_ways(cpu->matmul).tiles;
+
+    return s->M <= cpu->narrow_rows && !(tiles && s->M > NARROW_BESIDE_TILES);
+}
+
 static int linear_prepare(struct backend *b, struct kernel *k, struct err *err)
 {
     const struct matmul_shape s = shape_linear(k, rows_of(kernel_in(k, 0)));
 
     k->scratch_bytes = narrow_scratch(&s);
-    return s.M <= cpu_of(b)->narrow_rows ? 0 : matmul_prepare(cpu_of(b)->matmul, &s, &k->scratch_bytes, err);
+    return is_narrow(cpu_of(b), &s) ? 0 : matmul_prepare(cpu_of(b)->matmul, &s, &k->scratch_bytes, err);
 }
 
 static int linear_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
@@ -65,7 +75,7 @@ static int linear_run(struct backend *b, const struct kernel *k, void *const *in
 {
     const struct matmul_shape s = shape_linear(k, c->B * c->T);
 
-    if (s.M <= cpu_of(b)->narrow_rows) {
+    if (is_narrow(cpu_of(b), &s)) {
         narrow_run(cpu_of(b)->isa, b->threads, &s, in[0], in[1], in[2], out[0], scratch);
         return 0;
     }
