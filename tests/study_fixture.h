@@ -56,6 +56,7 @@ static inline int fixture_metrics(const struct cell *c, int64_t step, double tim
 {
     const bool late = step > 2;
 
+    out[n++] = (struct outcome_metric){ step, "predicted_seconds", time * 0.55 }; /* a step takes time * 0.5 */
     if (strcmp(c->phase, "reward") == 0)
         out[n++] = (struct outcome_metric){ step, "accuracy", 0.5 + 0.05 * (double)step };
     if (strcmp(c->phase, "ppo") != 0)
@@ -89,7 +90,7 @@ static inline void fixture_run(struct study_store *store, const struct cells *s,
             i + 1, 1024, 1000, loss, 1e-4, 1.5, time * (i < 2 ? 0.8 : 0.5), f->energy ? 20 * time : NAN
         };
     }
-    struct outcome_metric metrics[6 * 5];
+    struct outcome_metric metrics[6 * 6];
     o.metrics = metrics;
     for (int i = 0; i < 6; i++)
         o.n_metrics = fixture_metrics(c, i + 1, time, steps[i].loss, metrics, o.n_metrics);

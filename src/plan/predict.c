@@ -152,7 +152,7 @@ static void add_step(const struct predictor *m, const struct plan *p, const stru
     out->flops += cost->flops;
     out->bytes_moved += cost->bytes_moved;
     out->comm_bytes += cost->comm_bytes;
-    if (s->op == OP_ALL_REDUCE || s->op == OP_REDUCE_SCATTER || s->op == OP_ALL_GATHER) {
+    if (op_is_collective(s->op)) {
         seconds = p->ranks == 1 ? 0 : cost->comm_bytes / m->link_bandwidth + messages(p, s) * m->link_latency;
         out->communication_s += seconds;
     } else {

@@ -127,7 +127,7 @@ static void note(void *context, const struct program *g, const struct op_step *s
                                          .bytes = s->cost.bytes_moved };
 
     (void)g;
-    if (s->cost.bytes_moved < 64 || s->op == OP_ALL_REDUCE || s->op == OP_REDUCE_SCATTER || s->op == OP_ALL_GATHER)
+    if (s->cost.bytes_moved < 64 || op_is_collective(s->op))
         return;
     struct timed *t = find(c, &like);
     if (!t && c->n < TIMED_MAX)

@@ -34,7 +34,7 @@ static const struct option options[] = {
     { 0 },
 };
 
-static const char *const ways[] = { "zero_stage=1", NULL };
+static const char *const ways[] = { "zero_stage=1", "zero_stage=2", "zero_stage=3", NULL };
 
 static bool is_on(const void *o)
 {

@@ -111,8 +111,7 @@ TEST(samples_are_believed)
     for (int g = 0; g < p.n_programs; g++)
         for (int i = 0; i < p.programs[g].n_steps; i++) {
             const struct op_step *s = &p.programs[g].steps[i];
-            const bool talks = s->op == OP_ALL_REDUCE || s->op == OP_REDUCE_SCATTER || s->op == OP_ALL_GATHER;
-            if (talks)
+            if (op_is_collective(s->op))
                 continue;
             int k = 0;
             while (k < m.n_samples && (samples[k].op != (int)s->op || samples[k].flops != s->cost.flops ||
