@@ -132,7 +132,7 @@ static void check_memory(struct findings *f)
 
 static int check_energy(struct findings *f, struct energy_result *e, struct err *err)
 {
-    if (energy_check(e, err) != 0)
+    if (energy_check(&(struct energy_options){ .devices = true }, e, err) != 0)
         return -1;
     struct finding *item = add(f, "energy", e->state == METER_MEASURED);
     if (e->state == METER_ESTIMATED)

@@ -231,7 +231,7 @@ static int check_requirements(struct err *err)
 
     if (options.require != REQUIRE_ENERGY)
         return 0;
-    return energy_check(&e, err) != 0 ? -1 : energy_needed(&e, err);
+    return energy_check(&(struct energy_options){ .devices = true }, &e, err) != 0 ? -1 : energy_needed(&e, err);
 }
 
 /* What the command did comes first: its failure is not hidden behind ours. */

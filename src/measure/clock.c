@@ -7,7 +7,7 @@
 
 typedef double (*clock_function)(void);
 
-static _Atomic(clock_function) fake;
+static _Atomic(clock_function) fake, fake_suspended;
 
 static double read_clock(clockid_t id)
 {
@@ -27,6 +27,18 @@ double clock_seconds(void)
 double clock_thread_cpu_seconds(void)
 {
     return read_clock(CLOCK_THREAD_CPUTIME_ID);
+}
+
+double clock_suspended_seconds(void)
+{
+    const clock_function f = atomic_load(&fake_suspended);
+
+    return f ? f() : read_clock(CLOCK_BOOTTIME) - read_clock(CLOCK_MONOTONIC);
+}
+
+void clock_fake_suspended(double (*now)(void))
+{
+    atomic_store(&fake_suspended, now);
 }
 
 void clock_fake(double (*now)(void))

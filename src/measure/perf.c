@@ -1,4 +1,5 @@
-/* sysfs tells everything: type and config of each event, joules a count (scale), and one CPU of each socket or die to
+/* perf_open, perf_read, perf_close work on the events; the source at the end makes channels of them.
+ * sysfs tells everything: type and config of each event, joules a count (scale), and one CPU of each socket or die to
  * open it on (cpumask). Events count for the whole socket, so there is no per-process form of them. */
 #include "measure/perf.h"
 
@@ -11,6 +12,8 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/mem.h"
+#include "measure/channel.h"
 #include "measure/sysfile.h"
 
 #define POWER "bus/event_source/devices/power/"
@@ -153,3 +156,65 @@ void perf_close(struct perf_counter *counters, int n)
     for (int i = 0; i < n; i++)
         close(counters[i].fd);
 }
+
+/* ---- as a source ---- */
+
+struct events {
+    struct perf_counter counters[ENERGY_MAX_DOMAINS]; /* by channel.index */
+    int n;
+};
+
+static int read_channel(const struct channel *c, struct channel_reading *out)
+{
+    const struct events *e = c->own;
+
+    return perf_read(&e->counters[c->index], &out->uj);
+}
+
+/* Events replace all zones of powercap, since a mixture could take one joule from both. */
+static void remove_zones(struct channel_set *set)
+{
+    int kept = 0;
+
+    for (int i = 0; i < set->n; i++)
+        if (set->items[i].source != &rapl_source)
+            set->items[kept++] = set->items[i];
+    set->n = kept;
+    set->truncated = false;
+}
+
+static void open_source(struct channel_set *set, const struct energy_options *o, void **own, struct energy_finding *f)
+{
+    struct err ignored;
+
+    (void)o;
+    (void)f; /* rapl's words are said for both */
+    if (channel_source_whole(set, &rapl_source) && !set->truncated)
+        return;
+    struct events *e = mem_array(1, 1, sizeof *e, MEM_RECORD, &ignored);
+    *own = e;
+    if (!e || (e->n = perf_open(e->counters, ENERGY_MAX_DOMAINS)) <= 0)
+        return;
+    remove_zones(set);
+    for (int i = 0; i < e->n; i++) {
+        struct channel *c = channel_add(set, &perf_source, e, e->counters[i].name);
+        if (!c)
+            break;
+        c->index = i;
+        c->counter = true;
+        channel_start(c);
+    }
+}
+
+static void close_source(void *own)
+{
+    struct events *e = own;
+
+    if (e && e->n > 0)
+        perf_close(e->counters, e->n);
+    mem_free(e);
+}
+
+const struct energy_source perf_source = {
+    .name = "perf", .open = open_source, .read = read_channel, .close = close_source
+};

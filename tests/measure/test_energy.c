@@ -9,17 +9,9 @@
 #include <unistd.h>
 
 #include "base/mem.h"
-#include "fixture.h"
-#include "measure/clock.h"
+#include "machine_fixture.h"
 
 #define RANGE 262143328850LL
-
-static _Atomic double fake_s;
-
-static double fake_now(void)
-{
-    return atomic_load(&fake_s);
-}
 
 static void zone_file(const struct fixture *f, const char *zone, const char *file, const char *text)
 {
@@ -56,36 +48,6 @@ static void remove_file(const struct fixture *f, const char *zone, const char *f
     unlink(path);
 }
 
-/* A machine of its own kind: bare unless told otherwise. */
-static struct fixture machine_new(const char *flags)
-{
-    const struct fixture f = fixture_new();
-    char text[128];
-
-    snprintf(text, sizeof text, "processor\t: 0\nmodel name\t: Test\nflags\t\t: fpu %s\n", flags);
-    fixture_write(&f, "proc/cpuinfo", text);
-    char proc[128];
-    snprintf(proc, sizeof proc, "%s/proc", f.root);
-    setenv("TUNEUP_PROC_ROOT", proc, 1);
-    setenv("TUNEUP_SYSFS_ROOT", f.root, 1);
-    atomic_store(&fake_s, 1000);
-    clock_fake(fake_now);
-    return f;
-}
-
-static void machine_free(const struct fixture *f)
-{
-    clock_fake(NULL);
-    unsetenv("TUNEUP_PROC_ROOT");
-    unsetenv("TUNEUP_SYSFS_ROOT");
-    fixture_free(f);
-}
-
-static void pass(double seconds)
-{
-    atomic_store(&fake_s, atomic_load(&fake_s) + seconds);
-}
-
 static struct energy_meter *start(void)
 {
     struct energy_meter *m = NULL;
@@ -103,15 +65,6 @@ static struct energy_result finish(struct energy_meter *m)
     energy_read(m, &r);
     energy_stop(m);
     return r;
-}
-
-static const struct energy_domain *domain(const struct energy_result *r, const char *name, int nth)
-{
-    for (int i = 0; i < r->n_domains; i++)
-        if (strcmp(r->domains[i].name, name) == 0 && nth-- == 0)
-            return &r->domains[i];
-    fail_msg("no domain %s", name);
-    return NULL;
 }
 
 TEST(laptop_counts_the_package_once)
@@ -437,25 +390,24 @@ TEST(delta_inverts_the_register)
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         const int64_t range = 1000000 + (int64_t)(seed >> 34);
         const double limit_w = 300, longest_s = 0.9e-6 * (double)range / limit_w - 0.01;
-        double truth_uj = (double)(seed >> 40), sum = 0, wanted = 0;
+        int64_t truth_uj = (int64_t)(seed >> 40), sum = 0, wanted = 0;
 
         if (longest_s <= 0)
             continue;
         for (int i = 0; i < 20; i++) {
             seed = seed * 6364136223846793005u + 1442695040888963407u;
             const double elapsed_s = longest_s * (double)(seed >> 32) / 4294967296.0;
-            const double used_uj = floor(limit_w * elapsed_s * 1e6 * (double)(seed >> 11 & 1023) / 1024);
-            const int64_t last = (int64_t)fmod(truth_uj, (double)range + 1);
-            const int64_t now = (int64_t)fmod(truth_uj + used_uj, (double)range + 1);
-            double joules;
+            const int64_t uj = (int64_t)(limit_w * elapsed_s * 1e6 * (double)(seed >> 11 & 1023) / 1024);
+            int64_t used_uj;
 
-            CHECK_EQ(energy_delta(last, now, range, limit_w, elapsed_s, &joules), ENERGY_STEP_GOOD);
-            CHECK(joules >= 0);
-            sum += joules;
-            wanted += used_uj * 1e-6;
-            truth_uj += used_uj;
+            CHECK_EQ(energy_delta(truth_uj % (range + 1), (truth_uj + uj) % (range + 1), range, limit_w, elapsed_s, 0.001,
+                                  &used_uj),
+                     ENERGY_STEP_GOOD);
+            sum += used_uj;
+            wanted += uj;
+            truth_uj += uj;
         }
-        CHECK_NEAR(sum, wanted, 1e-6 * (1 + wanted));
+        CHECK_EQ(sum, wanted); /* to the microjoule */
     }
 }
 

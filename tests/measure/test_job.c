@@ -274,7 +274,9 @@ TEST(record_is_written_as_json)
                             .cpu_seconds = 1,
                             .n_samples = 10,
                             .energy = { .state = METER_MEASURED, .joules = 42, .n_domains = 1 } };
-    r.energy.domains[0] = (struct energy_domain){ "package-0", 42, METER_MEASURED, "", true };
+    r.energy.domains[0] = (struct energy_domain){
+        .name = "package-0", .joules = 42, .state = METER_MEASURED, .counted = true, .source = "rapl"
+    };
     json_t *j = job_json(&r), *e = json_object_get(j, "energy");
 
     CHECK_NEAR(json_number_value(json_object_get(j, "seconds")), 1.5, 0);
