@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,13 +18,17 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "measure/clock.h"
 #include "measure/machine.h"
 #include "measure/memory.h"
+#include "measure/steps.h"
+#include "measure/sysfile.h"
 
 #define GRACE_S 5.0 /* between SIGTERM and SIGKILL */
 #define CLEAN_UP_S 2.0 /* to see what was killed end */
+#define TRACE_S 0.2 /* between two lines of a trace */
 
 static const int passed_on[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
 
@@ -42,7 +47,10 @@ struct job {
     int kill_step; /* 0 = running, 1 = SIGTERM sent, 2 = SIGKILL sent */
     struct memory_members members;
     struct memory_pace pace;
+    struct memory_reading latest;
     double tick_cost_s;
+    struct energy_meter *energy; /* NULL: it could not be opened */
+    double traced_s, traced_j; /* the last line's; NAN = none yet */
 };
 
 /* ---- what the child gets ---- */
@@ -66,6 +74,7 @@ static bool same_variable(const char *a, const char *b)
 static int build_env(struct job *j, struct err *err)
 {
     const char *const *extra = j->options->extra_env;
+    const struct steps *steps = j->options->steps;
     int64_t n = 0, n_extra = 0, used = 0;
 
     while (environ && environ[n])
@@ -73,10 +82,14 @@ static int build_env(struct job *j, struct err *err)
     while (extra && extra[n_extra])
         n_extra++;
     j->marker = mem_printf(MEM_RECORD, err, "TUNEUP_RUN=%s", j->run_id);
-    j->env = j->marker ? mem_array(n + n_extra + 2, 1, sizeof *j->env, MEM_RECORD, err) : NULL;
+    j->env = j->marker ? mem_array(n + n_extra + 4, 1, sizeof *j->env, MEM_RECORD, err) : NULL;
     if (!j->env)
         return -1;
     j->env[used++] = j->marker;
+    if (steps)
+        j->env[used++] = (char *)steps->file_env;
+    if (steps && steps->fd_env[0])
+        j->env[used++] = (char *)steps->fd_env;
     for (int64_t i = 0; i < n_extra; i++)
         j->env[used++] = (char *)extra[i];
     const int64_t n_new = used;
@@ -189,6 +202,7 @@ static void keep_peak(struct job *j, const struct memory_reading *r, int n)
     if (n == 0)
         return;
     out->n_samples++;
+    j->latest = *r;
     if (r->anon_bytes > out->peak_bytes)
         out->peak_bytes = r->anon_bytes;
     if (r->pss_bytes > out->peak_pss_bytes)
@@ -210,8 +224,39 @@ static void sample(struct job *j)
     if (due && memory_members_scan(&j->members, getpid(), j->run_id, &ignored) == 0) {
         const int n = memory_members_read(&j->members, &r);
         keep_peak(j, &r, n);
+        if (j->energy)
+            energy_note_processes(j->energy, j->members.pids, j->members.n);
     }
     memory_pace_spent(&j->pace, now_s, clock_thread_cpu_seconds() - before_s, due);
+}
+
+/* Seconds, memory and mean power since the line before; what is unknown is empty. */
+static void trace(struct job *j)
+{
+    const double now_s = clock_seconds() - j->start_s;
+    FILE *out = j->options->trace;
+
+    if (!out || (!isnan(j->traced_s) && now_s - j->traced_s < TRACE_S))
+        return;
+    double joules = NAN;
+    if (j->energy) {
+        struct energy_result r;
+        energy_read(j->energy, &r);
+        joules = r.joules;
+    }
+    const double watts = (joules - j->traced_j) / (now_s - j->traced_s);
+    const int64_t gpu_bytes = j->energy ? energy_gpu_bytes(j->energy) : -1;
+    fprintf(out, "%.3f,", now_s);
+    if (j->record->n_samples > 0)
+        fprintf(out, "%" PRId64 ",%" PRId64, j->latest.anon_bytes, j->latest.pss_bytes);
+    else
+        fprintf(out, ",");
+    fprintf(out, ",%d,", j->members.n);
+    if (isfinite(watts))
+        fprintf(out, "%.3f", watts);
+    fprintf(out, gpu_bytes >= 0 ? ",%" PRId64 "\n" : ",\n", gpu_bytes);
+    j->traced_s = now_s;
+    j->traced_j = joules;
 }
 
 /* Orphans become our children, as subreaper; their zombies are ours to bury. */
@@ -275,6 +320,9 @@ static void follow(struct job *j)
         siginfo_t info;
 
         sample(j);
+        trace(j);
+        if (j->options->steps)
+            steps_poll(j->options->steps, j->energy, false);
         const double passed_s = clock_seconds() - j->start_s;
         enforce_timeout(j, passed_s);
         const double wait_s = time_to_wait(j, passed_s);
@@ -282,10 +330,12 @@ static void follow(struct job *j)
         const int number = sigtimedwait(&j->waited, &info, &wait);
         if (number == SIGCHLD)
             reap_orphans(j);
-        else if (number > 0)
+        else if (number > 0 && number != SIGIO)
             pass_on(j, &info);
     }
     j->record->seconds = clock_seconds() - j->start_s;
+    if (j->options->steps)
+        steps_poll(j->options->steps, j->energy, true);
 }
 
 /* Launchers put ranks into groups of their own, so the tree is killed process by process until none is left. */
@@ -314,6 +364,7 @@ static void hold_signals(struct job *j)
 
     sigemptyset(&j->waited);
     sigaddset(&j->waited, SIGCHLD);
+    sigaddset(&j->waited, SIGIO); /* new lines of the command's own metrics */
     for (int i = 0; i < COUNT_OF(passed_on); i++) {
         struct sigaction now;
         if (sigaction(passed_on[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN)
@@ -329,33 +380,72 @@ static void hold_signals(struct job *j)
 static void release_signals(const struct job *j)
 {
     const struct timespec none = { 0 };
-    sigset_t child_only;
+    sigset_t own;
 
-    sigemptyset(&child_only);
-    sigaddset(&child_only, SIGCHLD);
-    while (sigtimedwait(&child_only, NULL, &none) > 0)
+    sigemptyset(&own);
+    sigaddset(&own, SIGCHLD);
+    sigaddset(&own, SIGIO);
+    while (sigtimedwait(&own, NULL, &none) > 0)
         continue; /* those of the command are not the caller's */
     prctl(PR_SET_CHILD_SUBREAPER, (unsigned long)j->old_subreaper);
     sigaction(SIGCHLD, &j->old_child, NULL);
     pthread_sigmask(SIG_SETMASK, &j->old_mask, NULL);
 }
 
-static double children_cpu_seconds(void)
+static double cpu_of(const struct rusage *u)
 {
-    struct rusage u;
-
-    getrusage(RUSAGE_CHILDREN, &u);
-    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
+           1e-6 * (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec);
 }
 
-static struct energy_meter *start_energy(struct job_record *out)
+/* CPU of a process that is still there, as a daemon may be. */
+static double cpu_of_process(pid_t pid)
 {
-    struct energy_meter *m = NULL;
+    char path[FILE_PATH_MAX], text[1024];
+    unsigned long long user, system;
+
+    if (sysfile_path(path, SYSFILE_PROC, "%d/stat", (int)pid) != 0 || sysfile_read(path, text, sizeof text) <= 0)
+        return 0;
+    const char *c = strrchr(text, ')');
+    if (!c || sscanf(c + 1, " %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %llu", &user, &system) != 2)
+        return 0;
+    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
+/* What the command's processes used between two looks at those that were waited for, and what its daemons use still. */
+static void account(struct job *j, const struct rusage *before)
+{
+    struct job_record *out = j->record;
+    struct rusage after;
+    struct err ignored;
+
+    getrusage(RUSAGE_CHILDREN, &after);
+    out->cpu_seconds = cpu_of(&after) - cpu_of(before);
+    out->n_switches = after.ru_nvcsw - before->ru_nvcsw;
+    out->n_preemptions = after.ru_nivcsw - before->ru_nivcsw;
+    out->read_bytes = 512 * (int64_t)(after.ru_inblock - before->ru_inblock);
+    out->written_bytes = 512 * (int64_t)(after.ru_oublock - before->ru_oublock);
+    if (memory_members_scan(&j->members, getpid(), j->run_id, &ignored) != 0)
+        return;
+    for (int i = 0; i < j->members.n; i++)
+        out->cpu_seconds += cpu_of_process(j->members.pids[i]);
+}
+
+static void start_energy(struct job *j)
+{
+    static const struct energy_options all = { .devices = true };
     struct err err;
 
-    if (energy_start(&m, &err) != 0)
-        snprintf(out->energy.reason, sizeof out->energy.reason, "%.255s", err.what);
-    return m;
+    if (energy_open(&j->energy, j->options->energy ? j->options->energy : &all, &err) != 0)
+        snprintf(j->record->energy.reason, sizeof j->record->energy.reason, "%.255s", err.what);
+    j->members.except = energy_helper(j->energy);
+}
+
+static void stop_energy(struct job *j)
+{
+    if (j->energy)
+        energy_stop(j->energy);
+    j->energy = NULL;
 }
 
 static void finish(struct job *j)
@@ -371,94 +461,65 @@ static void finish(struct job *j)
     if (out->n_samples > 0)
         out->sample_interval_s = out->seconds / (double)out->n_samples;
     out->memory_failed = out->n_samples == 0 && memory_self(&own, &ignored) != 0;
-    out->meter_cpu_seconds = j->pace.spent_s;
     if (j->options->own_group || out->timed_out)
         clean_up(j);
+}
+
+/* From the start of the command to its end. */
+static int run(struct job *j, char *const argv[], struct err *err)
+{
+    struct job_record *out = j->record;
+    struct machine_load before, after;
+    struct rusage children, own, own_after;
+
+    machine_load_read(&before);
+    out->load_before = before.load1;
+    getrusage(RUSAGE_CHILDREN, &children);
+    getrusage(RUSAGE_SELF, &own);
+    if (j->options->steps) {
+        steps_watch(j->options->steps);
+        j->options->steps->start_s = clock_seconds();
+    }
+    start_energy(j);
+    const int status = start(j, argv, err);
+    if (status == 0) {
+        follow(j);
+        if (j->energy) {
+            energy_read(j->energy, &out->energy);
+            energy_read_gpus(j->energy, &out->gpus);
+        }
+        machine_load_read(&after);
+        out->steal_seconds = after.steal_s - before.steal_s;
+        account(j, &children);
+        getrusage(RUSAGE_SELF, &own_after);
+        out->meter_cpu_seconds = cpu_of(&own_after) - cpu_of(&own);
+        finish(j);
+    }
+    if (j->options->steps)
+        steps_unwatch(j->options->steps);
+    stop_energy(j);
+    return status;
 }
 
 int job_measure(char *const argv[], const struct job_options *o, struct job_record *out, struct err *err)
 {
     static const struct job_options none;
-    struct job j = { .options = o ? o : &none, .record = out, .status = 125 << 8 };
-    struct machine_load before, after;
+    struct job j = { .options = o ? o : &none, .record = out, .status = 125 << 8, .traced_s = NAN, .traced_j = NAN };
 
     *out = (struct job_record){ .exit_status = 125,
                                 .peak_bytes = -1,
                                 .peak_pss_bytes = -1,
+                                .gpus = { .peak_bytes = -1 },
                                 .energy = { .state = METER_UNAVAILABLE, .joules = NAN } };
     make_run_id(j.run_id, sizeof j.run_id);
     int status = build_env(&j, err);
     if (status == 0) {
         hold_signals(&j);
-        machine_load_read(&before);
-        out->load_before = before.load1;
-        struct energy_meter *energy = start_energy(out);
-        const double cpu_before_s = children_cpu_seconds();
-        status = start(&j, argv, err);
-        if (status == 0) {
-            follow(&j);
-            if (energy)
-                energy_read(energy, &out->energy);
-            machine_load_read(&after);
-            out->steal_seconds = after.steal_s - before.steal_s;
-            finish(&j);
-            out->cpu_seconds = children_cpu_seconds() - cpu_before_s;
-        }
-        energy_stop(energy);
+        status = run(&j, argv, err);
         release_signals(&j);
     }
     memory_members_free(&j.members);
     mem_free(j.env);
     mem_free(j.marker);
     return status;
-}
-
-/* ---- as JSON ---- */
-
-static json_t *real_or_null(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
-static json_t *bytes_or_null(int64_t bytes)
-{
-    return bytes < 0 ? json_null() : json_integer(bytes);
-}
-
-json_t *energy_json(const struct energy_result *r)
-{
-    json_t *domains = json_array();
-
-    for (int i = 0; i < r->n_domains; i++) {
-        const struct energy_domain *d = &r->domains[i];
-        json_array_append_new(domains, json_pack("{s:s, s:o, s:s, s:s, s:b}", "name", d->name, "joules",
-                                                 real_or_null(d->joules), "state", meter_state_name(d->state), "reason",
-                                                 d->reason, "counted", (int)d->counted));
-    }
-    return json_pack("{s:o, s:s, s:s, s:s, s:o, s:o}", "joules", real_or_null(r->joules), "state",
-                     meter_state_name(r->state), "reason", r->reason, "hint", r->hint, "window_s",
-                     real_or_null(r->window_s), "domains", domains);
-}
-
-const char *job_memory_reason(const struct job_record *r)
-{
-    if (r->peak_bytes >= 0)
-        return NULL;
-    return r->memory_failed ? "the memory of its processes cannot be read (Linux 5.0 with /proc is needed)"
-                            : "the command was over before it could be read";
-}
-
-json_t *job_json(const struct job_record *r)
-{
-    const char *reason = job_memory_reason(r);
-
-    return json_pack("{s:f, s:i, s:o, s:o, s:o, s:f, s:I, s:o, s:i, s:i, s:f, s:o, s:o, s:b, s:o}", "seconds",
-                     r->seconds, "exit_status", r->exit_status, "peak_bytes", bytes_or_null(r->peak_bytes),
-                     "peak_pss_bytes", bytes_or_null(r->peak_pss_bytes), "memory_reason",
-                     reason ? json_string(reason) : json_null(), "cpu_seconds", r->cpu_seconds, "samples",
-                     (json_int_t)r->n_samples, "sample_interval_s",
-                     r->n_samples ? json_real(r->sample_interval_s) : json_null(), "processes", r->n_processes,
-                     "unreadable_processes", r->n_unreadable, "meter_cpu_seconds", r->meter_cpu_seconds, "load_before",
-                     real_or_null(r->load_before), "steal_seconds", real_or_null(r->steal_seconds), "timed_out",
-                     (int)r->timed_out, "energy", energy_json(&r->energy));
 }

@@ -1,6 +1,6 @@
 /* measure/job.h - runs any command and meters it: time, peak memory of its process tree, CPU time, energy.
  * The command is not changed: it has the caller's stdin, stdout, stderr, terminal, process group, signal mask and
- * environment, but for TUNEUP_RUN, by which its scattered processes are known. Signals sent to the caller go to it.
+ * environment, but for TUNEUP_RUN, by which its scattered processes are known, and TUNEUP_METRICS_* (steps.h). Signals sent to the caller go to it.
  * If a meter fails the command goes on, and the record says so. Used by tuneup measure and by the cells of a study.
  * Cost: within 1 % of one CPU, and 20 ms at the start. */
 #ifndef TUNEUP_MEASURE_JOB_H
@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/err.h"
 #include "base/json.h"
@@ -20,13 +21,16 @@ struct job_record {
      * was over before it could be read, or /proc cannot be. */
     int64_t peak_bytes;
     int64_t peak_pss_bytes; /* the same with files mapped; -1 = unknown */
-    double cpu_seconds; /* of all processes that were waited for */
+    double cpu_seconds; /* of all processes that were waited for, or are still there at the end */
+    int64_t n_switches, n_preemptions; /* context switches, of their own accord and not; of those waited for */
+    int64_t read_bytes, written_bytes; /* that reached a disk; of those waited for */
     int64_t n_samples; /* readings of the tree */
     double sample_interval_s; /* mean; a peak shorter than that may be missed */
     int n_processes; /* at once, at most */
     int n_unreadable; /* of these, owned by others: the peak lacks them */
     double meter_cpu_seconds; /* what metering took */
     struct energy_result energy;
+    struct energy_gpus gpus;
     double load_before; /* of the machine, one-minute mean; NAN = unknown */
     double steal_seconds; /* CPU the hypervisor gave to others meanwhile; NAN = unknown */
     int passed_signal; /* the last signal passed on to the command; 0 = none */
@@ -40,6 +44,9 @@ struct job_options {
      * not disturb the next one. */
     bool own_group;
     const char *const *extra_env; /* "NAME=value", NULL at the end; NULL = none */
+    const struct energy_options *energy; /* NULL: all that there is, GPUs included */
+    struct steps *steps; /* open; what the command tells of itself goes there. NULL = it is not asked to */
+    FILE *trace; /* lines of seconds, memory, PSS, processes, watts, GPU memory; NULL = none */
 };
 
 /* 0 = the command ran, whatever became of it. -1 = it could not be started; out->exit_status is then 127 (not found),

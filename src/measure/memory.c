@@ -19,10 +19,11 @@
 #include "measure/clock.h"
 #include "measure/sysfile.h"
 
-#define CPU_SHARE 0.01 /* of one CPU, for the meter */
+#define CPU_SHARE 0.007 /* of one CPU, for the memory's meter: with the others it stays within 1 % */
 #define CREDIT_S 0.02 /* CPU that may be spent ahead, so that a short command is seen at all */
 #define TICK_MIN_S 0.02
 #define TICK_MAX_S 0.25
+#define SETTLED_S 2
 #define ENVIRONMENT_MAX (128 * 1024) /* bytes of an environment that are searched for the marker */
 
 /* ---- one process ---- */
@@ -90,7 +91,7 @@ int memory_self(struct memory_reading *out, struct err *err)
 struct process {
     pid_t pid, parent;
     uint64_t start; /* clock ticks since boot */
-    bool inside;
+    bool inside, foreign;
 };
 
 struct process_list {
@@ -162,13 +163,13 @@ static struct process *find_process(const struct process_list *list, pid_t pid)
 }
 
 /* A pass takes in the children of those inside; a parent may have a higher pid than its child, hence passes. */
-static void spread(const struct process_list *list)
+static void spread(const struct process_list *list, pid_t except)
 {
     for (bool changed = true; changed;) {
         changed = false;
         for (int i = 0; i < list->n; i++) {
             struct process *p = &list->items[i];
-            const struct process *parent = p->inside ? NULL : find_process(list, p->parent);
+            const struct process *parent = p->inside || p->pid == except ? NULL : find_process(list, p->parent);
 
             if (parent && parent->inside)
                 p->inside = changed = true;
@@ -195,19 +196,61 @@ static bool has_marker(pid_t pid, const char *marker, char *buffer)
     return false;
 }
 
-/* Reading the environment of every process of a busy host is dear; none that is older than root can be of the run. */
-static int mark_by_environment(const struct process_list *list, const struct process *root, const char *run_id,
-                               struct err *err)
+static int by_foreign_pid(const void *a, const void *b)
+{
+    const pid_t x = ((const struct memory_foreign *)a)->pid, y = ((const struct memory_foreign *)b)->pid;
+
+    return (x > y) - (x < y);
+}
+
+static bool is_foreign(const struct memory_members *m, const struct process *p)
+{
+    const struct memory_foreign key = { .pid = p->pid };
+    const struct memory_foreign *found =
+        m->n_foreign ? bsearch(&key, m->foreign, (size_t)m->n_foreign, sizeof key, by_foreign_pid) : NULL;
+
+    return found && found->start == p->start;
+}
+
+/* Remembered are those that had the time to execute what they were started for. */
+static void keep_foreign(struct memory_members *m, const struct process_list *list)
+{
+    struct timespec t;
+    struct err ignored;
+
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    const uint64_t settled = (uint64_t)(t.tv_sec > SETTLED_S ? t.tv_sec - SETTLED_S : 0) * (uint64_t)sysconf(_SC_CLK_TCK);
+    m->n_foreign = 0;
+    if (list->n > m->foreign_capacity) {
+        void *grown = mem_resize(m->foreign, list->n, sizeof *m->foreign, MEM_RECORD, &ignored);
+        if (!grown)
+            return; /* then they are looked at again */
+        m->foreign = grown;
+        m->foreign_capacity = list->n;
+    }
+    for (int i = 0; i < list->n; i++)
+        if (list->items[i].foreign && list->items[i].start < settled)
+            m->foreign[m->n_foreign++] =
+                (struct memory_foreign){ .pid = list->items[i].pid, .start = list->items[i].start };
+}
+
+/* Reading environments is dear: none that is older than root can be of the run, and each is read once. */
+static int mark_by_environment(struct memory_members *m, const struct process_list *list, const struct process *root,
+                               const char *run_id, struct err *err)
 {
     char *marker = mem_printf(MEM_RECORD, err, "TUNEUP_RUN=%s", run_id);
     char *buffer = marker ? mem_array(ENVIRONMENT_MAX, 1, 1, MEM_RECORD, err) : NULL;
 
     for (int i = 0; buffer && i < list->n; i++) {
         struct process *p = &list->items[i];
-        if (!p->inside && (!root || p->start >= root->start))
-            p->inside = has_marker(p->pid, marker, buffer);
+        if (p->inside || (root && p->start < root->start))
+            continue;
+        p->inside = !is_foreign(m, p) && has_marker(p->pid, marker, buffer);
+        p->foreign = !p->inside;
     }
     const int status = buffer ? 0 : -1;
+    if (buffer)
+        keep_foreign(m, list);
     mem_free(marker);
     mem_free(buffer);
     return status;
@@ -238,10 +281,10 @@ int memory_members_scan(struct memory_members *m, pid_t root, const char *run_id
         struct process *r = find_process(&list, root);
         if (r)
             r->inside = true;
-        spread(&list);
+        spread(&list, m->except);
         if (run_id) {
-            status = mark_by_environment(&list, r, run_id, err);
-            spread(&list);
+            status = mark_by_environment(m, &list, r, run_id, err);
+            spread(&list, m->except);
         }
     }
     if (status == 0)
@@ -283,6 +326,7 @@ int memory_members_read(const struct memory_members *m, struct memory_reading *s
 void memory_members_free(struct memory_members *m)
 {
     mem_free(m->pids);
+    mem_free(m->foreign);
     *m = (struct memory_members){ 0 };
 }
 

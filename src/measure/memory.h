@@ -26,10 +26,17 @@ bool memory_parse_rollup(const char *text, struct memory_reading *out);
 /* This process, now. Errors: ERR_UNAVAILABLE. */
 int memory_self(struct memory_reading *out, struct err *err);
 
+struct memory_foreign {
+    pid_t pid;
+    uint64_t start; /* clock ticks since boot */
+};
 /* The processes of a tree. Owned: pids. */
 struct memory_members {
     pid_t *pids;
     int n, capacity;
+    pid_t except; /* no member, nor are its descendants; 0 = none */
+    struct memory_foreign *foreign; /* owned: processes whose environment was read, and is of no interest; by pid */
+    int n_foreign, foreign_capacity;
 };
 /* Finds the descendants of root by parent, and (run_id not NULL) every process with TUNEUP_RUN=run_id in its
  * environment, with their descendants: ranks started by a launcher's daemon, and daemons of their own. root itself
