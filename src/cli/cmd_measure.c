@@ -1,8 +1,6 @@
 /* "tuneup measure -- CMD": any command under the meters. The command owns stdout, stderr and the exit status; our own
  * words come after its last, on stderr. */
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -10,19 +8,22 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/file.h"
-#include "base/json.h"
 #include "base/log.h"
 #include "cli/command.h"
-#include "measure/job.h"
+#include "cli/measure_sink.h"
+#include "cli/measure_words.h"
 #include "measure/machine.h"
+#include "measure/model.h"
 
 struct measure_options {
-    const char *output, *label;
+    const char *output, *label, *db, *vs, *trace, *wall, *energy_model;
     bool json;
-    int require;
+    int require, metrics;
+    int64_t repeat, warmup_steps;
+    double idle;
 };
 enum { REQUIRE_NONE, REQUIRE_ENERGY };
+enum { METRICS_FILE, METRICS_FD, METRICS_NONE };
 
 static struct measure_options options;
 
@@ -32,11 +33,67 @@ static const struct option table[] = {
       .offset = offsetof(struct measure_options, output),
       .value = "FILE",
       .help = "-o: write the record to FILE.json, or append it as a line to FILE.jsonl" },
+    { .name = "db",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct measure_options, db),
+      .value = "FILE",
+      .help = "add the record to a file that compare and report read; it is made where it is missing" },
     { .name = "label",
       .type = OPTION_STRING,
       .offset = offsetof(struct measure_options, label),
       .value = "TEXT",
-      .help = "a name for this run, kept in the record" },
+      .help = "a name for this run, kept in the record; runs of one name are repetitions" },
+    { .name = "repeat",
+      .type = OPTION_INT,
+      .offset = offsetof(struct measure_options, repeat),
+      .fallback = "1",
+      .min = 1,
+      .max = 100000,
+      .value = "N",
+      .help = "run the command N times, a record each; the first failure ends it" },
+    { .name = "vs",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct measure_options, vs),
+      .value = "LABEL",
+      .help = "afterwards, print SpeedUp, MemoryUp and EnergyUp over the runs of LABEL in the same file" },
+    { .name = "warmup_steps",
+      .type = OPTION_INT,
+      .offset = offsetof(struct measure_options, warmup_steps),
+      .fallback = "1",
+      .min = 0,
+      .max = 1e9,
+      .value = "N",
+      .help = "of the steps that the command tells, leave out the first N; 0: count from its start" },
+    { .name = "metrics",
+      .type = OPTION_CHOICE,
+      .offset = offsetof(struct measure_options, metrics),
+      .fallback = "file",
+      .choices = "file|fd|none",
+      .help = "how it tells steps: the file that TUNEUP_METRICS_FILE names; fd: TUNEUP_METRICS_FD too; none" },
+    { .name = "idle",
+      .type = OPTION_REAL,
+      .offset = offsetof(struct measure_options, idle),
+      .fallback = "0",
+      .min = 0,
+      .max = 3600,
+      .value = "SECONDS",
+      .help = "first read the machine's draw for so long, to give the joules beyond it beside the whole" },
+    { .name = "wall",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct measure_options, wall),
+      .value = "FILE|cmd:PROGRAM",
+      .help = "a meter at the wall: a file that grows by lines TIME,WATTS or WATTS, or a program that prints them" },
+    { .name = "energy_model",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct measure_options, energy_model),
+      .fallback = "none",
+      .value = "MODEL",
+      .help = "where nothing measures energy, estimate it, marked ~: tdp:WATTS or idle:WATTS,max:WATTS" },
+    { .name = "trace",
+      .type = OPTION_STRING,
+      .offset = offsetof(struct measure_options, trace),
+      .value = "FILE",
+      .help = "write memory and power over time as CSV, five lines a second at most" },
     { .name = "json",
       .type = OPTION_FLAG,
       .offset = offsetof(struct measure_options, json),
@@ -56,75 +113,17 @@ static int sets(struct option_set *out)
     return 1;
 }
 
-/* ---- where the record goes: opened before the command runs, so that a long run is not lost to a wrong path ---- */
-
-struct sink {
-    struct file_out whole; /* FILE.json */
-    int lines; /* FILE.jsonl, or -1 */
+/* What all runs of this call share. */
+struct session {
+    struct command_line *line;
+    struct energy_options energy;
+    struct model model;
+    struct measure_sink sink;
+    struct machine machine;
+    struct measure_idle idle;
+    char name[512]; /* the label, else the command's words */
+    FILE *trace;
 };
-
-static bool ends_with(const char *text, const char *end)
-{
-    const size_t n = strlen(text), k = strlen(end);
-
-    return n > k && strcmp(text + n - k, end) == 0;
-}
-
-static int sink_open(struct sink *s, const char *path, struct err *err)
-{
-    *s = (struct sink){ .lines = -1 };
-    if (!path)
-        return 0;
-    if (ends_with(path, ".json"))
-        return file_out_open(&s->whole, path, err);
-    if (!ends_with(path, ".jsonl")) {
-        err_set(err, ERR_USAGE, "cannot tell the form of \"%s\"", path);
-        return err_hint(err, "Let the name end in .json for one record, or in .jsonl to add a line to the file.");
-    }
-    s->lines = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    return s->lines < 0 ? err_errno(err, "could not open \"%s\"", path) : 0;
-}
-
-static int write_line(int fd, const char *path, const char *text, struct err *err)
-{
-    const size_t n = strlen(text);
-
-    /* One write each: lines of concurrent measurements do not mix. */
-    const ssize_t got = write(fd, text, n);
-    if (got != (ssize_t)n || fsync(fd) != 0) {
-        if (got >= 0 && got != (ssize_t)n)
-            errno = ENOSPC;
-        return err_errno(err, "could not add a line to \"%s\"", path);
-    }
-    return 0;
-}
-
-static int sink_write(struct sink *s, const char *path, const json_t *record, struct err *err)
-{
-    char *text = json_dumps(record, s->whole.stream ? JSON_INDENT(2) : JSON_COMPACT);
-    char *line = NULL;
-    int status = -1;
-
-    if (!text || asprintf(&line, "%s\n", text) < 0) {
-        err_set(err, ERR_MEMORY, "no memory for the record");
-    } else if (s->lines >= 0) {
-        status = write_line(s->lines, path, line, err);
-    } else if (fputs(line, s->whole.stream) == EOF) {
-        err_errno(err, "could not write \"%s\"", path);
-    } else {
-        status = file_out_commit(&s->whole, err);
-    }
-    free(line);
-    free(text);
-    return status;
-}
-
-static void sink_close(struct sink *s)
-{
-    file_out_abort(&s->whole);
-    if (s->lines >= 0)
-        close(s->lines);
-}
 
 /* ---- the record ---- */
 
@@ -133,6 +132,11 @@ static json_t *text_or_null(const char *text)
     json_t *value = text ? json_string(text) : NULL; /* NULL too for what is not UTF-8 */
 
     return value ? value : json_null();
+}
+
+static json_t *real_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
 }
 
 static json_t *command_words(const struct command_line *line)
@@ -144,78 +148,26 @@ static json_t *command_words(const struct command_line *line)
     return words;
 }
 
-static json_t *make_record(const struct command_line *line, const struct job_record *r, const char *started)
+static json_t *make_record(const struct session *s, const struct job_record *r, const struct steps *steps,
+                           const struct steps_window *w, const char *started)
 {
-    struct machine machine;
     json_t *all = json_pack("{s:o, s:o, s:s, s:s}", "label", text_or_null(options.label), "command",
-                            command_words(line), "started", started, "version", TUNEUP_VERSION);
+                            command_words(s->line), "started", started, "version", TUNEUP_VERSION);
     json_t *measured = job_json(r);
 
-    machine_read(&machine);
     json_object_update(all, measured);
     json_decref(measured);
-    json_object_set_new(all, "machine", machine_json(&machine));
+    json_object_set_new(all, "machine", machine_json(&s->machine));
+    if (steps)
+        json_object_set_new(all, "steps", steps_json(steps, w));
+    if (options.idle > 0)
+        json_object_set_new(all, "idle",
+                            json_pack("{s:f, s:o, s:o}", "seconds", s->idle.seconds, "watts",
+                                      real_or_null(s->idle.watts), "net_joules", real_or_null(s->idle.net_j)));
     return all;
 }
 
-static const char *bytes_text(char *out, size_t size, int64_t bytes)
-{
-    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
-    double value = (double)bytes;
-    int i = 0;
-
-    for (; value >= 1024 && i + 1 < COUNT_OF(units); i++)
-        value /= 1024;
-    snprintf(out, size, "%.*f %s", i ? 2 : 0, value, units[i]);
-    return out;
-}
-
-static void print_energy(const struct energy_result *e)
-{
-    const double end_s = 0.002; /* a counter update at each end of the window */
-
-    if (e->state == METER_UNAVAILABLE) {
-        log_note("energy  unavailable: %s", e->reason);
-        if (e->hint[0])
-            log_detail("        %s", e->hint);
-        return;
-    }
-    log_note("energy  %s%.4g J, %.4g W on average; %s", e->state == METER_MEASURED ? "" : "~", e->joules,
-             e->joules / e->window_s, e->reason);
-    if (end_s > 0.01 * e->window_s)
-        log_note("        the window is short: give or take %.0f %%", 100 * end_s / e->window_s);
-}
-
-static void print_memory(const struct job_record *r)
-{
-    char peak[32], pss[32];
-
-    if (r->peak_bytes < 0) {
-        log_note("memory  unavailable: %s", job_memory_reason(r));
-        return;
-    }
-    log_note("memory  %s at the peak, %s with mapped files; up to %d process%s, %" PRId64 " readings, every %.0f ms",
-             bytes_text(peak, sizeof peak, r->peak_bytes), bytes_text(pss, sizeof pss, r->peak_pss_bytes),
-             r->n_processes, r->n_processes == 1 ? "" : "es", r->n_samples, 1e3 * r->sample_interval_s);
-    if (r->n_unreadable > 0)
-        log_warning("%d process%s of another user could not be read: the peak lacks their memory", r->n_unreadable,
-                    r->n_unreadable == 1 ? "" : "es");
-}
-
-static void print_record(const struct job_record *r)
-{
-    char safe[256];
-
-    log_note("%s%sexit status %d", options.label ? log_safe(safe, sizeof safe, options.label) : "",
-             options.label ? ": " : "", r->exit_status);
-    log_note("time    %.3f s, CPU %.3f s", r->seconds, r->cpu_seconds);
-    print_memory(r);
-    print_energy(&r->energy);
-    if (r->steal_seconds > 0.1 + 0.02 * r->seconds)
-        log_warning("the hypervisor took %.2f s of CPU away meanwhile: repeat on a quieter machine", r->steal_seconds);
-}
-
-/* ---- the command ---- */
+/* ---- before ---- */
 
 static int energy_needed(const struct energy_result *e, struct err *err)
 {
@@ -225,28 +177,101 @@ static int energy_needed(const struct energy_result *e, struct err *err)
     return err_hint(err, "%s", e->hint[0] ? e->hint : "tuneup doctor shows what this machine can measure.");
 }
 
-static int check_requirements(struct err *err)
+static int check_requirements(const struct session *s, struct err *err)
 {
     struct energy_result e;
 
     if (options.require != REQUIRE_ENERGY)
         return 0;
-    return energy_check(&(struct energy_options){ .devices = true }, &e, err) != 0 ? -1 : energy_needed(&e, err);
+    return energy_check(&s->energy, &e, err) != 0 ? -1 : energy_needed(&e, err);
 }
 
-/* What the command did comes first: its failure is not hidden behind ours. */
-static int deliver(struct sink *s, const struct command_line *line, const struct job_record *r, const char *started,
-                   struct err *err)
+/* The machine as it draws when the command does not run, with our own meters open as they will be. */
+static int read_idle(struct session *s, struct err *err)
 {
-    json_t *record = make_record(line, r, started);
+    const struct timespec wait = { .tv_sec = (time_t)options.idle, .tv_nsec = (long)(fmod(options.idle, 1) * 1e9) };
+    struct energy_meter *m;
+    struct energy_result r;
+
+    s->idle = (struct measure_idle){ options.idle, NAN, NAN };
+    if (options.idle <= 0)
+        return 0;
+    if (energy_open(&m, &s->energy, err) != 0)
+        return -1;
+    nanosleep(&wait, NULL);
+    energy_read(m, &r);
+    energy_stop(m);
+    if (r.state != METER_UNAVAILABLE)
+        s->idle.watts = r.joules / r.window_s;
+    else
+        log_warning("the machine's idle draw is unavailable: %s", r.reason);
+    return 0;
+}
+
+static void name_run(struct session *s)
+{
+    size_t used = 0;
+
+    if (options.label)
+        snprintf(s->name, sizeof s->name, "%.500s", options.label);
+    for (int i = 0; !options.label && i < s->line->n_words && used < sizeof s->name; i++)
+        used += (size_t)snprintf(s->name + used, sizeof s->name - used, "%s%s", i ? " " : "", s->line->words[i]);
+}
+
+static int open_trace(struct session *s, struct err *err)
+{
+    if (!options.trace)
+        return 0;
+    s->trace = fopen(options.trace, "we");
+    if (!s->trace)
+        return err_errno(err, "could not open \"%s\"", options.trace);
+    fputs("seconds,memory_bytes,pss_bytes,processes,watts,gpu_bytes\n", s->trace);
+    return 0;
+}
+
+static int check_options(const struct session *s, struct err *err)
+{
+    const size_t n = options.output ? strlen(options.output) : 0;
+    const bool whole = n > 5 && strcmp(options.output + n - 5, ".json") == 0;
+
+    if (s->line->n_words == 0) {
+        err_set(err, ERR_USAGE, "there is no command to measure");
+        return err_hint(err, "Write it after --, as in: tuneup measure -- python train.py");
+    }
+    if (options.repeat > 1 && whole) {
+        err_set(err, ERR_USAGE, "\"%s\" holds one record, and --repeat makes %lld", options.output,
+                (long long)options.repeat);
+        return err_hint(err, "Let the name end in .jsonl, or use --db.");
+    }
+    if (!options.vs || options.db || (options.output && !whole))
+        return 0;
+    err_set(err, ERR_USAGE, "--vs needs the file in which the runs of \"%.80s\" are", options.vs);
+    return err_hint(err, "Add --db FILE or -o FILE.jsonl, the same as for those runs.");
+}
+
+/* ---- the command ---- */
+
+/* What the command did comes first: its failure is not hidden behind ours. */
+static int deliver(struct session *s, struct job_record *r, struct steps *steps, const char *started, struct err *err)
+{
+    struct steps_window w;
     int status = 0;
 
-    print_record(r);
-    if (options.output)
-        status = sink_write(s, options.output, record, err);
+    if (steps)
+        steps_window(steps, options.warmup_steps, &w);
+    model_apply(&s->model, s->machine.n_cpus, r);
+    const double net_j = r->energy.joules - s->idle.watts * r->energy.window_s;
+    s->idle.net_j = net_j >= 0 ? net_j : NAN;
+    json_t *record = make_record(s, r, steps, &w, started);
+    measure_words_print(r, options.label, steps, &w, &s->idle);
+    status = measure_sink_write(&s->sink, record, err);
+    if (status == 0 && s->sink.recording)
+        status = recorder_add(&s->sink.recorder, s->name, json_object_get(record, "command"),
+                              json_object_get(record, "machine"), r, steps, steps ? &w : NULL, err);
     if (status != 0)
         err->exit_status = r->exit_status ? r->exit_status : 125;
-    if (options.json && (json_dumpf(record, stdout, JSON_COMPACT) != 0 || putchar('\n') == EOF) && status == 0)
+    if (options.json && (json_dumpf(record, stdout, JSON_COMPACT) != 0 || putchar('\n') == EOF || fflush(stdout) != 0) &&
+        status == 0)
         status = err_errno(err, "could not write the record to standard output");
     json_decref(record);
     if (status == 0 && r->exit_status == 0 && options.require == REQUIRE_ENERGY)
@@ -254,31 +279,75 @@ static int deliver(struct sink *s, const struct command_line *line, const struct
     return status == 0 ? r->exit_status : -1;
 }
 
-static int run(struct command_line *line, struct err *err)
+/* *stop: a signal asked for the end. */
+static int run_once(struct session *s, bool *stop, struct err *err)
 {
     struct job_record record;
-    struct sink sink;
+    struct steps steps;
+    struct err why;
     char started[32];
     const time_t now = time(NULL);
     struct tm utc;
-    int status;
 
-    if (line->n_words == 0) {
-        err_set(err, ERR_USAGE, "there is no command to measure");
-        return err_hint(err, "Write it after --, as in: tuneup measure -- python train.py");
-    }
     strftime(started, sizeof started, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-    if (check_requirements(err) != 0 || sink_open(&sink, options.output, err) != 0)
-        return -1;
-    if (line->pipe_ignored)
+    const bool told = options.metrics != METRICS_NONE && steps_open(&steps, options.metrics == METRICS_FD, &why) == 0;
+    if (options.metrics != METRICS_NONE && !told)
+        log_warning("the command cannot tell its steps: %s", why.what);
+    const struct job_options o = { .energy = &s->energy, .steps = told ? &steps : NULL, .trace = s->trace };
+    if (s->line->pipe_ignored)
         signal(SIGPIPE, SIG_IGN); /* as the command would have found it without us */
-    status = job_measure((char *const *)line->words, NULL, &record, err);
+    int status = job_measure((char *const *)s->line->words, &o, &record, err);
     signal(SIGPIPE, SIG_DFL);
+    *stop = record.passed_signal == SIGINT || record.passed_signal == SIGTERM || record.passed_signal == SIGHUP;
     if (status != 0)
         err->exit_status = record.exit_status;
     else
-        status = deliver(&sink, line, &record, started, err);
-    sink_close(&sink);
+        status = deliver(s, &record, told ? &steps : NULL, started, err);
+    if (told)
+        steps_close(&steps);
+    return status;
+}
+
+/* A sensor that looks a part of the time only must not meet each repetition in the same phase. */
+static void wait_a_little(void)
+{
+    const struct timespec wait = { .tv_nsec = random() % 100000000 };
+
+    nanosleep(&wait, NULL);
+}
+
+static int run_all(struct session *s, struct err *err)
+{
+    bool stop = false;
+    int status = 0;
+
+    srandom((unsigned)time(NULL) ^ (unsigned)getpid());
+    for (int64_t i = 0; i < options.repeat && status == 0 && !stop; i++) {
+        if (i > 0)
+            wait_a_little();
+        status = run_once(s, &stop, err);
+    }
+    return status;
+}
+
+static int run(struct command_line *line, struct err *err)
+{
+    struct session s = { .line = line, .energy = { .devices = true, .wall = options.wall }, .sink = { .lines = -1 } };
+    int status = -1;
+
+    machine_read(&s.machine);
+    name_run(&s);
+    if (check_options(&s, err) != 0 || model_parse(options.energy_model, &s.model, err) != 0 ||
+        check_requirements(&s, err) != 0 || measure_sink_open(&s.sink, options.output, options.db, err) != 0)
+        return -1;
+    if (open_trace(&s, err) == 0 && read_idle(&s, err) == 0)
+        status = run_all(&s, err);
+    if (s.trace && fclose(s.trace) != 0)
+        log_warning("the trace \"%s\" is not whole: %s", options.trace, strerror(errno));
+    measure_sink_close(&s.sink);
+    if (status == 0 && options.vs &&
+        measure_words_versus(options.db ? options.db : options.output, s.name, options.vs, err) != 0)
+        status = -1;
     return status;
 }
 
@@ -287,13 +356,16 @@ const struct command cmd_measure = {
     .summary = "meter any command: time, peak memory of its process tree, energy",
     .usage = "tuneup measure [options] -- COMMAND [ARGUMENT...]",
     .examples = "  tuneup measure -- python train.py\n"
-                "  tuneup measure --label zero1 -o runs.jsonl -- deepspeed main.py --zero_stage 1\n"
+                "  tuneup measure --db runs.db --label plain --repeat 5 -- deepspeed main.py\n"
+                "  tuneup measure --db runs.db --label zero1 --repeat 5 --vs plain -- deepspeed main.py --zero_stage 1\n"
                 "  tuneup measure --json -- mpirun -n 2 ./solver | tail -n 1\n",
     .details =
-        "The command runs unchanged: streams, terminal, signals, exit status and environment (but for TUNEUP_RUN) are\n"
-        "its own. Peak memory is the highest sum, over all its processes, of anonymous, shared and swapped memory;\n"
-        "shared pages are split among their users. Energy is the whole machine's while the command runs. What cannot\n"
-        "be measured is null in the record, with the reason beside it.\n"
+        "The command runs unchanged: streams, terminal, signals, exit status and environment (but for TUNEUP_RUN and\n"
+        "TUNEUP_METRICS_*) are its own. Peak memory is the highest sum, over all its processes, of anonymous, shared and\n"
+        "swapped memory; shared pages are split among their users. Energy is the whole machine's while the command runs:\n"
+        "processors, memory and GPUs, as far as their meters can be read. What cannot be measured is null in the record,\n"
+        "with the reason beside it. A command that adds a JSON line {\"step\": N} to the file TUNEUP_METRICS_FILE after each\n"
+        "step has its warm-up left out; docs/measuring.md has the ten lines of Python.\n"
         "Exit status: the command's; 128 + n if signal n ended it; 127 not found, 126 not executable, 125 for a\n"
         "failure of the meter's own.",
     .sets = sets,

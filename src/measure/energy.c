@@ -243,6 +243,17 @@ void energy_read(struct energy_meter *m, struct energy_result *out)
     pthread_mutex_unlock(&m->lock);
 }
 
+void energy_covers(const struct energy_result *r, char *out, size_t size)
+{
+    size_t used = 0;
+
+    out[0] = '\0';
+    for (int i = 0; i < r->n_domains; i++)
+        if (r->domains[i].counted && used < size)
+            used += (size_t)snprintf(out + used, size - used, "%s%s%s", used ? " + " : "", r->domains[i].name,
+                                     r->domains[i].integrated ? " (integrated)" : "");
+}
+
 int energy_check(const struct energy_options *o, struct energy_result *out, struct err *err)
 {
     struct timespec window = { .tv_nsec = 50000000 }; /* tens of updates: a counter that works has moved */

@@ -59,6 +59,8 @@ int energy_start(struct energy_meter **out, struct err *err);
 int energy_open(struct energy_meter **out, const struct energy_options *o, struct err *err); /* o may be NULL */
 void energy_read(struct energy_meter *m, struct energy_result *out); /* since start; any thread, any number of times */
 void energy_stop(struct energy_meter *m); /* accepts NULL */
+/* "package-0 + gpu0 (integrated)": what the total is made of. Two totals compare only where this is equal. */
+void energy_covers(const struct energy_result *r, char *out, size_t size);
 pid_t energy_helper(const struct energy_meter *m); /* the process of a wall command, no part of any run; 0 = none */
 /* Would a measurement work here? A result over a short window; the joules have no meaning. */
 int energy_check(const struct energy_options *o, struct energy_result *out, struct err *err);

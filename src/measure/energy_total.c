@@ -143,16 +143,13 @@ static void hint_for(const struct channel *c, const struct energy_surroundings *
         permission_hint(out, where->zones_folder);
 }
 
-/* The sum of what counts and the list of its names, or the first reason against it. */
-static bool add_up(const struct channel_set *set, const struct energy_surroundings *where, struct energy_result *out,
-                   char *covers, size_t size)
+/* The sum of what counts, or the first reason against it. */
+static bool add_up(const struct channel_set *set, const struct energy_surroundings *where, struct energy_result *out)
 {
     double sum = 0;
 
-    covers[0] = '\0';
     for (int i = 0; i < out->n_domains; i++) {
         const struct energy_domain *d = &out->domains[i];
-        const size_t n = strlen(covers);
 
         if (!d->counted)
             continue;
@@ -163,7 +160,6 @@ static bool add_up(const struct channel_set *set, const struct energy_surroundin
         }
         sum += d->joules;
         out->update_s = fmax(out->update_s, set->items[i].update_s);
-        snprintf(covers + n, size - n, "%s%s%s", n ? " + " : "", d->name, d->integrated ? " (integrated)" : "");
     }
     out->joules = sum;
     return true;
@@ -192,12 +188,14 @@ static bool claims_passed_in(const struct channel_set *set, const struct energy_
 
 /* "the whole machine's package-0, without its memory (no dram counter)" */
 static void say_what_it_covers(const struct channel_set *set, const struct energy_surroundings *where,
-                               const char *covers, int missing, struct energy_result *out)
+                               int missing, struct energy_result *out)
 {
+    char covers[160];
     const bool passed_in = where->hypervisor && claims_passed_in(set, out);
     const bool processor = counts(set, out, "package", false), memory = counts(set, out, "dram", false);
     char lacks[120] = "";
 
+    energy_covers(out, covers, sizeof covers);
     if (missing >= 0) {
         snprintf(lacks, sizeof lacks, ", without %.30s (%.70s)", set->items[missing].name,
                  strerror(set->items[missing].first_error));
@@ -209,7 +207,7 @@ static void say_what_it_covers(const struct channel_set *set, const struct energ
         snprintf(lacks, sizeof lacks, ", without its memory (no dram counter)");
     }
     out->state = passed_in ? METER_ESTIMATED : METER_MEASURED;
-    snprintf(out->reason, sizeof out->reason, "%s%s%.160s%s",
+    snprintf(out->reason, sizeof out->reason, "%s%s%s%s",
              passed_in ? "passed in by a hypervisor, so unreliable: " : "", processor ? "the whole machine's " : "", covers,
              lacks);
 }
@@ -225,7 +223,6 @@ static void note_suspend(double suspended_s, struct energy_result *out)
 
 void energy_total(const struct channel_set *set, const struct energy_surroundings *where, struct energy_result *out)
 {
-    char covers[200];
     int missing;
 
     drop_mirrors(set, out);
@@ -241,13 +238,13 @@ void energy_total(const struct channel_set *set, const struct energy_surrounding
         no_zones(where, out);
         return;
     }
-    if (!add_up(set, where, out, covers, sizeof covers)) {
+    if (!add_up(set, where, out)) {
         out->joules = NAN;
     } else if (!(out->joules > 0)) {
         out->joules = NAN;
         snprintf(out->reason, sizeof out->reason, "no package counter among the zones in %.180s", where->zones_folder);
     } else {
-        say_what_it_covers(set, where, covers, missing, out);
+        say_what_it_covers(set, where, missing, out);
         note_suspend(where->suspended_s, out);
     }
 }

@@ -28,6 +28,8 @@
 
 #define GRACE_S 5.0 /* between SIGTERM and SIGKILL */
 #define CLEAN_UP_S 2.0 /* to see what was killed end */
+#define SCAN_S 1.0
+#define SCAN_SHARE 0.002 /* of one CPU, for searching all of /proc */
 #define TRACE_S 0.2 /* between two lines of a trace */
 
 static const int passed_on[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
@@ -48,7 +50,8 @@ struct job {
     struct memory_members members;
     struct memory_pace pace;
     struct memory_reading latest;
-    double tick_cost_s;
+    double tick_cost_s, scan_s; /* scan_s: when all of /proc may be searched again */
+    bool followed; /* lists of children are to be had */
     struct energy_meter *energy; /* NULL: it could not be opened */
     double traced_s, traced_j; /* the last line's; NAN = none yet */
 };
@@ -213,15 +216,31 @@ static void keep_peak(struct job *j, const struct memory_reading *r, int n)
         out->n_unreadable = r->n_unreadable;
 }
 
+/* All of /proc is searched once a second at most, for processes that no list of children leads to. */
+static int find_members(struct job *j, double now_s, bool all)
+{
+    struct err ignored; /* a failing meter does not stop the command: n_samples tells */
+
+    if (!(all && now_s >= j->scan_s) && j->followed)
+        return memory_members_follow(&j->members, getpid());
+    if (!all)
+        return 0;
+    const double before_s = clock_thread_cpu_seconds();
+    const int status = memory_members_scan(&j->members, getpid(), j->run_id, &ignored);
+    j->scan_s = now_s + fmax(SCAN_S, (clock_thread_cpu_seconds() - before_s) / SCAN_SHARE);
+    j->followed = status == 0 && memory_members_follow(&j->members, getpid()) == 0;
+    return status;
+}
+
 static void sample(struct job *j)
 {
     const double before_s = clock_thread_cpu_seconds(), now_s = clock_seconds();
-    const bool due = memory_pace_due(&j->pace, now_s, memory_members_rss(&j->members));
     struct memory_reading r;
-    struct err ignored; /* a failing meter does not stop the command: n_samples tells */
 
+    find_members(j, now_s, false);
+    const bool due = memory_pace_due(&j->pace, now_s, memory_members_rss(&j->members));
     j->tick_cost_s = clock_thread_cpu_seconds() - before_s;
-    if (due && memory_members_scan(&j->members, getpid(), j->run_id, &ignored) == 0) {
+    if (due && find_members(j, now_s, true) == 0) {
         const int n = memory_members_read(&j->members, &r);
         keep_peak(j, &r, n);
         if (j->energy)
@@ -476,13 +495,13 @@ static int run(struct job *j, char *const argv[], struct err *err)
     out->load_before = before.load1;
     getrusage(RUSAGE_CHILDREN, &children);
     getrusage(RUSAGE_SELF, &own);
-    if (j->options->steps) {
+    if (j->options->steps)
         steps_watch(j->options->steps);
-        j->options->steps->start_s = clock_seconds();
-    }
     start_energy(j);
     const int status = start(j, argv, err);
     if (status == 0) {
+        if (j->options->steps)
+            j->options->steps->start_s = j->start_s;
         follow(j);
         if (j->energy) {
             energy_read(j->energy, &out->energy);

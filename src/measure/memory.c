@@ -91,7 +91,7 @@ int memory_self(struct memory_reading *out, struct err *err)
 struct process {
     pid_t pid, parent;
     uint64_t start; /* clock ticks since boot */
-    bool inside, foreign;
+    bool inside, foreign, marked;
 };
 
 struct process_list {
@@ -245,7 +245,7 @@ static int mark_by_environment(struct memory_members *m, const struct process_li
         struct process *p = &list->items[i];
         if (p->inside || (root && p->start < root->start))
             continue;
-        p->inside = !is_foreign(m, p) && has_marker(p->pid, marker, buffer);
+        p->inside = p->marked = !is_foreign(m, p) && has_marker(p->pid, marker, buffer);
         p->foreign = !p->inside;
     }
     const int status = buffer ? 0 : -1;
@@ -256,21 +256,95 @@ static int mark_by_environment(struct memory_members *m, const struct process_li
     return status;
 }
 
+static bool room_for(pid_t **pids, int *capacity, int n, struct err *err)
+{
+    if (n <= *capacity)
+        return true;
+    void *grown = mem_resize(*pids, 2 * n, sizeof **pids, MEM_RECORD, err);
+    if (!grown)
+        return false;
+    *pids = grown;
+    *capacity = 2 * n;
+    return true;
+}
+
 static int collect(struct memory_members *m, const struct process_list *list, struct err *err)
 {
-    m->n = 0;
-    if (list->n > m->capacity) {
-        void *pids = mem_resize(m->pids, list->n, sizeof *m->pids, MEM_RECORD, err);
-        if (!pids)
-            return -1;
-        m->pids = pids;
-        m->capacity = list->n;
-    }
-    for (int i = 0; i < list->n; i++)
+    m->n = m->n_marked = 0;
+    if (!room_for(&m->pids, &m->capacity, list->n, err) || !room_for(&m->marked, &m->marked_capacity, list->n, err))
+        return -1;
+    for (int i = 0; i < list->n; i++) {
         if (list->items[i].inside && list->items[i].pid != getpid())
             m->pids[m->n++] = list->items[i].pid;
+        if (list->items[i].marked && list->items[i].pid != getpid())
+            m->marked[m->n_marked++] = list->items[i].pid;
+    }
     return 0;
 }
+
+/* ---- the same by lists of children ---- */
+
+static bool is_member(const struct memory_members *m, pid_t pid)
+{
+    for (int i = 0; i < m->n; i++)
+        if (m->pids[i] == pid)
+            return true;
+    return false;
+}
+
+static void add_member(struct memory_members *m, pid_t pid)
+{
+    struct err ignored;
+
+    if (pid != m->except && !is_member(m, pid) && room_for(&m->pids, &m->capacity, m->n + 1, &ignored))
+        m->pids[m->n++] = pid;
+}
+
+/* "12 34 56 " of one thread: -1 when there is no such file. */
+static int add_children_of(struct memory_members *m, pid_t pid, const char *thread)
+{
+    char path[FILE_PATH_MAX], text[8192], *c = text;
+
+    if (sysfile_path(path, SYSFILE_PROC, "%d/task/%s/children", (int)pid, thread) != 0 ||
+        sysfile_read(path, text, sizeof text) < 0)
+        return -1;
+    for (long child; (child = strtol(c, &c, 10)) > 0;)
+        add_member(m, (pid_t)child);
+    return 0;
+}
+
+/* Every thread has its own children. */
+static void add_children(struct memory_members *m, pid_t pid)
+{
+    char path[FILE_PATH_MAX];
+    DIR *d = sysfile_path(path, SYSFILE_PROC, "%d/task", (int)pid) == 0 ? opendir(path) : NULL;
+
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;)
+        if (isdigit((unsigned char)e->d_name[0]))
+            add_children_of(m, pid, e->d_name);
+    if (d)
+        closedir(d);
+}
+
+int memory_members_follow(struct memory_members *m, pid_t root)
+{
+    char self[16];
+    const int before = m->n;
+
+    snprintf(self, sizeof self, "%d", (int)root);
+    m->n = 0;
+    if (add_children_of(m, root, self) != 0) {
+        m->n = before; /* the list itself is as it was */
+        return -1;
+    }
+    for (int i = 0; i < m->n_marked; i++)
+        add_member(m, m->marked[i]);
+    for (int i = 0; i < m->n; i++) /* grows meanwhile */
+        add_children(m, m->pids[i]);
+    return 0;
+}
+
+/* ---- all of /proc ---- */
 
 int memory_members_scan(struct memory_members *m, pid_t root, const char *run_id, struct err *err)
 {
@@ -327,6 +401,7 @@ void memory_members_free(struct memory_members *m)
 {
     mem_free(m->pids);
     mem_free(m->foreign);
+    mem_free(m->marked);
     *m = (struct memory_members){ 0 };
 }
 

@@ -37,11 +37,16 @@ struct memory_members {
     pid_t except; /* no member, nor are its descendants; 0 = none */
     struct memory_foreign *foreign; /* owned: processes whose environment was read, and is of no interest; by pid */
     int n_foreign, foreign_capacity;
+    pid_t *marked; /* owned: found by their environment */
+    int n_marked, marked_capacity;
 };
 /* Finds the descendants of root by parent, and (run_id not NULL) every process with TUNEUP_RUN=run_id in its
  * environment, with their descendants: ranks started by a launcher's daemon, and daemons of their own. root itself
  * belongs to it unless it is the calling process: a meter does not meter itself. Errors: ERR_UNAVAILABLE, ERR_MEMORY. */
 int memory_members_scan(struct memory_members *m, pid_t root, const char *run_id, struct err *err);
+/* The same from what the last scan found: the descendants of root and of those with the variable, by the kernel's lists of
+ * children, at a fraction of the cost. -1: this kernel has no such lists (CONFIG_PROC_CHILDREN), and nothing changed. */
+int memory_members_follow(struct memory_members *m, pid_t root);
 int64_t memory_members_rss(const struct memory_members *m); /* from statm: cheap, shared pages counted again */
 int memory_members_read(const struct memory_members *m, struct memory_reading *sum); /* how many were read */
 void memory_members_free(struct memory_members *m);

@@ -71,7 +71,7 @@ static int cell_of(struct loaded *l, const json_t *record, struct err *err)
     return c->phase && c->techniques && c->argv ? l->n_cells - 1 : -1;
 }
 
-/* "package-0 + dram": the counters that add up to the joules. */
+/* "package-0 + dram": the meters that add up to the joules. */
 static void domain_names(const json_t *energy, char *out, size_t size)
 {
     size_t i;
@@ -84,14 +84,15 @@ static void domain_names(const json_t *energy, char *out, size_t size)
         const size_t used = strlen(out);
 
         if (name && json_is_true(json_object_get(domain, "counted")))
-            snprintf(out + used, size - used, "%s%s", used ? " + " : "", name);
+            snprintf(out + used, size - used, "%s%s%s", used ? " + " : "", name,
+                     json_is_true(json_object_get(domain, "integrated")) ? " (integrated)" : "");
     }
 }
 
 static int read_energy(struct load_run *r, const json_t *energy, const char *path, struct err *err)
 {
     const char *state = "unavailable", *reason = "not recorded", *hint = "";
-    char text[800], domains[1024];
+    char text[900], domains[8192];
 
     if (json_get_real(energy, path, "joules", 0, MANY, &r->joules, err) < 0 ||
         json_get_string(energy, path, "state", &state, err) < 0 ||
@@ -99,7 +100,7 @@ static int read_energy(struct load_run *r, const json_t *energy, const char *pat
         json_get_string(energy, path, "hint", &hint, err) < 0)
         return -1;
     domain_names(energy, domains, sizeof domains);
-    snprintf(text, sizeof text, "%.255s%s%.511s", reason, hint[0] ? ". " : "", hint);
+    snprintf(text, sizeof text, "%.319s%s%.511s", reason, hint[0] ? ". " : "", hint);
     r->energy_state = copy(state, err);
     r->energy_reason = copy(text, err);
     r->energy_domains = copy(domains, err);

@@ -128,21 +128,11 @@ static bool out_of_memory(const char *tail)
     return false;
 }
 
-static void domain_names(const struct energy_result *e, char *out, size_t size)
-{
-    size_t used = 0;
-
-    out[0] = '\0';
-    for (int i = 0; i < e->n_domains; i++)
-        if (e->domains[i].counted && used < size)
-            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? " + " : "", e->domains[i].name);
-}
-
 static int record(struct session *session, int cell, int64_t block, int position, const struct words *argv,
                   const struct job_record *m, const struct noise *noise, const char *folder, struct err *err)
 {
     const struct cell *c = &session->s->cells[cell];
-    char reason[600] = "", tail[2048] = "", path[FILE_PATH_MAX], domains[ENERGY_MAX_DOMAINS * 68];
+    char reason[600] = "", tail[2048] = "", path[FILE_PATH_MAX], domains[ENERGY_MAX_DOMAINS * 84];
     char energy_reason[900];
     struct outcome outcome;
     struct err why;
@@ -167,7 +157,7 @@ static int record(struct session *session, int cell, int64_t block, int position
         snprintf(kept, sizeof kept, "%s", reason);
         snprintf(reason, sizeof reason, "out of memory: %.580s", kept);
     }
-    domain_names(&m->energy, domains, sizeof domains);
+    energy_covers(&m->energy, domains, sizeof domains);
     snprintf(energy_reason, sizeof energy_reason, "%s%s%s", m->energy.reason, m->energy.hint[0] ? ". " : "",
              m->energy.hint);
     char *argv_json = words_text(argv, err);

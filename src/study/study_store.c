@@ -326,7 +326,7 @@ static int add_outcome(struct study_store *s, int64_t run, const struct outcome 
     return 0;
 }
 
-static int add_run(struct study_store *s, int64_t cell, const struct study_run *r, struct err *err)
+int study_store_add_run(struct study_store *s, int64_t cell, const struct study_run *r, struct err *err)
 {
     int64_t there = 0;
     char now[32];
@@ -357,5 +357,5 @@ int study_store_add(struct study_store *s, int cell, const struct study_run *run
 {
     if (db_begin(&s->db, err) != 0)
         return -1;
-    return db_end(&s->db, add_run(s, (int64_t)cell + 1, run, err), err);
+    return db_end(&s->db, study_store_add_run(s, (int64_t)cell + 1, run, err), err);
 }

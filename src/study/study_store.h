@@ -59,6 +59,8 @@ int study_store_has(struct study_store *s, int cell, int64_t block, struct err *
 int study_store_add(struct study_store *s, int cell, const struct study_run *run, struct err *err);
 /* Removes a run and all that belongs to it, so that it is run again. ERR_USAGE: there is none of this id. */
 int study_store_remove(struct study_store *s, int64_t id, struct err *err);
+/* The same by the cell's id, inside a transaction of the caller's. */
+int study_store_add_run(struct study_store *s, int64_t cell, const struct study_run *run, struct err *err);
 /* Forgets the failed runs, so that they are tried again. How many. */
 int study_store_forget_failed(struct study_store *s, struct err *err);
 

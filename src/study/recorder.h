@@ -1,0 +1,20 @@
+/* study/recorder.h - single measured commands in a study's file: each label is a cell, each run of it a block, the first label the
+ * baseline of the others. Its design is "recorded", so that nobody takes runs of one number for a pair. */
+#ifndef TUNEUP_STUDY_RECORDER_H
+#define TUNEUP_STUDY_RECORDER_H
+
+#include "measure/job.h"
+#include "measure/steps.h"
+#include "study/study_store.h"
+
+struct recorder {
+    struct study_store store;
+};
+/* Opens or creates; ERR_INPUT: not a study's file; ERR_USAGE: the file of a study of another kind. */
+int recorder_open(struct recorder *r, const char *path, struct err *err);
+void recorder_close(struct recorder *r); /* accepts a closed one */
+/* command: a JSON array of words; steps may be NULL. */
+int recorder_add(struct recorder *r, const char *label, const json_t *command, const json_t *machine,
+                 const struct job_record *record, const struct steps *steps, const struct steps_window *w, struct err *err);
+
+#endif

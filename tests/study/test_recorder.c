@@ -1,0 +1,112 @@
+#include "study/recorder.h"
+
+#include <math.h>
+
+#include "measure/fixture.h"
+#include "report/ratios.h"
+
+static struct job_record record(double seconds, double joules)
+{
+    struct job_record r = { .seconds = seconds,
+                            .peak_bytes = (int64_t)(1000 * seconds),
+                            .peak_pss_bytes = -1,
+                            .load_before = NAN,
+                            .steal_seconds = NAN,
+                            .gpus = { .peak_bytes = -1 },
+                            .energy = { .state = METER_MEASURED, .joules = joules, .n_domains = 1 } };
+
+    r.energy.domains[0] = (struct energy_domain){ .name = "gpu0", .counted = true, .integrated = true };
+    return r;
+}
+
+static void add(const char *path, const char *label, const struct job_record *r, const struct steps *s,
+                const struct steps_window *w)
+{
+    struct recorder rec;
+    struct err err = { 0 };
+    json_t *command = json_pack("[s]", "prog"), *machine = json_object();
+
+    if (recorder_open(&rec, path, &err) != 0 || recorder_add(&rec, label, command, machine, r, s, w, &err) != 0)
+        fail_msg("%s", err.what);
+    recorder_close(&rec);
+    json_decref(command);
+    json_decref(machine);
+}
+
+TEST(labels_are_cells_and_the_first_is_the_baseline)
+{
+    const struct fixture f = fixture_new();
+    char path[128];
+    struct loaded l;
+    struct comparisons c;
+    struct err err = { 0 };
+    snprintf(path, sizeof path, "%s/runs.db", f.root);
+    for (int i = 0; i < 3; i++) {
+        const struct job_record base = record(10 + 0.01 * i, 100), better = record(5 + 0.01 * i, 25);
+        add(path, "base", &base, NULL, NULL);
+        add(path, "better", &better, NULL, NULL);
+    }
+    CHECK_OK(load_study(&l, path, &err), &err);
+    CHECK_STR(l.design, "recorded");
+    CHECK_EQ(l.n_cells, 2);
+    CHECK_EQ(l.n_runs, 6);
+    CHECK_EQ(l.blocks, 3);
+    CHECK_STR(l.runs[0].energy_domains, "gpu0 (integrated)");
+    CHECK_OK(ratios_build(&c, &l, &err), &err);
+    CHECK_EQ(c.n, 1);
+    CHECK_NEAR(c.rows[0].ratios[RATIO_SPEED].e.value, 2, 0.01);
+    CHECK_NEAR(c.rows[0].ratios[RATIO_ENERGY].e.value, 4, 1e-9);
+    CHECK(!c.rows[0].ratios[RATIO_SPEED].e.paired);
+    ratios_free(&c);
+    load_free(&l);
+    fixture_free(&f);
+}
+
+TEST(steps_and_numbers_are_kept)
+{
+    const struct fixture f = fixture_new();
+    char path[128];
+    struct loaded l;
+    struct err err = { 0 };
+    struct steps_one items[] = { { 1, 10, 5, 3.0, 101, 50 }, { 2, 10, 5, 2.5, 103, 90 } };
+    const struct steps s = { .items = items, .n = 2, .start_s = 100 };
+    struct steps_window w = { .n = 1, .warmup = 1, .seconds = 2, .joules = 40, .tokens = 10, .final_loss = 2.5,
+                              .allocated_bytes = 5 };
+    struct job_record r = record(4, 120);
+    r.n_switches = 7;
+    r.gpus.peak_bytes = 12345;
+    snprintf(path, sizeof path, "%s/runs.db", f.root);
+    add(path, "a", &r, &s, &w);
+    CHECK_OK(load_study(&l, path, &err), &err);
+    CHECK_EQ(l.runs[0].n_steps, 2);
+    CHECK_NEAR(l.runs[0].steps[1].seconds, 2, 0);
+    CHECK_NEAR(l.runs[0].steps[1].loss, 2.5, 0);
+    CHECK_NEAR(l.runs[0].steady_s, 2, 0);
+    CHECK_NEAR(l.runs[0].steady_j, 40, 0);
+    CHECK_STR(l.runs[0].steady_energy_state, "measured");
+    CHECK_NEAR(load_metric(&l.runs[0], 0, "context_switches"), 7, 0);
+    CHECK_NEAR(load_metric(&l.runs[0], 0, "gpu_peak_bytes"), 12345, 0);
+    CHECK_NEAR(load_metric(&l.runs[0], 0, "allocated_bytes"), 5, 0);
+    load_free(&l);
+    fixture_free(&f);
+}
+
+TEST(study_of_another_kind_is_refused)
+{
+    const struct fixture f = fixture_new();
+    char path[128];
+    struct recorder rec;
+    struct db db;
+    struct err err = { 0 };
+    const struct job_record r = record(1, 1);
+    snprintf(path, sizeof path, "%s/runs.db", f.root);
+    add(path, "a", &r, NULL, NULL);
+    CHECK_OK(db_open(&db, path, false, &err), &err);
+    CHECK_OK(db_exec(&db, &err, NULL, "UPDATE study SET design = 'blocks'", ""), &err);
+    db_close(&db);
+    CHECK_ERR(recorder_open(&rec, path, &err), &err, ERR_USAGE, "holds a study");
+    fixture_free(&f);
+}
+
+TEST_MAIN(CASE(labels_are_cells_and_the_first_is_the_baseline), CASE(steps_and_numbers_are_kept),
+          CASE(study_of_another_kind_is_refused))
