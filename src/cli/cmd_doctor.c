@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "backend/backend.h"
 #include "base/log.h"
 #include "cli/command.h"
 #include "measure/job.h"
@@ -63,7 +64,7 @@ struct finding {
     const char *state; /* "ok", "missing", "flagged" */
     char what[512], hint[512];
 };
-#define MAX_FINDINGS 12
+#define MAX_FINDINGS 24
 
 struct findings {
     struct finding items[MAX_FINDINGS];
@@ -142,15 +143,62 @@ static int check_energy(struct findings *f, struct energy_result *e, struct err 
     return 0;
 }
 
-static void check_gpu(struct findings *f)
+static bool is_gpu_source(const char *source)
 {
-    const bool device = access("/dev/nvidiactl", F_OK) == 0 || access("/dev/kfd", F_OK) == 0;
-    struct finding *item = add(f, "GPU", false);
+    return strcmp(source, "nvml") == 0 || strcmp(source, "amdsmi") == 0 || strcmp(source, "rocm") == 0;
+}
 
-    snprintf(item->what, sizeof item->what, "%s", device ? "there is one; this version meters none" : "none found");
+static void list_gpus(struct findings *f, const struct energy_result *e)
+{
+    struct finding *item = NULL;
+
+    for (int i = 0; i < e->n_domains; i++) {
+        const struct energy_domain *d = &e->domains[i];
+
+        if (!is_gpu_source(d->source))
+            continue;
+        item = item ? item : add(f, "GPU", true);
+        const size_t n = strlen(item->what);
+        snprintf(item->what + n, sizeof item->what - n, "%s%s by %s%s%s", n ? "; " : "", d->name, d->source,
+                 d->integrated ? " (integrated power)" : "", d->state == METER_MEASURED ? "" : ", not readable");
+    }
+    if (item)
+        return;
+    item = add(f, "GPU", false);
+    const bool device = access("/dev/nvidiactl", F_OK) == 0 || access("/dev/kfd", F_OK) == 0;
+    snprintf(item->what, sizeof item->what, "%s", device ? "there is one, and its library tells nothing" : "none found");
     if (device)
         snprintf(item->hint, sizeof item->hint,
-                 "Its memory and energy are in no figure of this program: read them with the vendor's tool.");
+                 "Make nvidia-smi (or amd-smi) work first. TUNEUP_NVML=PATH names libnvidia-ml.so.1 where it is elsewhere.");
+}
+
+/* What a meter that one could have here says against itself. */
+static void list_sources(struct findings *f, const struct energy_result *e)
+{
+    for (int i = 0; i < e->n_findings; i++) {
+        const struct energy_finding *source = &e->findings[i];
+
+        if (!source->why[0])
+            continue;
+        struct finding *item = add(f, source->source, source->n_channels > 0);
+        item->state = "flagged";
+        snprintf(item->what, sizeof item->what, "%s", source->why);
+        snprintf(item->hint, sizeof item->hint, "%s", source->hint);
+    }
+}
+
+static void check_compute(struct findings *f)
+{
+    struct backend b = { 0 };
+    struct err err = { 0 };
+    const bool opened = backend_open(&b, "cpu", 1, &err) == 0;
+    struct finding *item = add(f, "compute library", opened);
+
+    snprintf(item->what, sizeof item->what, "%.*s", opened ? (int)strcspn(b.describe, ",") : 400,
+             opened ? b.describe : err.what);
+    snprintf(item->hint, sizeof item->hint, "%.500s", err.hint);
+    if (opened)
+        b.close(&b);
 }
 
 /* ---- the machine ---- */
@@ -303,7 +351,9 @@ static int run(struct command_line *line, struct err *err)
     check_memory(&f);
     if (check_energy(&f, &energy, err) != 0)
         return -1;
-    check_gpu(&f);
+    list_gpus(&f, &energy);
+    list_sources(&f, &energy);
+    check_compute(&f);
     check_instructions(&f, &machine);
     check_limits(&f, &machine, limit);
     check_program(&f, "MPI", "mpirun", "Install one for runs of several ranks: apt-get install openmpi-bin");
@@ -325,7 +375,8 @@ const struct command cmd_doctor = {
     .examples = "  tuneup doctor\n"
                 "  tuneup doctor --profile\n"
                 "  tuneup doctor --json | jq .energy.reason\n",
-    .details = "Looks at the meters (time, memory, energy), instruction sets, memory limits, MPI and gnuplot. "
+    .details = "Looks at the meters (time, memory, energy, GPUs), instruction sets, the compute library, memory limits,\n"
+               "MPI and gnuplot. "
                "Changes nothing.\n"
                "--profile times matrix products, every other op at several sizes, memory, disk and what two ranks send "
                "each other, and\n"
