@@ -39,7 +39,7 @@ struct energy_result {
     double joules; /* NAN when unavailable, else > 0 */
     double window_s;
     double update_s; /* each end is uncertain by one update of the slowest counted meter */
-    char reason[320]; /* unavailable: why; estimated: why no measurement; measured: what it covers */
+    char reason[400]; /* unavailable: why; estimated: why no measurement; measured: what it covers */
     char hint[512]; /* the mend, whole sentences; may be empty */
     int n_domains;
     struct energy_domain domains[ENERGY_MAX_DOMAINS];

@@ -100,7 +100,7 @@ static int read_energy(struct load_run *r, const json_t *energy, const char *pat
         json_get_string(energy, path, "hint", &hint, err) < 0)
         return -1;
     domain_names(energy, domains, sizeof domains);
-    snprintf(text, sizeof text, "%.319s%s%.511s", reason, hint[0] ? ". " : "", hint);
+    snprintf(text, sizeof text, "%.380s%s%.511s", reason, hint[0] ? ". " : "", hint);
     r->energy_state = copy(state, err);
     r->energy_reason = copy(text, err);
     r->energy_domains = copy(domains, err);

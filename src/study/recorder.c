@@ -163,7 +163,7 @@ static int fill_outcome(struct outcome *o, const struct job_record *r, const str
 static int add_run(struct recorder *rec, int64_t cell, const char *argv, const struct job_record *r,
                    const struct outcome *o, struct err *err)
 {
-    char reason[64] = "", energy_reason[900], domains[ENERGY_MAX_DOMAINS * 84];
+    char reason[64] = "", energy_reason[1000], domains[ENERGY_MAX_DOMAINS * 84];
     int64_t block = 0;
 
     if (db_exec(&rec->store.db, err, &block, "SELECT coalesce(max(block), -1) + 1 FROM run WHERE cell = ?", "i", cell) !=

@@ -133,7 +133,7 @@ static int record(struct session *session, int cell, int64_t block, int position
 {
     const struct cell *c = &session->s->cells[cell];
     char reason[600] = "", tail[2048] = "", path[FILE_PATH_MAX], domains[ENERGY_MAX_DOMAINS * 84];
-    char energy_reason[900];
+    char energy_reason[1000];
     struct outcome outcome;
     struct err why;
     bool done = m->exit_status == 0;

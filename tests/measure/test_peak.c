@@ -66,7 +66,7 @@ static void copies_on_write(void)
     memset(p, 1, NEED);
     if (fork() == 0) { /* has all of it, and writes a half: that alone is more */
         memset(p, 2, NEED / 2);
-        usleep(500 * 1000);
+        usleep(2000 * 1000); /* no new resident page tells of it: it is seen when it is next looked at in full */
         _exit(0);
     }
     wait(NULL);
