@@ -166,10 +166,12 @@ static void list_gpus(struct findings *f, const struct energy_result *e)
         return;
     item = add(f, "GPU", false);
     const bool device = access("/dev/nvidiactl", F_OK) == 0 || access("/dev/kfd", F_OK) == 0;
-    snprintf(item->what, sizeof item->what, "%s", device ? "there is one, and its library tells nothing" : "none found");
+    snprintf(item->what, sizeof item->what, "%s",
+             device ? "there is one, and its library tells nothing" : "none found");
     if (device)
-        snprintf(item->hint, sizeof item->hint,
-                 "Make nvidia-smi (or amd-smi) work first. TUNEUP_NVML=PATH names libnvidia-ml.so.1 where it is elsewhere.");
+        snprintf(
+            item->hint, sizeof item->hint,
+            "Make nvidia-smi (or amd-smi) work first. TUNEUP_NVML=PATH names libnvidia-ml.so.1 where it is elsewhere.");
 }
 
 /* What a meter that one could have here says against itself. */

@@ -270,8 +270,8 @@ static int deliver(struct session *s, struct job_record *r, struct steps *steps,
                               json_object_get(record, "machine"), r, steps, steps ? &w : NULL, err);
     if (status != 0)
         err->exit_status = r->exit_status ? r->exit_status : 125;
-    if (options.json && (json_dumpf(record, stdout, JSON_COMPACT) != 0 || putchar('\n') == EOF || fflush(stdout) != 0) &&
-        status == 0)
+    if (options.json &&
+        (json_dumpf(record, stdout, JSON_COMPACT) != 0 || putchar('\n') == EOF || fflush(stdout) != 0) && status == 0)
         status = err_errno(err, "could not write the record to standard output");
     json_decref(record);
     if (status == 0 && r->exit_status == 0 && options.require == REQUIRE_ENERGY)
@@ -355,16 +355,21 @@ const struct command cmd_measure = {
     .name = "measure",
     .summary = "meter any command: time, peak memory of its process tree, energy",
     .usage = "tuneup measure [options] -- COMMAND [ARGUMENT...]",
-    .examples = "  tuneup measure -- python train.py\n"
-                "  tuneup measure --db runs.db --label plain --repeat 5 -- deepspeed main.py\n"
-                "  tuneup measure --db runs.db --label zero1 --repeat 5 --vs plain -- deepspeed main.py --zero_stage 1\n"
-                "  tuneup measure --json -- mpirun -n 2 ./solver | tail -n 1\n",
+    .examples =
+        "  tuneup measure -- python train.py\n"
+        "  tuneup measure --db runs.db --label plain --repeat 5 -- deepspeed main.py\n"
+        "  tuneup measure --db runs.db --label zero1 --repeat 5 --vs plain -- deepspeed main.py --zero_stage 1\n"
+        "  tuneup measure --json -- mpirun -n 2 ./solver | tail -n 1\n",
     .details =
         "The command runs unchanged: streams, terminal, signals, exit status and environment (but for TUNEUP_RUN and\n"
-        "TUNEUP_METRICS_*) are its own. Peak memory is the highest sum, over all its processes, of anonymous, shared and\n"
-        "swapped memory; shared pages are split among their users. Energy is the whole machine's while the command runs:\n"
-        "processors, memory and GPUs, as far as their meters can be read. What cannot be measured is null in the record,\n"
-        "with the reason beside it. A command that adds a JSON line {\"step\": N} to the file TUNEUP_METRICS_FILE after each\n"
+        "TUNEUP_METRICS_*) are its own. Peak memory is the highest sum, over all its processes, of anonymous, shared "
+        "and\n"
+        "swapped memory; shared pages are split among their users. Energy is the whole machine's while the command "
+        "runs:\n"
+        "processors, memory and GPUs, as far as their meters can be read. What cannot be measured is null in the "
+        "record,\n"
+        "with the reason beside it. A command that adds a JSON line {\"step\": N} to the file TUNEUP_METRICS_FILE "
+        "after each\n"
         "step has its warm-up left out; docs/measuring.md has the ten lines of Python.\n"
         "Exit status: the command's; 128 + n if signal n ended it; 127 not found, 126 not executable, 125 for a\n"
         "failure of the meter's own.",

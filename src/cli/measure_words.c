@@ -81,7 +81,8 @@ static void print_steps(const struct steps *s, const struct steps_window *w)
     char bytes[32];
 
     if (s->n_rejected > 0)
-        log_warning("%" PRId64 " lines of the command's metrics were left out; the first: %s", s->n_rejected, s->rejected);
+        log_warning("%" PRId64 " lines of the command's metrics were left out; the first: %s", s->n_rejected,
+                    s->rejected);
     if (s->n == 0)
         return;
     if (w->reason[0])
@@ -95,7 +96,8 @@ static void print_steps(const struct steps *s, const struct steps_window *w)
     if (!isnan(w->final_loss))
         log_note("        last loss %.6g", w->final_loss);
     if (w->allocated_bytes >= 0)
-        log_note("        %s allocated at the peak, as it says itself", bytes_text(bytes, sizeof bytes, w->allocated_bytes));
+        log_note("        %s allocated at the peak, as it says itself",
+                 bytes_text(bytes, sizeof bytes, w->allocated_bytes));
 }
 
 void measure_words_print(const struct job_record *r, const char *label, const struct steps *s,

@@ -98,7 +98,8 @@ static void find_devices(struct amdsmi *a)
     for (uint32_t s = 0; s < n_sockets && s < ENERGY_MAX_DOMAINS; s++) {
         uint32_t n = (uint32_t)(ENERGY_MAX_DOMAINS - a->n);
 
-        if (n > 0 && a->processors(sockets[s], &n, a->devices + a->n) == 0 && n <= (uint32_t)(ENERGY_MAX_DOMAINS - a->n))
+        if (n > 0 && a->processors(sockets[s], &n, a->devices + a->n) == 0 &&
+            n <= (uint32_t)(ENERGY_MAX_DOMAINS - a->n))
             a->n += (int)n;
     }
 }

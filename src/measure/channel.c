@@ -148,8 +148,7 @@ void channel_start(struct channel *c)
 static void count(struct channel *c, int64_t now_uj, double elapsed_s)
 {
     int64_t used_uj;
-    enum energy_step step =
-        energy_delta(c->last.uj, now_uj, c->range_uj, c->limit_w, elapsed_s, c->update_s, &used_uj);
+    enum energy_step step = energy_delta(c->last.uj, now_uj, c->range_uj, c->limit_w, elapsed_s, c->update_s, &used_uj);
 
     if (__builtin_add_overflow(c->used_uj, used_uj, &c->used_uj))
         step = ENERGY_STEP_LOST;

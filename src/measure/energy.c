@@ -73,7 +73,7 @@ static void poll_all(struct energy_meter *m, bool only_due)
         if (!only_due || now_s - c->last_s >= 0.5 * c->every_s)
             channel_poll(c);
     }
-        const int64_t bytes = gpu_bytes(m);
+    const int64_t bytes = gpu_bytes(m);
     if (bytes > m->gpu_peak_bytes)
         m->gpu_peak_bytes = bytes;
 }

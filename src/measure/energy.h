@@ -49,7 +49,8 @@ struct energy_result {
 
 struct energy_options {
     bool devices; /* GPUs and board controllers too */
-    const char *wall; /* a wall meter: a file that grows by lines, or "cmd:PROGRAM ARG..." that prints them; NULL = none */
+    const char
+        *wall; /* a wall meter: a file that grows by lines, or "cmd:PROGRAM ARG..." that prints them; NULL = none */
 };
 
 struct energy_meter;

@@ -187,8 +187,8 @@ static bool claims_passed_in(const struct channel_set *set, const struct energy_
 }
 
 /* "the whole machine's package-0, without its memory (no dram counter)" */
-static void say_what_it_covers(const struct channel_set *set, const struct energy_surroundings *where,
-                               int missing, struct energy_result *out)
+static void say_what_it_covers(const struct channel_set *set, const struct energy_surroundings *where, int missing,
+                               struct energy_result *out)
 {
     char covers[160];
     const bool passed_in = where->hypervisor && claims_passed_in(set, out);
@@ -207,9 +207,8 @@ static void say_what_it_covers(const struct channel_set *set, const struct energ
         snprintf(lacks, sizeof lacks, ", without its memory (no dram counter)");
     }
     out->state = passed_in ? METER_ESTIMATED : METER_MEASURED;
-    snprintf(out->reason, sizeof out->reason, "%s%s%s%s",
-             passed_in ? "passed in by a hypervisor, so unreliable: " : "", processor ? "the whole machine's " : "", covers,
-             lacks);
+    snprintf(out->reason, sizeof out->reason, "%s%s%s%s", passed_in ? "passed in by a hypervisor, so unreliable: " : "",
+             processor ? "the whole machine's " : "", covers, lacks);
 }
 
 static void note_suspend(double suspended_s, struct energy_result *out)

@@ -103,8 +103,8 @@ static void describe(struct channel *c, const struct driver *d, const struct cha
     }
 }
 
-static void add_sensor(struct channel_set *set, struct hwmon *h, const char *folder, const char *driver, const char *kind,
-                       int number, const char *suffix, const char *label)
+static void add_sensor(struct channel_set *set, struct hwmon *h, const char *folder, const char *driver,
+                       const char *kind, int number, const char *suffix, const char *label)
 {
     const struct driver *d = find_driver(driver, label);
     char name[80];

@@ -44,14 +44,14 @@ int ipmi_parse_power(const unsigned char *data, size_t n, double *watts)
 static int ask(struct ipmi *i)
 {
     unsigned char data[] = { DCMI, 0x01, 0x00, 0x00 }; /* the power now, as system statistics */
-    struct ipmi_system_interface_addr to = { .addr_type = IPMI_SYSTEM_INTERFACE_ADDR_TYPE, .channel = IPMI_BMC_CHANNEL };
-    struct ipmi_req request = { .addr = (unsigned char *)&to,
-                                .addr_len = sizeof to,
-                                .msgid = ++i->id,
-                                .msg = { .netfn = GROUP_EXTENSION,
-                                         .cmd = GET_POWER,
-                                         .data_len = sizeof data,
-                                         .data = data } };
+    struct ipmi_system_interface_addr to = { .addr_type = IPMI_SYSTEM_INTERFACE_ADDR_TYPE,
+                                             .channel = IPMI_BMC_CHANNEL };
+    struct ipmi_req request = {
+        .addr = (unsigned char *)&to,
+        .addr_len = sizeof to,
+        .msgid = ++i->id,
+        .msg = { .netfn = GROUP_EXTENSION, .cmd = GET_POWER, .data_len = sizeof data, .data = data }
+    };
 
     return ioctl(i->fd, IPMICTL_SEND_COMMAND, &request) == 0 ? 0 : -errno;
 }
@@ -60,7 +60,9 @@ static int answer(struct ipmi *i, double *watts)
 {
     for (int tries = 0; tries < 8; tries++) { /* late answers to earlier messages come first */
         unsigned char data[256], from[IPMI_MAX_ADDR_SIZE];
-        struct ipmi_recv got = { .addr = from, .addr_len = sizeof from, .msg = { .data = data, .data_len = sizeof data } };
+        struct ipmi_recv got = { .addr = from,
+                                 .addr_len = sizeof from,
+                                 .msg = { .data = data, .data_len = sizeof data } };
         struct pollfd ready = { .fd = i->fd, .events = POLLIN };
 
         if (poll(&ready, 1, ANSWER_MS) <= 0)
@@ -103,7 +105,8 @@ static void open_source(struct channel_set *set, const struct energy_options *o,
     (void)o;
     if (fd < 0 && errno != ENOENT && errno != ENOTDIR) {
         snprintf(f->why, sizeof f->why, "the management controller cannot be asked: %.60s", path);
-        snprintf(f->hint, sizeof f->hint, "Only root may by default: chgrp GROUP %.60s && chmod g+rw %.60s", path, path);
+        snprintf(f->hint, sizeof f->hint, "Only root may by default: chgrp GROUP %.60s && chmod g+rw %.60s", path,
+                 path);
     }
     if (fd < 0)
         return;

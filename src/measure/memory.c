@@ -219,7 +219,8 @@ static void keep_foreign(struct memory_members *m, const struct process_list *li
     struct err ignored;
 
     clock_gettime(CLOCK_BOOTTIME, &t);
-    const uint64_t settled = (uint64_t)(t.tv_sec > SETTLED_S ? t.tv_sec - SETTLED_S : 0) * (uint64_t)sysconf(_SC_CLK_TCK);
+    const uint64_t settled =
+        (uint64_t)(t.tv_sec > SETTLED_S ? t.tv_sec - SETTLED_S : 0) * (uint64_t)sysconf(_SC_CLK_TCK);
     m->n_foreign = 0;
     if (list->n > m->foreign_capacity) {
         void *grown = mem_resize(m->foreign, list->n, sizeof *m->foreign, MEM_RECORD, &ignored);

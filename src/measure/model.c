@@ -53,8 +53,8 @@ void model_apply(const struct model *m, int n_cpus, struct job_record *r)
     e->joules = watts * r->seconds;
     e->window_s = r->seconds;
     snprintf(e->reason, sizeof e->reason,
-             "no measurement: %.4g W + %.4g W x %.2f of %d CPUs busy; says little beyond time and CPU use (%.120s)", m->idle_w,
-             m->max_w - m->idle_w, busy, n_cpus, why);
+             "no measurement: %.4g W + %.4g W x %.2f of %d CPUs busy; says little beyond time and CPU use (%.120s)",
+             m->idle_w, m->max_w - m->idle_w, busy, n_cpus, why);
     e->n_domains = 1;
     e->domains[0] = (struct energy_domain){
         .joules = e->joules, .state = METER_ESTIMATED, .counted = true, .source = "model", .integrated_j = NAN

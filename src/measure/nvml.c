@@ -151,9 +151,10 @@ static int read_processes(const struct channel *c, struct channel_process *out, 
         return as_errno(status);
     const int n_found = count > (uint32_t)max ? max : (int)count;
     for (int i = 0; i < n_found && i < COUNT_OF(found); i++)
-        out[i] = (struct channel_process){ .pid = (pid_t)found[i].pid,
-                                           .bytes = found[i].used_bytes == UNKNOWN_BYTES ? -1
-                                                                                         : to_bytes(found[i].used_bytes) };
+        out[i] =
+            (struct channel_process){ .pid = (pid_t)found[i].pid,
+                                      .bytes =
+                                          found[i].used_bytes == UNKNOWN_BYTES ? -1 : to_bytes(found[i].used_bytes) };
     return n_found < COUNT_OF(found) ? n_found : COUNT_OF(found);
 }
 
@@ -195,7 +196,8 @@ static int find_device(const struct nvml *n, const char *word)
         return -1;
     }
     const long index = strtol(word, &end, 10);
-    if (end == word || *end || index < 0 || index >= n->n || !((order && strcmp(order, "PCI_BUS_ID") == 0) || all_alike(n)))
+    if (end == word || *end || index < 0 || index >= n->n ||
+        !((order && strcmp(order, "PCI_BUS_ID") == 0) || all_alike(n)))
         return -1;
     return (int)index;
 }
@@ -234,9 +236,7 @@ static int load(struct nvml *n, struct energy_finding *f)
         { SYMBOL(init), .names = { "nvmlInit_v2", "nvmlInit" }, .needed = true },
         { SYMBOL(shutdown), .names = { "nvmlShutdown" }, .needed = true },
         { SYMBOL(count), .names = { "nvmlDeviceGetCount_v2", "nvmlDeviceGetCount" }, .needed = true },
-        { SYMBOL(handle),
-          .names = { "nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex" },
-          .needed = true },
+        { SYMBOL(handle), .names = { "nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex" }, .needed = true },
         { SYMBOL(handle_by_uuid), .names = { "nvmlDeviceGetHandleByUUID" } },
         { SYMBOL(mig_parent), .names = { "nvmlDeviceGetDeviceHandleFromMigDeviceHandle" } },
         { SYMBOL(uuid), .names = { "nvmlDeviceGetUUID" } },

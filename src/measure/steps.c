@@ -248,10 +248,10 @@ static json_t *real_or_null(double value)
 
 json_t *steps_json(const struct steps *s, const struct steps_window *w)
 {
-    return json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:s, s:s}", "told", (json_int_t)s->n, "warmup_steps",
-                     (json_int_t)w->warmup, "steady_seconds", real_or_null(w->seconds), "steady_joules",
+    return json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:s, s:s}", "told", (json_int_t)s->n,
+                     "warmup_steps", (json_int_t)w->warmup, "steady_seconds", real_or_null(w->seconds), "steady_joules",
                      real_or_null(w->joules), "tokens", real_or_null(w->tokens), "tokens_per_second",
-                     real_or_null(w->tokens / w->seconds), "final_loss", real_or_null(w->final_loss),
-                     "allocated_bytes", w->allocated_bytes < 0 ? json_null() : json_integer(w->allocated_bytes),
-                     "rejected_lines", (json_int_t)s->n_rejected, "rejected_reason", s->rejected, "reason", w->reason);
+                     real_or_null(w->tokens / w->seconds), "final_loss", real_or_null(w->final_loss), "allocated_bytes",
+                     w->allocated_bytes < 0 ? json_null() : json_integer(w->allocated_bytes), "rejected_lines",
+                     (json_int_t)s->n_rejected, "rejected_reason", s->rejected, "reason", w->reason);
 }

@@ -240,13 +240,13 @@ static void open_source(struct channel_set *set, const struct energy_options *o,
     c->role = CHANNEL_CONTAINS_ALL;
     c->every_s = 0.1;
     c->update_s = 0.1;
-    const int status =
-        strncmp(o->wall, "cmd:", 4) == 0 ? start_command(w, o->wall + 4) : open_file(w, o->wall);
+    const int status = strncmp(o->wall, "cmd:", 4) == 0 ? start_command(w, o->wall + 4) : open_file(w, o->wall);
     if (status == 0)
         await_first_line(w);
     c->first_error = -status;
-    w->trace = (struct wall_trace){ .start_s = real_seconds(), .n = w->trace.n, .time_s = w->trace.time_s,
-                                    .watts = w->trace.watts };
+    w->trace = (struct wall_trace){
+        .start_s = real_seconds(), .n = w->trace.n, .time_s = w->trace.time_s, .watts = w->trace.watts
+    };
     channel_start(c);
     if (c->first_error == ETIME)
         snprintf(f->why, sizeof f->why, "the wall meter's times are more than %.0f s from this machine's clock",

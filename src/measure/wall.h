@@ -19,7 +19,8 @@ struct wall_trace {
 };
 /* Readings that go back in time are left out. */
 void wall_add(struct wall_trace *t, double time_s, double watts);
-double wall_joules(const struct wall_trace *t, double now_s); /* with the latest power held until now; NAN = no reading */
+double wall_joules(const struct wall_trace *t,
+                   double now_s); /* with the latest power held until now; NAN = no reading */
 
 pid_t wall_helper(const void *own); /* of the source's state: the command's process, 0 = none */
 

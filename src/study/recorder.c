@@ -140,8 +140,8 @@ static int add_steps(struct outcome *o, const struct steps *s, const struct step
     return 0;
 }
 
-static int fill_outcome(struct outcome *o, const struct job_record *r, const struct steps *s, const struct steps_window *w,
-                        struct err *err)
+static int fill_outcome(struct outcome *o, const struct job_record *r, const struct steps *s,
+                        const struct steps_window *w, struct err *err)
 {
     outcome_init(o);
     if (s && s->n > 0 && add_steps(o, s, w, err) != 0) {
@@ -166,8 +166,8 @@ static int add_run(struct recorder *rec, int64_t cell, const char *argv, const s
     char reason[64] = "", energy_reason[1000], domains[ENERGY_MAX_DOMAINS * 84];
     int64_t block = 0;
 
-    if (db_exec(&rec->store.db, err, &block, "SELECT coalesce(max(block), -1) + 1 FROM run WHERE cell = ?", "i", cell) !=
-            0 ||
+    if (db_exec(&rec->store.db, err, &block, "SELECT coalesce(max(block), -1) + 1 FROM run WHERE cell = ?", "i",
+                cell) != 0 ||
         db_exec(&rec->store.db, err, NULL, "UPDATE study SET blocks = max(blocks, ?)", "i", block + 1) != 0)
         return -1;
     if (r->exit_status != 0)
@@ -197,7 +197,8 @@ static int add_run(struct recorder *rec, int64_t cell, const char *argv, const s
 }
 
 int recorder_add(struct recorder *rec, const char *label, const json_t *command, const json_t *machine,
-                 const struct job_record *record, const struct steps *steps, const struct steps_window *w, struct err *err)
+                 const struct job_record *record, const struct steps *steps, const struct steps_window *w,
+                 struct err *err)
 {
     char *argv = json_dumps(command, JSON_COMPACT), *machine_text = json_dumps(machine, JSON_COMPACT);
     struct db *db = &rec->store.db;

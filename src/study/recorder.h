@@ -15,6 +15,7 @@ int recorder_open(struct recorder *r, const char *path, struct err *err);
 void recorder_close(struct recorder *r); /* accepts a closed one */
 /* command: a JSON array of words; steps may be NULL. */
 int recorder_add(struct recorder *r, const char *label, const json_t *command, const json_t *machine,
-                 const struct job_record *record, const struct steps *steps, const struct steps_window *w, struct err *err);
+                 const struct job_record *record, const struct steps *steps, const struct steps_window *w,
+                 struct err *err);
 
 #endif

@@ -166,11 +166,12 @@ TEST(gpus_are_metered)
     const char *stubs = getenv("TUNEUP_STUBS");
     if (!stubs)
         skip();
-    CHECK_EQ(shell(&f, "export TUNEUP_NVML=$TUNEUP_STUBS/libstub_nvml.so FAKE_NVML=$D/gpus TUNEUP_SYSFS_ROOT=$D;"
-                       "play() { printf 'count 1\\n0 name T\\n0 total 9000\\n0 energy %s\\n0 used %s\\n0 busy 50\\n' $1 $2 "
-                       "> $D/new; mv $D/new $D/gpus; }; play 1000 100; "
-                       "$T measure -q --json -- sh -c \"printf 'count 1\\n0 name T\\n0 total 9000\\n0 energy 301000\\n"
-                       "0 used 4100\\n0 busy 50\\n' > $D/new; mv $D/new $D/gpus; sleep 0.3\"; $T doctor | grep GPU"),
+    CHECK_EQ(shell(&f,
+                   "export TUNEUP_NVML=$TUNEUP_STUBS/libstub_nvml.so FAKE_NVML=$D/gpus TUNEUP_SYSFS_ROOT=$D;"
+                   "play() { printf 'count 1\\n0 name T\\n0 total 9000\\n0 energy %s\\n0 used %s\\n0 busy 50\\n' $1 $2 "
+                   "> $D/new; mv $D/new $D/gpus; }; play 1000 100; "
+                   "$T measure -q --json -- sh -c \"printf 'count 1\\n0 name T\\n0 total 9000\\n0 energy 301000\\n"
+                   "0 used 4100\\n0 busy 50\\n' > $D/new; mv $D/new $D/gpus; sleep 0.3\"; $T doctor | grep GPU"),
              0);
     char *line_end = strchr(out, '\n');
     CHECK(line_end && strstr(line_end, "gpu0 by nvml"));
@@ -205,7 +206,8 @@ TEST(runs_are_repeated_recorded_and_compared)
     CHECK_EQ(shell(&f, "cd $D; $T measure --db runs.db --label x --vs none -- true 2>&1"), 2);
     CHECK(strstr(out, "no run of the label \"none\""));
     CHECK_EQ(shell(&f, "cd $D; $T measure --repeat 2 -o a.json -- true 2>&1"), 2);
-    CHECK_EQ(shell(&f, "cd $D; echo 1 > n; $T measure -q --repeat 5 -- sh -c 'echo >> n; exit 7'; echo $?; wc -l < n"), 0);
+    CHECK_EQ(shell(&f, "cd $D; echo 1 > n; $T measure -q --repeat 5 -- sh -c 'echo >> n; exit 7'; echo $?; wc -l < n"),
+             0);
     CHECK_STR(out, "7\n2\n"); /* the first failure ends it */
     fixture_free(&f);
 }
@@ -213,9 +215,11 @@ TEST(runs_are_repeated_recorded_and_compared)
 TEST(steps_leave_the_warm_up_out)
 {
     const struct fixture f = fixture_new();
-    CHECK_EQ(shell(&f, "$T measure -q --json --metrics fd --warmup_steps 1 -- sh -c 'sleep 0.3; for i in 1 2 3; do sleep 0.1; "
-                       "echo \"{\\\"step\\\": $i, \\\"loss\\\": 0.5, \\\"tokens\\\": 10}\" >&$TUNEUP_METRICS_FD; done'"),
-             0);
+    CHECK_EQ(
+        shell(&f,
+              "$T measure -q --json --metrics fd --warmup_steps 1 -- sh -c 'sleep 0.3; for i in 1 2 3; do sleep 0.1; "
+              "echo \"{\\\"step\\\": $i, \\\"loss\\\": 0.5, \\\"tokens\\\": 10}\" >&$TUNEUP_METRICS_FD; done'"),
+        0);
     json_t *j = parse(out), *steps = json_object_get(j, "steps");
     CHECK_EQ(json_integer_value(json_object_get(steps, "told")), 3);
     CHECK_NEAR(json_number_value(json_object_get(steps, "tokens")), 20, 0);
@@ -223,14 +227,17 @@ TEST(steps_leave_the_warm_up_out)
           json_number_value(json_object_get(j, "seconds")) - 0.25);
     json_decref(j);
     CHECK_EQ(shell(&f, "$T measure -q --metrics none -- sh -c 'env | grep -c TUNEUP_METRICS'"), 1);
-    CHECK_EQ(shell(&f, "p=$($T measure -q -- sh -c 'echo $TUNEUP_METRICS_FILE'); test -n \"$p\" && test ! -e \"$p\""), 0);
+    CHECK_EQ(shell(&f, "p=$($T measure -q -- sh -c 'echo $TUNEUP_METRICS_FILE'); test -n \"$p\" && test ! -e \"$p\""),
+             0);
     fixture_free(&f);
 }
 
 TEST(estimates_are_asked_for_and_marked)
 {
     const struct fixture f = fixture_new();
-    CHECK_EQ(shell(&f, "TUNEUP_SYSFS_ROOT=$D TUNEUP_NVML=none $T measure --energy_model idle:10,max:10 -- sleep 0.2 2>&1"), 0);
+    CHECK_EQ(
+        shell(&f, "TUNEUP_SYSFS_ROOT=$D TUNEUP_NVML=none $T measure --energy_model idle:10,max:10 -- sleep 0.2 2>&1"),
+        0);
     CHECK(strstr(out, "energy  ~2") && strstr(out, "no measurement"));
     CHECK_EQ(shell(&f, "$T measure --energy_model tdp -- true 2>&1"), 2);
     fixture_free(&f);
@@ -257,6 +264,6 @@ TEST(wall_meter_is_the_total_and_idle_is_taken_off)
 TEST_MAIN(CASE(exit_status_and_streams_pass_through), CASE(signals_reach_the_command),
           CASE(no_descriptor_leaks_into_the_command), CASE(record_is_the_last_line),
           CASE(files_are_written_and_added_to), CASE(wrong_paths_are_told_before_the_command_runs),
-          CASE(required_energy_is_required), CASE(energy_is_reported_from_counters), CASE(doctor_says_what_and_why), CASE(gpus_are_metered),
-          CASE(runs_are_repeated_recorded_and_compared), CASE(steps_leave_the_warm_up_out),
+          CASE(required_energy_is_required), CASE(energy_is_reported_from_counters), CASE(doctor_says_what_and_why),
+          CASE(gpus_are_metered), CASE(runs_are_repeated_recorded_and_compared), CASE(steps_leave_the_warm_up_out),
           CASE(estimates_are_asked_for_and_marked), CASE(wall_meter_is_the_total_and_idle_is_taken_off))

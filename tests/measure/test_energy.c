@@ -400,8 +400,8 @@ TEST(delta_inverts_the_register)
             const int64_t uj = (int64_t)(limit_w * elapsed_s * 1e6 * (double)(seed >> 11 & 1023) / 1024);
             int64_t used_uj;
 
-            CHECK_EQ(energy_delta(truth_uj % (range + 1), (truth_uj + uj) % (range + 1), range, limit_w, elapsed_s, 0.001,
-                                  &used_uj),
+            CHECK_EQ(energy_delta(truth_uj % (range + 1), (truth_uj + uj) % (range + 1), range, limit_w, elapsed_s,
+                                  0.001, &used_uj),
                      ENERGY_STEP_GOOD);
             sum += used_uj;
             wanted += uj;

@@ -6,8 +6,10 @@
 
 TEST(words_are_parsed_or_refused)
 {
-    static const char *const bad[] = { "",           "tdp",          "tdp:x",    "tdp:-5", "tdp:0", "idle:5", "idle:50,max:20",
-                                       "idle:5,max:", "tdp:10,max:5", "tdp:1e99", "65" };
+    static const char *const bad[] = {
+        "",         "tdp", "tdp:x", "tdp:-5", "tdp:0", "idle:5", "idle:50,max:20", "idle:5,max:", "tdp:10,max:5",
+        "tdp:1e99", "65"
+    };
     struct model m;
     struct err err = { 0 };
 

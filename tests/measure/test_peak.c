@@ -174,5 +174,6 @@ TEST(mapped_files_are_apart)
     fixture_free(&f);
 }
 
-TEST_MAIN(CASE(anonymous_memory), CASE(shared_memory_counts_once), CASE(pages_after_a_fork_count_once_until_they_are_written),
-          CASE(daemons_that_outlive_their_parent), CASE(spike_of_300_ms), CASE(mapped_files_are_apart))
+TEST_MAIN(CASE(anonymous_memory), CASE(shared_memory_counts_once),
+          CASE(pages_after_a_fork_count_once_until_they_are_written), CASE(daemons_that_outlive_their_parent),
+          CASE(spike_of_300_ms), CASE(mapped_files_are_apart))

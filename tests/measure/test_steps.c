@@ -180,7 +180,8 @@ TEST(what_does_not_fit_is_said)
 TEST(steps_of_a_job_are_timed)
 {
     char *argv[] = { (char *)"sh", (char *)"-c",
-                     (char *)"for i in 1 2 3; do sleep 0.2; echo \"{\\\"step\\\": $i}\" >> $TUNEUP_METRICS_FILE; done", NULL };
+                     (char *)"for i in 1 2 3; do sleep 0.2; echo \"{\\\"step\\\": $i}\" >> $TUNEUP_METRICS_FILE; done",
+                     NULL };
     struct steps s = open_steps();
     const struct job_options o = { .steps = &s };
     struct steps_window w;

@@ -70,8 +70,9 @@ TEST(steps_and_numbers_are_kept)
     struct err err = { 0 };
     struct steps_one items[] = { { 1, 10, 5, 3.0, 101, 50 }, { 2, 10, 5, 2.5, 103, 90 } };
     const struct steps s = { .items = items, .n = 2, .start_s = 100 };
-    struct steps_window w = { .n = 1, .warmup = 1, .seconds = 2, .joules = 40, .tokens = 10, .final_loss = 2.5,
-                              .allocated_bytes = 5 };
+    struct steps_window w = {
+        .n = 1, .warmup = 1, .seconds = 2, .joules = 40, .tokens = 10, .final_loss = 2.5, .allocated_bytes = 5
+    };
     struct job_record r = record(4, 120);
     r.n_switches = 7;
     r.gpus.peak_bytes = 12345;
