@@ -44,7 +44,7 @@ static int64_t memory_of(int (*get)(amd_handle, int, uint64_t *), amd_handle d)
 static int read_channel(const struct channel *c, struct channel_reading *out)
 {
     const struct amdsmi *a = c->own;
-    const amd_handle d = a->devices[c->index];
+    void *d = a->devices[c->index];
     struct amd_usage usage;
     uint64_t count, time;
     float step_uj;
@@ -63,18 +63,16 @@ static int read_channel(const struct channel *c, struct channel_reading *out)
 
 static int load(struct amdsmi *a, struct energy_finding *f)
 {
-#define SYMBOL(member) .out = &a->member
     const struct library_symbol symbols[] = {
-        { SYMBOL(init), .names = { "amdsmi_init" }, .needed = true },
-        { SYMBOL(shutdown), .names = { "amdsmi_shut_down" }, .needed = true },
-        { SYMBOL(sockets), .names = { "amdsmi_get_socket_handles" }, .needed = true },
-        { SYMBOL(processors), .names = { "amdsmi_get_processor_handles" }, .needed = true },
-        { SYMBOL(energy), .names = { "amdsmi_get_energy_count" }, .needed = true },
-        { SYMBOL(used), .names = { "amdsmi_get_gpu_memory_usage" } },
-        { SYMBOL(total), .names = { "amdsmi_get_gpu_memory_total" } },
-        { SYMBOL(usage), .names = { "amdsmi_get_gpu_activity" } },
+        { .out = &a->init, .names = { "amdsmi_init" }, .needed = true },
+        { .out = &a->shutdown, .names = { "amdsmi_shut_down" }, .needed = true },
+        { .out = &a->sockets, .names = { "amdsmi_get_socket_handles" }, .needed = true },
+        { .out = &a->processors, .names = { "amdsmi_get_processor_handles" }, .needed = true },
+        { .out = &a->energy, .names = { "amdsmi_get_energy_count" }, .needed = true },
+        { .out = &a->used, .names = { "amdsmi_get_gpu_memory_usage" } },
+        { .out = &a->total, .names = { "amdsmi_get_gpu_memory_total" } },
+        { .out = &a->usage, .names = { "amdsmi_get_gpu_activity" } },
     };
-#undef SYMBOL
 
     a->library = library_open("TUNEUP_AMDSMI", "libamd_smi.so", symbols, COUNT_OF(symbols), f);
     if (!a->library)

@@ -118,7 +118,7 @@ static int64_t memory_used(const struct nvml *n, device_handle d, int64_t *total
 static int read_channel(const struct channel *c, struct channel_reading *out)
 {
     const struct nvml *n = c->own;
-    const device_handle d = n->devices[c->index];
+    struct nvml_device *d = n->devices[c->index];
     unsigned long long mj;
     struct nvml_busy busy;
     int64_t total;
@@ -231,27 +231,27 @@ static bool find_visible(const struct nvml *n, bool *visible, struct energy_find
 
 static int load(struct nvml *n, struct energy_finding *f)
 {
-#define SYMBOL(member) .out = &n->member
     const struct library_symbol symbols[] = {
-        { SYMBOL(init), .names = { "nvmlInit_v2", "nvmlInit" }, .needed = true },
-        { SYMBOL(shutdown), .names = { "nvmlShutdown" }, .needed = true },
-        { SYMBOL(count), .names = { "nvmlDeviceGetCount_v2", "nvmlDeviceGetCount" }, .needed = true },
-        { SYMBOL(handle), .names = { "nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex" }, .needed = true },
-        { SYMBOL(handle_by_uuid), .names = { "nvmlDeviceGetHandleByUUID" } },
-        { SYMBOL(mig_parent), .names = { "nvmlDeviceGetDeviceHandleFromMigDeviceHandle" } },
-        { SYMBOL(uuid), .names = { "nvmlDeviceGetUUID" } },
-        { SYMBOL(name), .names = { "nvmlDeviceGetName" } },
-        { SYMBOL(energy), .names = { "nvmlDeviceGetTotalEnergyConsumption" } },
-        { SYMBOL(power), .names = { "nvmlDeviceGetPowerUsage" } },
-        { SYMBOL(fields), .names = { "nvmlDeviceGetFieldValues" } },
-        { SYMBOL(memory), .names = { "nvmlDeviceGetMemoryInfo" } },
-        { SYMBOL(memory_v2), .names = { "nvmlDeviceGetMemoryInfo_v2" } },
-        { SYMBOL(busy), .names = { "nvmlDeviceGetUtilizationRates" } },
-        { SYMBOL(processes),
+        { .out = &n->init, .names = { "nvmlInit_v2", "nvmlInit" }, .needed = true },
+        { .out = &n->shutdown, .names = { "nvmlShutdown" }, .needed = true },
+        { .out = &n->count, .names = { "nvmlDeviceGetCount_v2", "nvmlDeviceGetCount" }, .needed = true },
+        { .out = &n->handle,
+          .names = { "nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex" },
+          .needed = true },
+        { .out = &n->handle_by_uuid, .names = { "nvmlDeviceGetHandleByUUID" } },
+        { .out = &n->mig_parent, .names = { "nvmlDeviceGetDeviceHandleFromMigDeviceHandle" } },
+        { .out = &n->uuid, .names = { "nvmlDeviceGetUUID" } },
+        { .out = &n->name, .names = { "nvmlDeviceGetName" } },
+        { .out = &n->energy, .names = { "nvmlDeviceGetTotalEnergyConsumption" } },
+        { .out = &n->power, .names = { "nvmlDeviceGetPowerUsage" } },
+        { .out = &n->fields, .names = { "nvmlDeviceGetFieldValues" } },
+        { .out = &n->memory, .names = { "nvmlDeviceGetMemoryInfo" } },
+        { .out = &n->memory_v2, .names = { "nvmlDeviceGetMemoryInfo_v2" } },
+        { .out = &n->busy, .names = { "nvmlDeviceGetUtilizationRates" } },
+        { .out = &n->processes,
           .names = { "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2" } },
-        { SYMBOL(mig), .names = { "nvmlDeviceGetMigMode" } },
+        { .out = &n->mig, .names = { "nvmlDeviceGetMigMode" } },
     };
-#undef SYMBOL
 
     n->library = library_open("TUNEUP_NVML", "libnvidia-ml.so.1", symbols, COUNT_OF(symbols), f);
     if (!n->library)

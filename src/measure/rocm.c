@@ -63,18 +63,16 @@ static int read_channel(const struct channel *c, struct channel_reading *out)
 
 static int load(struct rocm *r, struct energy_finding *f)
 {
-#define SYMBOL(member) .out = &r->member
     const struct library_symbol symbols[] = {
-        { SYMBOL(init), .names = { "rsmi_init" }, .needed = true },
-        { SYMBOL(shutdown), .names = { "rsmi_shut_down" }, .needed = true },
-        { SYMBOL(count), .names = { "rsmi_num_monitor_devices" }, .needed = true },
-        { SYMBOL(energy), .names = { "rsmi_dev_energy_count_get" } },
-        { SYMBOL(power), .names = { "rsmi_dev_power_ave_get" } },
-        { SYMBOL(used), .names = { "rsmi_dev_memory_usage_get" } },
-        { SYMBOL(total), .names = { "rsmi_dev_memory_total_get" } },
-        { SYMBOL(busy), .names = { "rsmi_dev_busy_percent_get" } },
+        { .out = &r->init, .names = { "rsmi_init" }, .needed = true },
+        { .out = &r->shutdown, .names = { "rsmi_shut_down" }, .needed = true },
+        { .out = &r->count, .names = { "rsmi_num_monitor_devices" }, .needed = true },
+        { .out = &r->energy, .names = { "rsmi_dev_energy_count_get" } },
+        { .out = &r->power, .names = { "rsmi_dev_power_ave_get" } },
+        { .out = &r->used, .names = { "rsmi_dev_memory_usage_get" } },
+        { .out = &r->total, .names = { "rsmi_dev_memory_total_get" } },
+        { .out = &r->busy, .names = { "rsmi_dev_busy_percent_get" } },
     };
-#undef SYMBOL
 
     r->library = library_open("TUNEUP_ROCM_SMI", "librocm_smi64.so", symbols, COUNT_OF(symbols), f);
     if (!r->library)

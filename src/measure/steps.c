@@ -16,7 +16,7 @@
 #include "measure/clock.h"
 
 #define AGAIN_S 0.05 /* lines that come faster share a look, and with it their time and joules */
-#define MANY INT64_MAX / 4
+#define MANY (INT64_MAX / 4)
 
 /* ---- the file ---- */
 
