@@ -86,14 +86,18 @@ static bool first_line(char *const argv[], char *out, size_t size)
 {
     char path[] = "/tmp/tuneup-doctor-XXXXXX";
     const int fd = mkstemp(path);
+    const struct energy_options none = { 0 }; /* no need to wake a GPU */
     struct job_record r;
     struct err err;
 
     if (fd < 0)
         return false;
-    const struct job_options o = {
-        .stdin_path = "/dev/null", .stdout_path = path, .stderr_path = "/dev/null", .timeout_s = 10, .own_group = true
-    };
+    const struct job_options o = { .stdin_path = "/dev/null",
+                                   .stdout_path = path,
+                                   .stderr_path = "/dev/null",
+                                   .timeout_s = 10,
+                                   .own_group = true,
+                                   .energy = &none };
     const bool ran = job_measure(argv, &o, &r, &err) == 0 && r.exit_status == 0;
     const ssize_t n = ran ? read(fd, out, size - 1) : 0;
     close(fd);

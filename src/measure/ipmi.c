@@ -19,7 +19,7 @@
 #define GROUP_EXTENSION 0x2c /* network function of DCMI */
 #define DCMI 0xdc
 #define GET_POWER 0x02
-#define ANSWER_MS 300
+#define ANSWER_MS 200
 #define NOT_THERE 0xc1 /* "invalid command": a controller without DCMI */
 
 struct ipmi {
@@ -58,7 +58,7 @@ static int ask(struct ipmi *i)
 
 static int answer(struct ipmi *i, double *watts)
 {
-    for (int tries = 0; tries < 8; tries++) { /* late answers to earlier messages come first */
+    for (int tries = 0; tries < 3; tries++) { /* late answers to earlier messages come first */
         unsigned char data[256], from[IPMI_MAX_ADDR_SIZE];
         struct ipmi_recv got = { .addr = from,
                                  .addr_len = sizeof from,

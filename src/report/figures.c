@@ -468,9 +468,12 @@ static int draw(const char *folder, const struct drawing *d, const struct canvas
     if (!any)
         return 0;
     char *const argv[] = { (char *)"gnuplot", (char *)"-d", script, NULL };
-    const struct job_options options = {
-        .stdin_path = "/dev/null", .stdout_path = to, .stderr_path = errors, .timeout_s = GNUPLOT_TIMEOUT_S
-    };
+    const struct energy_options none = { 0 };
+    const struct job_options options = { .stdin_path = "/dev/null",
+                                         .stdout_path = to,
+                                         .stderr_path = errors,
+                                         .timeout_s = GNUPLOT_TIMEOUT_S,
+                                         .energy = &none };
     if (job_measure(argv, &options, &record, err) != 0)
         return -1;
     if (record.exit_status == 0)
