@@ -381,14 +381,15 @@ const struct command cmd_doctor = {
     .examples = "  tuneup doctor\n"
                 "  tuneup doctor --profile\n"
                 "  tuneup doctor --json | jq .energy.reason\n",
-    .details = "Looks at the meters (time, memory, energy, GPUs), instruction sets, the compute library, memory limits,\n"
-               "MPI and gnuplot. "
-               "Changes nothing.\n"
-               "--profile times matrix products, every other op at several sizes, memory, disk and what two ranks send "
-               "each other, and\n"
-               "keeps the result, FILE or else TUNEUP_PROFILE or tuneup/profile.json in the cache folder, with what "
-               "machine it is of.\n"
-               "Predictions (tuneup plan --machine local, --optimize, the records of runs) are made with it.",
+    .details =
+        "Looks at the meters (time, memory, energy, GPUs), instruction sets, the compute library, memory limits,\n"
+        "MPI and gnuplot. "
+        "Changes nothing.\n"
+        "--profile times matrix products, every other op at several sizes, memory, disk and what two ranks send "
+        "each other, and\n"
+        "keeps the result, FILE or else TUNEUP_PROFILE or tuneup/profile.json in the cache folder, with what "
+        "machine it is of.\n"
+        "Predictions (tuneup plan --machine local, --optimize, the records of runs) are made with it.",
     .sets = sets,
     .run = run,
 };

@@ -266,8 +266,8 @@ static int deliver(struct session *s, struct job_record *r, struct steps *steps,
     measure_words_print(r, options.label, steps, &w, &s->idle);
     status = measure_sink_write(&s->sink, record, err);
     if (status == 0 && s->sink.recording)
-        status = recorder_add(&s->sink.recorder, s->name, json_object_get(record, "command"),
-                              json_object_get(record, "machine"), r, steps, steps ? &w : NULL, err);
+        status = recorder_add(&s->sink.recorder, s->name, json_object_get(record, "command"), &s->machine, r, steps,
+                              steps ? &w : NULL, err);
     if (status != 0)
         err->exit_status = r->exit_status ? r->exit_status : 125;
     if (options.json &&

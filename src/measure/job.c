@@ -489,10 +489,12 @@ static int run(struct job *j, char *const argv[], struct err *err)
 {
     struct job_record *out = j->record;
     struct machine_load before, after;
+    struct noise noise_before, noise_after;
     struct rusage children, own, own_after;
 
     machine_load_read(&before);
     out->load_before = before.load1;
+    noise_read(&noise_before);
     getrusage(RUSAGE_CHILDREN, &children);
     getrusage(RUSAGE_SELF, &own);
     if (j->options->steps)
@@ -509,6 +511,8 @@ static int run(struct job *j, char *const argv[], struct err *err)
         }
         machine_load_read(&after);
         out->steal_seconds = after.steal_s - before.steal_s;
+        noise_read(&noise_after);
+        out->noise = noise_between(&noise_before, &noise_after);
         account(j, &children);
         getrusage(RUSAGE_SELF, &own_after);
         out->meter_cpu_seconds = cpu_of(&own_after) - cpu_of(&own);
@@ -529,6 +533,7 @@ int job_measure(char *const argv[], const struct job_options *o, struct job_reco
                                 .peak_bytes = -1,
                                 .peak_pss_bytes = -1,
                                 .gpus = { .peak_bytes = -1 },
+                                .noise = { NAN, NAN, -1, -1 },
                                 .energy = { .state = METER_UNAVAILABLE, .joules = NAN } };
     make_run_id(j.run_id, sizeof j.run_id);
     int status = build_env(&j, err);

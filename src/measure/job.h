@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "measure/energy.h"
+#include "measure/noise.h"
 
 struct job_record {
     double seconds; /* from before the start to the end of the command itself */
@@ -31,6 +32,7 @@ struct job_record {
     double meter_cpu_seconds; /* what metering took */
     struct energy_result energy;
     struct energy_gpus gpus;
+    struct noise noise; /* what disturbed it */
     double load_before; /* of the machine, one-minute mean; NAN = unknown */
     double steal_seconds; /* CPU the hypervisor gave to others meanwhile; NAN = unknown */
     int passed_signal; /* the last signal passed on to the command; 0 = none */

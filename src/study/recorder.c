@@ -65,8 +65,8 @@ static int64_t cell_of(struct db *db, const char *label, const char *argv, struc
         return id;
     if (db_exec(db, err, &id, "SELECT coalesce(max(id), 0) + 1 FROM cell", "") != 0 ||
         db_exec(db, err, NULL,
-                "INSERT INTO cell(id, name, phase, ranks, techniques, argv, exact, baseline)"
-                " VALUES(?, ?, 'command', 1, '[]', ?, 0, ?)",
+                "INSERT INTO cell(id, name, phase, ranks, techniques, argv, exact, baseline, command)"
+                " VALUES(?, ?, 'command', 1, '[]', ?, 0, ?, 1)",
                 "itti", id, label, argv, first > 0 ? first : id) != 0)
         return -1;
     return id;
@@ -160,8 +160,8 @@ static int fill_outcome(struct outcome *o, const struct job_record *r, const str
 
 /* ---- the run ---- */
 
-static int add_run(struct recorder *rec, int64_t cell, const char *argv, const struct job_record *r,
-                   const struct outcome *o, struct err *err)
+static int add_run(struct recorder *rec, int64_t cell, const char *argv, const char *machine,
+                   const struct job_record *r, const struct outcome *o, struct err *err)
 {
     char reason[64] = "", energy_reason[1000], domains[ENERGY_MAX_DOMAINS * 84];
     int64_t block = 0;
@@ -192,25 +192,32 @@ static int add_run(struct recorder *rec, int64_t cell, const char *argv, const s
                                    .energy_reason = energy_reason,
                                    .energy_domains = domains,
                                    .joules = r->energy.state == METER_UNAVAILABLE ? NAN : r->energy.joules,
+                                   .noise = r->noise,
+                                   .machine = machine,
                                    .outcome = o };
     return study_store_add_run(&rec->store, cell, &run, err);
 }
 
-int recorder_add(struct recorder *rec, const char *label, const json_t *command, const json_t *machine,
+int recorder_add(struct recorder *rec, const char *label, const json_t *command, const struct machine *machine,
                  const struct job_record *record, const struct steps *steps, const struct steps_window *w,
                  struct err *err)
 {
-    char *argv = json_dumps(command, JSON_COMPACT), *machine_text = json_dumps(machine, JSON_COMPACT);
+    json_t *described = machine_json(machine);
+    char *argv = json_dumps(command, JSON_COMPACT),
+         *machine_text = described ? json_dumps(described, JSON_COMPACT) : NULL;
     struct db *db = &rec->store.db;
     struct outcome o;
+    char place[256];
     int result = -1;
 
+    json_decref(described);
+    snprintf(place, sizeof place, "%s, %s, %d CPUs", machine->host, machine->cpu, machine->n_cpus);
     if (!argv || !machine_text)
         err_set(err, ERR_MEMORY, "could not write down the run");
     else if (fill_outcome(&o, record, steps, w, err) == 0) {
         if (db_begin(db, err) == 0) {
             const int64_t cell = add_study(db, machine_text, err) != 0 ? -1 : cell_of(db, label, argv, err);
-            result = db_end(db, cell < 0 ? -1 : add_run(rec, cell, argv, record, &o, err), err);
+            result = db_end(db, cell < 0 ? -1 : add_run(rec, cell, argv, place, record, &o, err), err);
         }
         outcome_free(&o);
     }

@@ -4,6 +4,7 @@
 #define TUNEUP_STUDY_RECORDER_H
 
 #include "measure/job.h"
+#include "measure/machine.h"
 #include "measure/steps.h"
 #include "study/study_store.h"
 
@@ -14,7 +15,7 @@ struct recorder {
 int recorder_open(struct recorder *r, const char *path, struct err *err);
 void recorder_close(struct recorder *r); /* accepts a closed one */
 /* command: a JSON array of words; steps may be NULL. */
-int recorder_add(struct recorder *r, const char *label, const json_t *command, const json_t *machine,
+int recorder_add(struct recorder *r, const char *label, const json_t *command, const struct machine *machine,
                  const struct job_record *record, const struct steps *steps, const struct steps_window *w,
                  struct err *err);
 

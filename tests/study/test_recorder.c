@@ -24,13 +24,13 @@ static void add(const char *path, const char *label, const struct job_record *r,
 {
     struct recorder rec;
     struct err err = { 0 };
-    json_t *command = json_pack("[s]", "prog"), *machine = json_object();
+    const struct machine machine = { .host = "here", .n_cpus = 2 };
+    json_t *command = json_pack("[s]", "prog");
 
-    if (recorder_open(&rec, path, &err) != 0 || recorder_add(&rec, label, command, machine, r, s, w, &err) != 0)
+    if (recorder_open(&rec, path, &err) != 0 || recorder_add(&rec, label, command, &machine, r, s, w, &err) != 0)
         fail_msg("%s", err.what);
     recorder_close(&rec);
     json_decref(command);
-    json_decref(machine);
 }
 
 TEST(labels_are_cells_and_the_first_is_the_baseline)
