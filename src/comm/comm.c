@@ -106,6 +106,27 @@ int comm_open(struct comm *c, struct err *err)
     return 0;
 }
 
+const char *comm_word(enum collective what)
+{
+    static const char *const words[COMM_COLLECTIVES] = { "all_reduce", "reduce_scatter", "all_gather" };
+
+    return words[what];
+}
+
+int comm_run(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err)
+{
+    int (*const run[COMM_COLLECTIVES])(struct comm *, void *, int64_t, enum dtype,
+                                       struct err *) = { c->all_reduce, c->reduce_scatter, c->all_gather };
+    struct comm_sent *sent = &c->sent[what];
+    const double others = (double)(c->ranks - 1);
+    const double elements = what == COMM_ALL_REDUCE ? 2 * others / c->ranks * (double)n : others * (double)n;
+
+    sent->calls++;
+    sent->elements += elements;
+    sent->bytes += elements * (double)dtype_bytes(t);
+    return run[what](c, x, n, t, err);
+}
+
 int comm_agree(struct comm *c, int result, struct err *err)
 {
     struct err own = result < 0 ? *err : (struct err){ 0 };

@@ -8,12 +8,24 @@
 #include "base/err.h"
 #include "tensor/dtype.h"
 
+enum collective { COMM_ALL_REDUCE, COMM_REDUCE_SCATTER, COMM_ALL_GATHER, COMM_COLLECTIVES };
+
+/* Of one sort of collective: what one rank sends in its ring form, the least there is ((R-1)/R of the vector, twice that for
+ * an all-reduce). */
+struct comm_sent {
+    int64_t calls;
+    double elements, bytes;
+};
+
 struct comm {
     const char *name; /* "alone" or "mpi" */
     int rank, ranks;
     int local_ranks; /* ranks on this machine: threads are cores / local_ranks */
     void *own; /* the implementation's */
     bool agreed; /* the last failure came from comm_agree: every rank has it, none waits */
+    int64_t piece; /* elements of one call of MPI at most, whose counts are int; tests lower it */
+    double timeout_s; /* after so long a collective that lacks a rank is an error, which names the rank; 0: never */
+    struct comm_sent sent[COMM_COLLECTIVES]; /* by comm_run alone */
     /* x[n] becomes the sum over the ranks, in place. F32, F64, BF16. */
     int (*all_reduce)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);
     /* x[ranks*n]: own part x[rank*n ..] becomes the sum of that part; the other parts are undefined after. */
@@ -34,6 +46,10 @@ int comm_open(struct comm *c, struct err *err);
 void comm_alone(struct comm *c);
 int comm_mpi(struct comm *c, struct err *err);
 bool comm_launched(void); /* started by mpirun or srun? */
+
+/* A collective of a plan, n as above: it is counted in c->sent. */
+int comm_run(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err);
+const char *comm_word(enum collective what); /* "all_reduce" ... */
 
 /* All ranks agree on an outcome, where none of them is inside another collective: result 0 or -1 of this rank, with its err.
  * If any failed, all return -1, *err is the first failed rank's, with the rank named, and c->agreed is set. */

@@ -105,7 +105,7 @@ static int all_reduce(struct exec *e, const struct op_step *s, struct err *err)
 
     for (int64_t at = 0; at < s->attrs.count; at += s->attrs.bucket) {
         const int64_t left = s->attrs.count - at, n = left < s->attrs.bucket ? left : s->attrs.bucket;
-        if (e->comm->all_reduce(e->comm, x + (size_t)at * dtype_bytes(t), n, t, err) != 0)
+        if (comm_run(e->comm, COMM_ALL_REDUCE, x + (size_t)at * dtype_bytes(t), n, t, err) != 0)
             return -1;
     }
     return 0;
@@ -122,13 +122,13 @@ static int reduce_scatter(struct exec *e, const struct op_step *s, struct err *e
     MUST(x);
     if (!bucket) {
         memset(x + (size_t)s->attrs.count * size, 0, (size_t)(flat->count - s->attrs.count) * size);
-        return e->comm->reduce_scatter(e->comm, x, part, flat->dtype, err);
+        return comm_run(e->comm, COMM_REDUCE_SCATTER, x, part, flat->dtype, err);
     }
     for (int64_t at = 0; at < part; at += s->attrs.bucket) {
         const int64_t left = part - at, n = left < s->attrs.bucket ? left : s->attrs.bucket;
         for (int r = 0; r < e->plan->ranks; r++)
             memcpy(bucket + (size_t)(r * n) * size, x + (size_t)(r * part + at) * size, (size_t)n * size);
-        if (e->comm->reduce_scatter(e->comm, bucket, n, flat->dtype, err) != 0)
+        if (comm_run(e->comm, COMM_REDUCE_SCATTER, bucket, n, flat->dtype, err) != 0)
             return -1;
         const int own = e->plan->rank;
         memcpy(x + (size_t)(own * part + at) * size, bucket + (size_t)(own * n) * size, (size_t)n * size);
@@ -146,7 +146,7 @@ static int run_collective(struct exec *e, const struct op_step *s, struct err *e
     case OP_REDUCE_SCATTER:
         return reduce_scatter(e, s, err);
     default:
-        return e->comm->all_gather(e->comm, exec_address(e, s->out[0]), b->count / e->plan->ranks, b->dtype, err);
+        return comm_run(e->comm, COMM_ALL_GATHER, exec_address(e, s->out[0]), b->count / e->plan->ranks, b->dtype, err);
     }
 }
 

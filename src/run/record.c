@@ -213,6 +213,18 @@ int record_eval(struct run *r, struct err *err)
     return chart_metrics(r, "eval", r->evaluation, true, err);
 }
 
+/* What this rank sent for the steps of plans, since the process began: by the ideal form of each collective. */
+static json_t *sent_json(const struct run *r)
+{
+    json_t *json = json_object();
+
+    for (int k = 0; k < COMM_COLLECTIVES; k++)
+        json_object_set_new(json, comm_word((enum collective)k),
+                            json_pack("{s:I, s:f, s:f}", "calls", (json_int_t)r->comm.sent[k].calls, "elements",
+                                      r->comm.sent[k].elements, "bytes", r->comm.sent[k].bytes));
+    return json;
+}
+
 static json_t *measured_json(const struct run *r)
 {
     json_t *peaks = json_array(), *allocated = json_object();
@@ -230,6 +242,7 @@ static json_t *measured_json(const struct run *r)
                   "peak_bytes", bytes_json(r->peak_bytes), "peak_bytes_per_rank", peaks, "allocated", allocated,
                   "allocated_bytes", (json_int_t)r->exec.block_bytes, "energy", energy_json(r), "final_loss",
                   r->at.n_updates ? number(r->at.last_loss) : json_null());
+    json_object_set_new(json, "sent", sent_json(r));
     add_evaluation(json, r);
     return json;
 }

@@ -170,6 +170,19 @@ static int train(struct job *job, struct engine *e)
     return 0;
 }
 
+/* What was sent is what the plan says, to the byte: of all collectives and updates. */
+static int check_sent(struct job *job, const struct engine *e)
+{
+    const double planned = cost_update(&e->plan).comm_bytes * job->updates;
+    double sent = 0;
+
+    for (int k = 0; k < COMM_COLLECTIVES; k++)
+        sent += e->comm.sent[k].bytes;
+    if (fabs(sent - planned) <= 1e-9 * planned)
+        return 0;
+    return err_set(&job->err, ERR_RUN, "%.17g bytes were sent, %.17g planned", sent, planned);
+}
+
 static void *run_job(void *argument)
 {
     struct job *job = argument;
@@ -192,6 +205,8 @@ static void *run_job(void *argument)
         fill_masters(&e);
         spoil_transients(&e);
         job->result = train(job, &e);
+        if (job->result == 0)
+            job->result = check_sent(job, &e);
     }
     engine_close(&e);
     if (job->result != 0 && job->world) { /* the other ranks wait in a collective for ever */
