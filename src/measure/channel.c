@@ -11,6 +11,8 @@
 
 #include "measure/clock.h"
 
+#define SLOW_S 0.5 /* a meter that answers slowly is not asked again before it can have news */
+
 /* ---- the rules ---- */
 
 enum energy_step energy_delta(int64_t last_uj, int64_t now_uj, int64_t range_uj, double limit_w, double elapsed_s,
@@ -161,7 +163,7 @@ void channel_poll(struct channel *c)
     const double before_s = clock_seconds(); /* this thread may be held up before and after it has read */
     struct channel_reading r;
 
-    if (c->first_error != 0 || before_s - c->last_s < c->update_s)
+    if (c->first_error != 0 || (c->update_s > SLOW_S && before_s - c->last_s < c->update_s))
         return;
     c->last_error = look(c, &r);
     if (c->last_error != 0)

@@ -95,7 +95,7 @@ struct channel *channel_add(struct channel_set *set, const struct energy_source 
 /* Whether a source that is no bystander has a channel in the set that counts, and all of those can be read. */
 bool channel_source_whole(const struct channel_set *set, const struct energy_source *source);
 void channel_start(struct channel *c); /* the first reading */
-void channel_poll(struct channel *c); /* looks again, unless that was less than update_s ago */
+void channel_poll(struct channel *c); /* looks again; a slow meter only after update_s */
 void channel_judge(const struct channel *c, double now_s, struct energy_domain *out);
 /* Joules so far by the channel's own way. */
 double channel_joules(const struct channel *c, double now_s);
