@@ -228,6 +228,7 @@ static bool may_differ(const char *name)
                                              "measure_warmup",
                                              "ranks",
                                              "threads",
+                                             "comm_timeout",
                                              "help",
                                              "version",
                                              "quiet",

@@ -259,6 +259,7 @@ int setup_open(struct run *r, const struct run_request *q, bool trains, struct e
     if (comm_open(&r->comm, err) != 0)
         return -1;
     r->comm_is_open = true;
+    r->comm.timeout_s = q->spec->comm_timeout;
     log_set(log_level(), r->comm.rank == 0);
     r->started_s = clock_seconds();
     if (comm_agree(&r->comm, start_meters(r, err), err) != 0 ||

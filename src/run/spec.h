@@ -29,6 +29,7 @@ struct spec {
     int64_t eval_interval; /* updates between evaluations; 0: only where an epoch begins or ends */
     /* the run */
     int64_t ranks, threads;
+    double comm_timeout; /* seconds */
     int backend;
     const char *memory_limit;
     int optimize; /* index of OPTIMIZE_GOALS */

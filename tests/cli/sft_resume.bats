@@ -43,6 +43,14 @@ teardown() {
     same_run "$dir/stage2" "$dir/whole"
 }
 
+@test "a rank that hangs is named by those who wait for it, and ends the run" {
+    who=rank sft_cut 1 STOP "$dir/out" --ranks 2 --zero_stage 2 --num_train_epochs 10000 --save_interval 1 --comm_timeout 2
+    [ "$status" -ne 0 ]
+    # before the two have met, or while they are at it
+    grep -qE 'rank 0 of 2 on .* failed, which ends the run: .* has waited 2 s for rank 1 on |rank 0 on .* ends the run: all ranks began an? ' "$dir/log"
+    ls -d "$dir"/out/checkpoint-*
+}
+
 @test "a run goes on in other shards with the same bits, and at other ranks with the same numbers" {
     local with=("${usual[@]}" --num_train_epochs 6 --zero_persistence_threshold 100)
     sft "$dir/whole" -q "${with[@]}" --batch_size 6 --ranks 2 --zero_stage 2
