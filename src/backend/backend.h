@@ -6,12 +6,22 @@
 #ifndef TUNEUP_BACKEND_BACKEND_H
 #define TUNEUP_BACKEND_BACKEND_H
 
+#include <assert.h>
+
 #include "plan/plan.h"
 
+/* A line of live_rows' live: where the tokens of one row of a batch stand in packed tensors. */
+struct live_row {
+    int32_t begin, first, end, shares;
+};
+static_assert(sizeof(struct live_row) == LIVE_N * sizeof(int32_t), "a line of int32");
+
 /* What a run of a program works on, besides its buffers. B and T are at most the plan's: token tensors [N,..] hold N = B*T
- * rows, densely, whatever was planned; attention's [B,H,T,T] and [B,H,T] likewise. */
+ * rows, densely, whatever was planned; attention's [B,H,T,T] and [B,H,T] likewise. Packed tensors hold the live rows alone. */
 struct run_context {
     int64_t B, T;
+    const struct live_row *live; /* [B] and, */
+    const int32_t *places; /* for each packed row, b*T + t: set by exec where a program's tensors are packed */
     int64_t first_row, row_step; /* local row b is row first_row + b*row_step of all rows that the run ever sees */
     uint64_t seed;
     bool training; /* dropout is on */
@@ -55,13 +65,42 @@ static inline const struct buffer *kernel_out(const struct kernel *k, int i)
     return k->step->out[i] < 0 ? NULL : &k->plan->buffers[k->step->out[i]];
 }
 
+/* Whether a step's token tensors are packed. */
+static inline bool kernel_is_packed(const struct kernel *k)
+{
+    bool packed = false;
+
+    for (int i = 0; i < OP_MAX_IN && !packed; i++)
+        packed = k->step->in[i] >= 0 && kernel_in(k, i)->packed;
+    for (int i = 0; i < OP_MAX_OUT && !packed; i++)
+        packed = k->step->out[i] >= 0 && kernel_out(k, i)->packed;
+    return packed;
+}
+
+/* Where place t of row b stands in packed tensors. */
+static inline int64_t live_at(const struct live_row *live, int64_t b, int64_t t)
+{
+    const struct live_row *row = &live[b];
+
+    return t < row->first ? live[row->shares].begin + t : row->begin + t - row->first;
+}
+
+/* Token rows that a step works on. */
+static inline int64_t kernel_rows(const struct kernel *k, const struct run_context *c)
+{
+    const struct live_row *last = kernel_is_packed(k) ? &c->live[c->B - 1] : NULL;
+
+    return last ? last->begin + last->end - last->first : c->B * c->T;
+}
+
 /* Elements that an elementwise step works on: all of a parameter, the rows that there are of an activation. */
 static inline int64_t kernel_elements(const struct kernel *k, const struct run_context *c)
 {
     const struct buffer *y = kernel_out(k, 0);
     const int64_t all = shape_count(&y->shape), rows = y->shape.rank > 0 ? y->shape.dim[0] : 1;
+    const int64_t used = y->kind == KIND_ACTIVATION ? kernel_rows(k, c) : rows;
 
-    return y->kind == KIND_ACTIVATION && rows > c->B * c->T ? all / rows * (c->B * c->T) : all;
+    return rows > used ? all / rows * used : all;
 }
 
 /* Whether the step's "+" outputs are added to in this run, rather than overwritten. */

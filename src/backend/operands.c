@@ -38,6 +38,9 @@ static const char *const forms[OP_N][2] = {
     [OP_PAIR_LOSS_GRAD] = { "f[N] i[Q,5] f[2]", "f[N]" },
     [OP_VALUE_LOSS] = { "f[N] f[N] f[N] i[N] f[2]", "f[1]" },
     [OP_VALUE_LOSS_GRAD] = { "f[N] f[N] f[N] i[N] f[2]", "f[N]" },
+    [OP_LIVE_ROWS] = { "i[B,2] i?[D] i?[Q,5] i?[D]", "i[B,4] i[N]" },
+    [OP_PACK] = { "x[D] i[N]", "x[N]" },
+    [OP_UNPACK] = { "x[N] i[N]", "x[D]" },
     [OP_SUMSQ] = { "v[~]", "+d[1]" },
     [OP_GRAD_SCALE] = { "d[1] d[P]", "v[~]" },
     [OP_ADAMW] = { "v[~] d[P] d?[1]", "v[~] f[~] f[~] m?[~]" },
@@ -101,6 +104,10 @@ static bool type_fits(struct checker *c, enum dtype t, char wanted)
     switch (wanted) {
     case 'w':
         if (c->working == DTYPE_N && (t == BF16 || fp32_or_more))
+            c->working = t;
+        return t == c->working;
+    case 'x':
+        if (c->working == DTYPE_N && (t == I32 || fp32_or_more))
             c->working = t;
         return t == c->working;
     case 'o':
@@ -202,17 +209,31 @@ static int check_clip(const struct checker *c, const struct op_form *form)
     return 0;
 }
 
+/* The places of a batch are whole rows, and live ones are some of them. */
+static int check_live(const struct checker *c)
+{
+    const int64_t B = c->bound['B'], D = c->bound['D'], N = c->bound['N'], Q = c->bound['Q'];
+
+    if (B > 0 && N > 0 && (D < 0 || (D % B == 0 && N <= D)) && (Q < 0 || 2 * Q == B))
+        return 0;
+    return err_set(c->err, ERR_RUN,
+                   "live_rows of %" PRId64 " rows: %" PRId64 " places of %" PRId64 ", %" PRId64 " pairs", B, N, D, Q);
+}
+
 static int check_attrs(const struct checker *c, const struct op_form *form)
 {
     const struct op_attrs *a = &c->step->attrs;
     const int64_t *bound = c->bound;
     const char *name = op_rule(c->step->op)->name;
+    const bool packed = kernel_is_packed(&(struct kernel){ .plan = c->plan, .step = c->step });
 
-    if (bound['B'] > 0 && (bound['N'] % bound['B'] != 0 || a->heads < 1 || bound['C'] % a->heads != 0))
+    if (c->step->op == OP_LIVE_ROWS)
+        return check_live(c);
+    if (bound['B'] > 0 && ((!packed && bound['N'] % bound['B'] != 0) || a->heads < 1 || bound['C'] % a->heads != 0))
         return err_set(c->err, ERR_RUN,
                        "%s of %" PRId64 " rows in %" PRId64 ", %" PRId64 " channels in %" PRId64 " heads", name,
                        bound['N'], bound['B'], bound['C'], a->heads);
-    if (bound['T'] >= 0 && bound['B'] * bound['T'] != bound['N'])
+    if (bound['T'] >= 0 && (packed ? bound['B'] * bound['T'] < bound['N'] : bound['B'] * bound['T'] != bound['N']))
         return err_set(c->err, ERR_RUN, "%s of %" PRId64 " x %" PRId64 " tokens in %" PRId64 " rows", name, bound['B'],
                        bound['T'], bound['N']);
     if (bound['Q'] == 0 || (bound['Q'] > 0 && bound['N'] % (2 * bound['Q']) != 0))
@@ -249,6 +270,7 @@ int operands_check(const struct plan *p, const struct op_step *s, const char *ba
     memset(c.bound, -1, sizeof c.bound);
     c.bound['1'] = 1;
     c.bound['2'] = 2;
+    c.bound['4'] = 4;
     c.bound['5'] = 5;
     c.bound['P'] = HYPER_N;
     if (s->attrs.heads > 0)

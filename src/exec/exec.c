@@ -175,13 +175,16 @@ static double seconds_now(void)
 int exec_run(struct exec *e, int program, const struct run_context *c, struct err *err)
 {
     const struct program *g = &e->plan->programs[program];
+    struct run_context own = *c;
 
     MUST(g->B == 0 || (c->B <= g->B && c->T <= g->T));
+    own.live = exec_address(e, g->live);
+    own.places = exec_address(e, g->places);
     if (e->run_hook)
         e->run_hook(e->run_hook_context, program, c);
     for (int i = 0; i < g->n_steps; i++) {
         const double start_s = e->hook ? seconds_now() : 0;
-        if (run_step(e, program, i, c, err) != 0) {
+        if (run_step(e, program, i, &own, err) != 0) {
             if (!err->where[0])
                 err_where(err, "program %s, step %d (%s)", g->name, i, op_rule(g->steps[i].op)->name);
             return -1;

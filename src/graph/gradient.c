@@ -20,6 +20,7 @@ static int new_grad(struct graph *g, int value)
     const int d =
         graph_value(g, of_param ? KIND_GRAD : KIND_ACTIVATION, v.dtype, v.shape, of_param ? "grad/%s" : "d/%s", v.name);
     g->values[d].working = v.working;
+    g->values[d].packed = v.packed;
     return d;
 }
 

@@ -19,7 +19,7 @@ const char *kind_name(enum buffer_kind kind)
 
 void graph_init(struct graph *g)
 {
-    *g = (struct graph){ .layer = -1, .by = "model", .model = "" };
+    *g = (struct graph){ .layer = -1, .by = "model", .live = -1, .places = -1, .model = "" };
 }
 
 void graph_free(struct graph *g)
@@ -178,6 +178,17 @@ int graph_node(struct graph *g, enum op op, struct op_attrs attrs, const int *in
         return 0;
     g->nodes[g->n_nodes] = node;
     return g->n_nodes++;
+}
+
+void graph_move_node(struct graph *g, int from, int to)
+{
+    const struct node moved = g->nodes[from];
+
+    if (from > to)
+        memmove(&g->nodes[to + 1], &g->nodes[to], (size_t)(from - to) * sizeof moved);
+    else
+        memmove(&g->nodes[from], &g->nodes[from + 1], (size_t)(to - from) * sizeof moved);
+    g->nodes[to] = moved;
 }
 
 void graph_remove_node(struct graph *g, int node)

@@ -28,6 +28,7 @@ struct value {
     enum dtype dtype;
     bool working; /* its type is the run's working type, which bf16 changes */
     bool input; /* set before the program runs, or read after it */
+    bool packed; /* its first extent is of live rows: at most these in a run */
     struct shape shape;
     int grad; /* its gradient, or -1 */
     int n_owners; /* of a gradient: how many values it is the gradient of */
@@ -51,6 +52,9 @@ struct graph {
     enum pass pass; /* of the nodes being added, as are: */
     int layer;
     const char *by;
+    int live, places; /* of live_rows, where token tensors are packed; -1: they are not */
+    int64_t
+        live_max[2]; /* the most places of a batch that are looked at, and those less what pairs share; 0: unknown */
     const char *model; /* prefix of the parameters' names: "", or "actor/" where a plan holds several models */
     struct err failure; /* code ERR_NONE unless building failed */
 };
@@ -76,6 +80,7 @@ int graph_find_param(const struct graph *g, const char *name); /* of the graph's
 #define NODE_END (-2)
 int graph_node(struct graph *g, enum op op, struct op_attrs attrs, const int *in, const int *out);
 #define NODE_LIST(...) ((const int[]){ __VA_ARGS__, NODE_END })
+void graph_move_node(struct graph *g, int from, int to);
 void graph_remove_node(struct graph *g, int node);
 /* Removes the nodes that nobody waits for: they write neither an input of the graph, nor a cache, nor what a node that stays
  * reads. */

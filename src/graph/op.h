@@ -41,6 +41,10 @@
  *  value_loss            v[N] f32, old[N] f32, returns[N] f32,      loss[1] f32                               clip
  *                        targets[N] i32, norm[2] f32
  *  value_loss_grad       v, old, returns, targets, norm             dv[N] f32                                 clip
+ *  live_rows             spans[B,2] i32, targets[D] i32|[],         live[B,4] i32, places[N] i32
+ *                        pairs[Q,5] i32|[], ids[D] i32|[]                                                   padding shares
+ *  pack                  x[D] i32 or f32, places[N]                 y[N]
+ *  unpack                y[N] i32 or f32, places[N]                 x[D]
  *  sumsq                 x                                          +sum[1] f64                               begin count
  *  grad_scale            sum[1] f64, hyper f64                      x, in place                               begin count
  *  adamw                 g, hyper f64, sum[1] f64|[]                param, m f32, v f32, master|[]            begin count group
@@ -72,6 +76,12 @@
  * the mean of its terms, or ln 2 without gradient when n = 0; loss = norm[0] * their sum, gradients are times norm[1].
  * value_loss: loss = norm[0] * sum over the rows whose target is >= 0 of 1/2 max((v - returns)^2, (clipped - returns)^2),
  * clipped = clip(v, old-clip, old+clip): PPO's clipped loss of a critic. Its gradient is norm[1] times that of the sum.
+ * live_rows, pack, unpack: of the D = B*T places of a batch only N are worked on, where a program's token tensors are packed:
+ * row b's places 0 .. end-1, so that causal attention misses nothing. end is the first past its visible keys, its targets and
+ * the scores that its pair compares (with attrs.padding: T); some padding may be among them, so that N is a round number. With
+ * attrs.shares, a rejected row's places before its first live one are those of the chosen row, which has the same ids there. live: for each row where it
+ * begins in packed tensors, its first live place, one past its last, and the row that has the places before (-1: none); places: of each packed row, b*T + t. pack gathers
+ * them, unpack puts them back, shared ones twice, 0 elsewhere; its gradient takes shared places from the chosen row alone. Attention keeps its [B,H,..] forms, of which it fills the live places.
  * dropout: keeps x / (1-p) where a 16-bit draw is at least round(p * 65536), see backend/dropout.h; off unless training.
  * sumsq: sum of squares of x[begin .. begin+count) in fp64. adamw, grad_scale: graph/optimizer.h has the formulas; the range
  * is of the flat tensors g and param, while m, v and master hold this rank's share and start at the range's begin.
@@ -124,6 +134,9 @@ enum op {
     OP_PAIR_LOSS_GRAD,
     OP_VALUE_LOSS,
     OP_VALUE_LOSS_GRAD,
+    OP_LIVE_ROWS,
+    OP_PACK,
+    OP_UNPACK,
     OP_SUMSQ,
     OP_GRAD_SCALE,
     OP_ADAMW,
@@ -138,6 +151,9 @@ enum op {
 
 /* The columns of pair_loss's pairs. */
 enum pair { PAIR_CHOSEN_BEGIN, PAIR_REJECTED_BEGIN, PAIR_TERMS, PAIR_CHOSEN_LAST, PAIR_REJECTED_LAST, PAIR_N };
+
+/* The columns of live_rows' live. */
+enum live { LIVE_BEGIN, LIVE_FIRST, LIVE_END, LIVE_SHARES, LIVE_N };
 
 #define INT8_GROUP 128 /* weights of a row that share a scale */
 
@@ -158,6 +174,7 @@ struct op_attrs {
     int32_t skip_row; /* embed_grad: the row that gets no gradient, or -1 */
     enum accumulate accumulate; /* of every "+" output */
     int64_t chunk; /* linear_ce: rows at a time */
+    bool padding, shares; /* live_rows: padding is live too; a rejected row begins where its text does */
     double clip; /* of PPO's losses */
     int64_t begin, count; /* a range of elements of a flat tensor */
     int64_t bucket; /* elements sent at a time */
@@ -206,5 +223,6 @@ int op_linear_ce_gradient(struct graph *g, int node, const int *dout, struct err
 int op_value_head_gradient(struct graph *g, int node, const int *dout, struct err *err);
 int op_pair_loss_gradient(struct graph *g, int node, const int *dout, struct err *err);
 int op_value_loss_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_unpack_gradient(struct graph *g, int node, const int *dout, struct err *err);
 
 #endif

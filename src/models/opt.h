@@ -18,6 +18,7 @@ struct extents {
     int64_t B, T; /* rows, and ids a row */
     int64_t S; /* columns of the KV cache that attention works on; 0: there is none */
     double times; /* how often the program runs for one optimizer step */
+    int64_t live_max[2]; /* as a graph's */
 };
 
 /* Adds parameters (names as in a checkpoint after "model.decoder.", in its order) and the decoder for [B,T] tokens. Inputs:

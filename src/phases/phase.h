@@ -51,6 +51,9 @@ struct phase_facts {
     int32_t pad; /* the id that rows are padded with, which also ends a text */
 };
 
+/* Of a batch whose loss reads visible ids and targets alone. */
+int64_t phase_live(const struct batch *b);
+
 struct phase {
     const char *name; /* "sft": the command, and the word in records */
     const struct phase_program *programs; /* name NULL at the end */
@@ -63,6 +66,9 @@ struct phase {
     const struct phase_metric *metrics; /* name NULL at the end; the loss first */
     int n_means; /* the first n_means of them are means, which steps add up; derive makes the others of these */
     void (*derive)(double *metrics);
+    /* How many places of a batch are looked at (visible ids, targets, scores that are compared), and how many without those of
+     * rejected rows that are as in the chosen ones. ERR_INPUT for rows that the phase is not defined for. */
+    int (*live)(const void *options, const struct phase_facts *f, const struct batch *b, int64_t n[2], struct err *err);
     size_t state_bytes;
     void (*open)(void *state, struct exec *e, const void *options,
                  const struct phase_facts *f); /* after exec_allocate */

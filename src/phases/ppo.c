@@ -188,7 +188,7 @@ struct piece {
     int64_t first, B, T;
 };
 
-static struct piece piece_of(struct ppo_experience *x, int64_t first, int64_t most)
+static struct piece piece_of(const struct ppo *ppo, struct ppo_experience *x, int64_t first, int64_t most)
 {
     struct piece p = { x, first, x->n - first < most ? x->n - first : most, 0 };
 
@@ -196,7 +196,7 @@ static struct piece piece_of(struct ppo_experience *x, int64_t first, int64_t mo
         if (x->rows[first + b].end + 1 > p.T)
             p.T = x->rows[first + b].end + 1;
     p.T = (p.T + ROUND_TO - 1) / ROUND_TO * ROUND_TO;
-    if (p.T > x->T)
+    if (p.T > x->T || ppo->settings.pad_to_max)
         p.T = x->T;
     return p;
 }
@@ -313,13 +313,13 @@ static int score_piece(const struct ppo *p, const struct piece *piece, struct er
 
 int ppo_score(struct ppo *p, struct ppo_experience *x, struct err *err)
 {
-    const struct piece all = piece_of(x, 0, x->n);
+    const struct piece all = piece_of(p, x, 0, x->n);
     struct ppo_steps steps = steps_of(&all);
     struct comm *comm = p->exec->comm;
     double moments[3] = { 0 };
 
     for (int64_t first = 0; first < x->n; first += p->score_B) {
-        const struct piece piece = piece_of(x, first, p->score_B);
+        const struct piece piece = piece_of(p, x, first, p->score_B);
         if (score_piece(p, &piece, err) != 0)
             return -1;
     }
@@ -516,7 +516,7 @@ int ppo_update(struct ppo *p, struct ppo_experience *x, int64_t iteration, struc
         for (int64_t at = 0; result == 0 && at < n; at += p->settings.micro_steps) {
             struct group g = { .epoch = epoch };
             for (; g.n < p->settings.micro_steps && at + g.n < n; g.n++)
-                g.pieces[g.n] = piece_of(x, order[at + g.n] * p->train_B, p->train_B);
+                g.pieces[g.n] = piece_of(p, x, order[at + g.n] * p->train_B, p->train_B);
             result = update(p, &g, out, err);
         }
     }

@@ -18,6 +18,7 @@
 
 struct ppo_settings {
     struct ppo_options math;
+    bool pad_to_max; /* rows as long as the plan allows, not as the longest of their piece */
     bool normalize; /* advantages to mean 0 and deviation 1 over all ranks' actions of an experience */
     int64_t epochs; /* over one experience */
     int64_t micro_steps; /* pieces an update */

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "graph/live.h"
+
 static int add_scores(struct graph *g, const struct opt_shape *o, const struct extents *x)
 {
     head_value_param(g, o);
@@ -205,13 +207,40 @@ struct state {
     bool by_batch; /* DeepSpeed-Chat's means are over batches, however many pairs each has */
 };
 
-static void open_state(void *state, struct exec *e, const void *given, const struct phase_facts *f)
+static struct reward_options options_of(const void *given, const struct phase_facts *f)
 {
     const struct words *w = given;
     const enum reward_loss by_convention = f->reference ? REWARD_DEEPSPEED_CHAT : REWARD_MASKED;
-    const struct reward_options o = { .loss = w->loss == 0 ? by_convention : (enum reward_loss)(w->loss - 1),
-                                      .pad = f->pad,
-                                      .num_padding_at_beginning = w->num_padding_at_beginning };
+
+    return (struct reward_options){ .loss = w->loss == 0 ? by_convention : (enum reward_loss)(w->loss - 1),
+                                    .pad = f->pad,
+                                    .num_padding_at_beginning = w->num_padding_at_beginning };
+}
+
+static int live(const void *given, const struct phase_facts *f, const struct batch *b, int64_t n[2], struct err *err)
+{
+    const struct reward_options o = options_of(given, f);
+    const int64_t Q = b->B / 2;
+
+    n[0] = n[1] = 0;
+    for (int64_t p = 0; p < Q; p++) {
+        struct reward_pair pair;
+        if (reward_pair_of(&o, b, p, &pair, err) != 0)
+            return -1;
+        const struct live_inputs chosen = {
+            .span = b->spans + 2 * p, .pair = pair.compared, .chosen = true, .T = b->T
+        };
+        const struct live_inputs rejected = { .span = b->spans + 2 * (Q + p), .pair = pair.compared, .T = b->T };
+        n[0] += live_end(&chosen) + live_end(&rejected);
+        n[1] -= live_shared(&chosen, b->ids + p * b->T, &rejected, b->ids + (Q + p) * b->T);
+    }
+    n[1] += n[0];
+    return 0;
+}
+
+static void open_state(void *state, struct exec *e, const void *given, const struct phase_facts *f)
+{
+    const struct reward_options o = options_of(given, f);
     struct state *s = state;
 
     reward_init(&s->reward, e, &o);
@@ -285,6 +314,7 @@ const struct phase phase_reward = {
     .metrics = metrics,
     .n_means = N_MEANS,
     .derive = derive,
+    .live = live,
     .state_bytes = sizeof(struct state),
     .open = open_state,
     .micro_step = micro_step,

@@ -75,6 +75,15 @@ static int eval_step(void *state, const struct batch *b, struct run_context *c, 
     return add_mean(result, loss, means);
 }
 
+static int live(const void *options, const struct phase_facts *f, const struct batch *b, int64_t n[2], struct err *err)
+{
+    (void)options;
+    (void)f;
+    (void)err;
+    n[0] = n[1] = phase_live(b);
+    return 0;
+}
+
 enum { LOSS, PERPLEXITY };
 
 static void derive(double *metrics)
@@ -97,6 +106,7 @@ const struct phase phase_sft = {
     .metrics = metrics,
     .n_means = 1,
     .derive = derive,
+    .live = live,
     .state_bytes = sizeof(struct sft),
     .open = open_state,
     .micro_step = micro_step,

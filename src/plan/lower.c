@@ -69,6 +69,7 @@ static int lower_value(struct plan *p, int program, const char *model, const str
         .group = trains ? group_of(v->name) : -1,
         .persistent = of_model || v->input,
         .cache = v->kind == KIND_KV,
+        .packed = v->packed,
         .input = v->input,
         .program = of_model || v->input ? -1 : program,
         .by = "model",
@@ -125,6 +126,10 @@ int plan_lower(struct plan *p, const struct graph *g, const char *name, int64_t 
         }
     }
     failed = failed || lower_nodes(p, program, g, buffer_of, err) != 0;
+    if (!failed && g->live >= 0) {
+        p->programs[program].live = buffer_of[g->live];
+        p->programs[program].places = buffer_of[g->places];
+    }
     mem_free(buffer_of);
     return failed ? -1 : 0;
 }

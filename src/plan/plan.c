@@ -70,7 +70,8 @@ int plan_add_program(struct plan *p, const char *model, const char *name, int64_
     const char *copy = plan_name(p, err, "%s%s", model, name);
     if (!copy)
         return -1;
-    p->programs[p->n_programs] = (struct program){ .name = copy, .model = model, .B = B, .T = T, .times = 1 };
+    p->programs[p->n_programs] =
+        (struct program){ .name = copy, .model = model, .B = B, .T = T, .live = -1, .places = -1, .times = 1 };
     return p->n_programs++;
 }
 

@@ -22,6 +22,7 @@ struct buffer {
     bool persistent; /* lives between programs: parameters, gradients, optimizer state, inputs */
     bool cache; /* persistent, but between those programs alone that name a cache: any other one writes over it */
     bool derived; /* made of other state by a program of the plan: neither loaded nor saved */
+    bool packed; /* as the value's */
     bool input; /* exec gives its address out */
     int program; /* the one program a transient buffer belongs to */
     int first_step, last_step; /* its lifetime there: layout.c derives it after the last rewrite */
@@ -48,6 +49,7 @@ struct program {
     struct op_step *steps;
     int n_steps, room;
     int64_t B, T; /* planned extents; 0: it has no tokens */
+    int live, places; /* buffers of live_rows; -1: no tensor is packed */
     double times; /* how often it runs for one optimizer step */
 };
 

@@ -53,6 +53,8 @@ static int build_program(const struct build *b, const struct phase_program *w, s
 
     graph_init(&g);
     g.model = m->prefix;
+    g.live_max[0] = x->live_max[0];
+    g.live_max[1] = x->live_max[1];
     const int loss = w->add(&g, &m->shape, x);
     int result = graph_check(&g, err);
     if (result == 0)
@@ -74,7 +76,10 @@ int build_plan(const struct build *b, struct plan *p, struct err *err)
     plan_init(p, b->rank, b->ranks);
     p->micro_steps = (int)b->micro_steps;
     for (int i = 0; i < b->n_models && result == 0; i++) {
-        const struct run_facts facts = { .ranks = b->ranks, .trains = model_trains(b, &b->models[i]) };
+        const struct run_facts facts = { .ranks = b->ranks,
+                                         .trains = model_trains(b, &b->models[i]),
+                                         .pairs = b->phase->samples == SAMPLE_PAIR,
+                                         .dropout = b->models[i].shape.dropout };
         result = technique_check(b->models[i].techniques, &facts, err);
     }
     for (const struct phase_program *w = b->phase->programs; w->name && result == 0; w++)

@@ -248,7 +248,7 @@ static int time_plan(struct collector *c, const struct run_form *form, const str
 
     comm_alone(&alone);
     c->plan = &p;
-    int result = form->plan(s, models, true, 0, 1, &p, err);
+    int result = form->plan(s, models, true, 0, 1, &(struct run_live){ 0 }, &p, err);
     if (result == 0)
         result = backend_open(&b, "cpu", c->threads, err);
     if (result == 0)

@@ -160,8 +160,9 @@ static int build(struct generation *g, int64_t B, int64_t S, struct err *err)
                        .micro_steps = 1,
                        .ranks = 1 };
 
-    b.extents[EXTENTS_PREFILL] = (struct extents){ B, S < PREFILL_COLUMNS ? S : PREFILL_COLUMNS, S, 1 };
-    b.extents[EXTENTS_DECODE] = (struct extents){ B, 1, S, 1 };
+    b.extents[EXTENTS_PREFILL] =
+        (struct extents){ .B = B, .T = S < PREFILL_COLUMNS ? S : PREFILL_COLUMNS, .S = S, .times = 1 };
+    b.extents[EXTENTS_DECODE] = (struct extents){ .B = B, .T = 1, .S = S, .times = 1 };
     if (build_shape(&g->model.config, 0, &b.models[0].shape, err) != 0)
         return -1;
     return build_plan(&b, &g->plan, err);

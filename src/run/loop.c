@@ -28,8 +28,8 @@ static int64_t rows_each(const struct phase *p)
     return p->samples == SAMPLE_PAIR ? 2 : 1;
 }
 
-static int plan(const struct spec *s, const struct run_model *m, bool trains, int rank, int ranks, struct plan *p,
-                struct err *err)
+static int plan(const struct spec *s, const struct run_model *m, bool trains, int rank, int ranks,
+                const struct run_live *live, struct plan *p, struct err *err)
 {
     const int64_t each = rows_each(s->phase), T = s->max_seq_len;
     struct build b = { .phase = s->phase,
@@ -41,9 +41,14 @@ static int plan(const struct spec *s, const struct run_model *m, bool trains, in
 
     if (trains)
         b.extents[EXTENTS_TRAIN] =
-            (struct extents){ .B = s->train_batch * each, .T = T, .times = (double)s->accumulation };
+            (struct extents){ .B = s->train_batch * each,
+                              .T = T,
+                              .times = (double)s->accumulation,
+                              .live_max = { live->most[EXTENTS_TRAIN][0], live->most[EXTENTS_TRAIN][1] } };
     if (!trains || s->eval_batches != 0)
-        b.extents[EXTENTS_EVAL] = (struct extents){ .B = s->eval_batch * each, .T = T };
+        b.extents[EXTENTS_EVAL] = (struct extents){
+            .B = s->eval_batch * each, .T = T, .live_max = { live->most[EXTENTS_EVAL][0], live->most[EXTENTS_EVAL][1] }
+        };
     if (setup_length(&m->config, "max_seq_len", T, err) != 0 ||
         build_shape(&m->config, s->dropout, &b.models[0].shape, err) != 0)
         return -1;
@@ -70,17 +75,23 @@ static int data(struct run *r, struct err *err)
                                  .ranks = r->comm.ranks,
                                  .seed = (uint64_t)s->seed,
                                  .convention = inputs_convention(s),
-                                 .trim = s->convention != SPEC_PAPER,
+                                 .trim = s->convention != SPEC_PAPER && !s->pad_to_max,
                                  .reference_order = s->convention != SPEC_TUNEUP };
 
     if (inputs_open(&r->inputs, s, &r->models[0].config, !r->trains, err) != 0 ||
-        (r->trains && batcher_init(&r->train, &r->inputs.train, &o, err) != 0))
+        (r->trains && batcher_init(&r->train, &r->inputs.train, &o, err) != 0) ||
+        (r->trains && run_live_most(&r->train, r, s->phase, s->max_steps > 0 ? INT64_MAX : s->epochs,
+                                    s->max_steps > 0 ? s->max_steps * s->accumulation : INT64_MAX,
+                                    r->live.most[EXTENTS_TRAIN], err) != 0))
         return -1;
     tell_equal(r->trains ? &r->inputs.train : &r->inputs.eval);
     o.B = s->eval_batch;
     if (r->inputs.eval.n == 0 || (r->trains && s->eval_batches == 0))
         return 0;
-    return batcher_init(&r->eval, &r->inputs.eval, &o, err);
+    if (batcher_init(&r->eval, &r->inputs.eval, &o, err) != 0)
+        return -1;
+    return run_live_most(&r->eval, r, s->phase, 1, s->eval_batches < 0 ? INT64_MAX : s->eval_batches,
+                         r->live.most[EXTENTS_EVAL], err);
 }
 
 static int start(struct run *r, struct err *err)

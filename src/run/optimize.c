@@ -91,7 +91,7 @@ int optimize_plan(const struct optimize_question *q, const struct optimize_choic
 
     comm_alone(&comm);
     set_choice(q->form, s, c);
-    if (q->form->plan(s, q->models, q->trains, q->rank, q->ranks, p, err) != 0)
+    if (q->form->plan(s, q->models, q->trains, q->rank, q->ranks, &q->live, p, err) != 0)
         return -1;
     const int result = exec_prepare(&exec, p, q->backend, &comm, err);
     exec_free(&exec);

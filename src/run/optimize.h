@@ -26,6 +26,7 @@ struct optimize_question {
     const struct run_model *models; /* descriptions alone are read */
     bool trains;
     int rank, ranks, local_ranks;
+    struct run_live live; /* of the data; {0}: they were not looked at */
     const struct predictor *predictor; /* NULL: memory alone is asked for */
     struct backend *backend;
     bool pinned[TECHNIQUES_MAX]; /* given on the command line: not touched */

@@ -26,8 +26,8 @@ static inline struct ppo_work *ppo_work_of(const struct run *r)
 
 /* ppo_setup.c: the functions of run_ppo but train. */
 int ppo_models(const struct spec *s, bool trains, struct run_model *models);
-int ppo_plan(const struct spec *s, const struct run_model *models, bool trains, int rank, int ranks, struct plan *p,
-             struct err *err);
+int ppo_plan(const struct spec *s, const struct run_model *models, bool trains, int rank, int ranks,
+             const struct run_live *live, struct plan *p, struct err *err);
 int ppo_techniques(struct spec *s, struct technique_values **out);
 void ppo_plain(struct spec *s);
 int ppo_data(struct run *r, struct err *err);

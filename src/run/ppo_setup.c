@@ -89,8 +89,8 @@ static int check_shapes(const struct ppo_spec *s, const struct run_model *m, str
     return 0;
 }
 
-int ppo_plan(const struct spec *base, const struct run_model *m, bool trains, int rank, int ranks, struct plan *p,
-             struct err *err)
+int ppo_plan(const struct spec *base, const struct run_model *m, bool trains, int rank, int ranks,
+             const struct run_live *live, struct plan *p, struct err *err)
 {
     const struct ppo_spec *s = ppo_spec_of(base);
     struct technique_values reference, reward;
@@ -107,6 +107,8 @@ int ppo_plan(const struct spec *base, const struct run_model *m, bool trains, in
 
     (void)trains;
     set_extents(s, b.extents);
+    for (int i = 0; i < EXTENTS_N; i++)
+        memcpy(b.extents[i].live_max, live->most[i], sizeof live->most[i]);
     if (check_shapes(s, m, err) != 0 || frozen_like(s, &s->actor, &reference, err) != 0 ||
         frozen_like(s, &s->critic_techniques, &reward, err) != 0)
         return -1;
@@ -209,6 +211,89 @@ static int open_texts(struct run *r, struct err *err)
     return ppo_texts(r, &w->texts, err) != 0 ? -1 : batcher_init(&w->text_batches, &w->texts, &o, err);
 }
 
+/* Rows of prompts become pieces of so many answers; what the largest piece may have live when all answers are as long as they
+ * may be. */
+struct live_pieces {
+    int64_t size, answer; /* rows of a piece, ids of an answer */
+    int64_t rows, sum, most;
+};
+
+static void end_piece(struct live_pieces *p)
+{
+    p->most = p->sum > p->most ? p->sum : p->most;
+    p->rows = p->sum = 0;
+}
+
+static void add_prompts(struct live_pieces *p, const struct batch *b)
+{
+    for (int64_t row = 0; row < b->B; row++) {
+        p->sum += b->spans[2 * row + 1] - b->spans[2 * row] + p->answer;
+        if (++p->rows == p->size)
+            end_piece(p);
+    }
+}
+
+/* n times `each` batches, through the epochs, of one rank. */
+static int add_iterations(struct live_pieces *p, struct batcher *b, int64_t n, int64_t each, struct err *err)
+{
+    if (batcher_epoch(b, 0, err) != 0)
+        return -1;
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t k = 0; k < each; k++) {
+            int more = batcher_step(b, err);
+            if (more == 0 && batcher_epoch(b, b->epoch + 1, err) == 0)
+                more = batcher_step(b, err);
+            if (more <= 0)
+                return -1;
+            add_prompts(p, &b->batch);
+        }
+        end_piece(p);
+    }
+    return 0;
+}
+
+static int most_live(struct run *r, struct batcher *b, int64_t n, int64_t each, int64_t most[2], struct err *err)
+{
+    const struct ppo_spec *s = ppo_spec_of(r->spec);
+    struct live_pieces p = { .size = s->base.train_batch, .answer = s->max_answer };
+    const int own = b->options.rank;
+    int result = 0;
+
+    for (int rank = 0; n * each <= RUN_LIVE_BATCHES && rank < b->options.ranks && result == 0; rank++) {
+        b->options.rank = rank;
+        result = add_iterations(&p, b, n, each, err);
+    }
+    b->options.rank = own;
+    most[0] = most[1] = p.most;
+    return result == 0 ? batcher_epoch(b, 0, err) : -1;
+}
+
+static int64_t iterations(const struct run *r)
+{
+    const struct ppo_spec *s = ppo_spec_of(r->spec);
+
+    return s->base.max_steps > 0 ? s->base.max_steps : batcher_steps(&r->train) * s->base.epochs / ppo_spec_rollouts(s);
+}
+
+/* What all batches of prompts and of texts have live, of every iteration and of an evaluation. */
+static int find_live(struct run *r, struct err *err)
+{
+    const struct ppo_spec *s = ppo_spec_of(r->spec);
+    struct batcher *texts = &ppo_work_of(r)->text_batches;
+    const int64_t rollouts = ppo_spec_rollouts(s), n = iterations(r);
+    int64_t(*most)[2] = r->live.most, evaluated[2] = { 0 };
+
+    if (most_live(r, &r->train, n, rollouts, most[EXTENTS_TRAIN], err) != 0 ||
+        (r->eval.samples && most_live(r, &r->eval, batcher_steps(&r->eval), 1, evaluated, err) != 0))
+        return -1;
+    const int64_t trained = most[EXTENTS_TRAIN][0], scored = trained > evaluated[0] ? trained : evaluated[0];
+    if (trained > 0 && (!r->eval.samples || evaluated[0] > 0))
+        most[EXTENTS_SCORE][0] = most[EXTENTS_SCORE][1] = scored;
+    const int64_t pieces_each = pieces(rollouts * s->generation_batch, s->base.train_batch) * s->ppo_epochs;
+    return texts->samples ? run_live_most(texts, r, &phase_sft, INT64_MAX, n * pieces_each, most[EXTENTS_TEXT], err)
+                          : 0;
+}
+
 int ppo_data(struct run *r, struct err *err)
 {
     const struct ppo_spec *s = ppo_spec_of(r->spec);
@@ -226,9 +311,9 @@ int ppo_data(struct run *r, struct err *err)
         open_texts(r, err) != 0)
         return -1;
     tell_dropped(r);
-    if (r->inputs.eval.n == 0 || r->spec->eval_batches == 0)
-        return 0;
-    return batcher_init(&r->eval, &r->inputs.eval, &o, err);
+    if (r->inputs.eval.n > 0 && r->spec->eval_batches != 0 && batcher_init(&r->eval, &r->inputs.eval, &o, err) != 0)
+        return -1;
+    return find_live(r, err);
 }
 
 /* ---- start ---- */
@@ -265,7 +350,7 @@ static int count_iterations(struct run *r, struct err *err)
     const struct ppo_spec *s = ppo_spec_of(r->spec);
     const int64_t each = ppo_spec_rollouts(s), batches = batcher_steps(&r->train) * s->base.epochs;
 
-    r->total_updates = s->base.max_steps > 0 ? s->base.max_steps : batches / each;
+    r->total_updates = iterations(r);
     if (s->base.max_steps == 0 && batches % each != 0 && batches > each)
         log_note("the last %" PRId64 " batches of prompts are too few for an iteration of %" PRId64, batches % each,
                  each);

@@ -36,14 +36,20 @@ struct run_model {
 #define RUN_TECHNIQUE_SETS 4
 #define RUN_SPEC_BYTES 8192 /* the largest spec of a form */
 
+/* The most places of any batch that are looked at, by the extents of programs; 0: not known. */
+struct run_live {
+    int64_t most[EXTENTS_N][2]; /* as a graph's live_max */
+};
+
 /* How the runs of some phases go; all else is the same in every phase. */
 struct run_form {
     /* Fills in prefix, dir and flags of the models that the spec means; returns how many. Nothing is read. */
     int (*models)(const struct spec *s, bool trains, struct run_model *models);
     /* What the spec and the models' descriptions plan, without any tensor: also for `tuneup plan`. */
-    int (*plan)(const struct spec *s, const struct run_model *models, bool trains, int rank, int ranks, struct plan *p,
-                struct err *err);
-    int (*data)(struct run *r, struct err *err); /* tokenizer, samples, batchers: before memory is allocated */
+    int (*plan)(const struct spec *s, const struct run_model *models, bool trains, int rank, int ranks,
+                const struct run_live *live, struct plan *p, struct err *err);
+    /* Tokenizer, samples, batchers, and what their batches have live: before memory is planned. */
+    int (*data)(struct run *r, struct err *err);
     int (*start)(struct run *r, struct err *err); /* weights are there: trainers, the phase's state */
     int (*train)(struct run *r, struct err *err); /* from r->at to the end. ERR_STOPPED after a signal, all saved */
     /* The form's own part of a checkpoint's state; NULL: none. */
@@ -105,6 +111,7 @@ struct run {
     int n_models;
     struct inputs inputs;
     struct batcher train, eval;
+    struct run_live live; /* of the data, all ranks and epochs */
     struct plan plan;
     struct backend backend;
     struct exec exec;
@@ -146,6 +153,12 @@ int run_evaluate(const struct run_request *q, struct run_evaluation *out, struct
 int run_model_folder(const struct spec *s, const struct run_model *m, char *out, struct err *err);
 /* After a failure: a rank that fails alone says so and ends all, since the others wait for it in a collective. */
 void run_end_failed(struct run *r, struct err *err);
+
+/* run_live.c: of a batcher's batches of all ranks through some epochs, at most n_batches of them, the most places that the phase
+ * looks at. phase NULL: visible ids. The batcher stands at its begin after. */
+#define RUN_LIVE_BATCHES 100000 /* of a rank: a second's work; more are not looked at, and whole batches are planned */
+int run_live_most(struct batcher *b, const struct run *r, const struct phase *phase, int64_t epochs, int64_t n_batches,
+                  int64_t most[2], struct err *err);
 
 /* setup.c */
 int setup_threads(const struct spec *s, int local_ranks); /* of one rank */

@@ -25,8 +25,8 @@ static int models(const struct spec *s, bool trains, struct run_model *out)
     return 1;
 }
 
-static int plan(const struct spec *s, const struct run_model *m, bool trains, int rank, int ranks, struct plan *p,
-                struct err *err)
+static int plan(const struct spec *s, const struct run_model *m, bool trains, int rank, int ranks,
+                const struct run_live *live, struct plan *p, struct err *err)
 {
     struct build b = { .phase = &phase_reward,
                        .models = { { .prefix = "", .techniques = &s->techniques } },
@@ -36,7 +36,10 @@ static int plan(const struct spec *s, const struct run_model *m, bool trains, in
                        .ranks = ranks };
 
     (void)trains;
-    b.extents[EXTENTS_SCORE] = (struct extents){ .B = s->eval_batch, .T = s->max_seq_len };
+    b.extents[EXTENTS_SCORE] =
+        (struct extents){ .B = s->eval_batch,
+                          .T = s->max_seq_len,
+                          .live_max = { live->most[EXTENTS_SCORE][0], live->most[EXTENTS_SCORE][1] } };
     if (setup_length(&m->config, "max_seq_len", s->max_seq_len, err) != 0 ||
         build_shape(&m->config, s->dropout, &b.models[0].shape, err) != 0)
         return -1;
@@ -138,7 +141,9 @@ static int data(struct run *r, struct err *err)
     inputs_tell_skipped(&source);
     source_free(&source);
     tell_cut(&r->inputs.eval);
-    return result == 0 ? batcher_init(&r->eval, &r->inputs.eval, &o, err) : -1;
+    if (result != 0 || batcher_init(&r->eval, &r->inputs.eval, &o, err) != 0)
+        return -1;
+    return run_live_most(&r->eval, r, NULL, 1, INT64_MAX, r->live.most[EXTENTS_SCORE], err);
 }
 
 static int start(struct run *r, struct err *err)

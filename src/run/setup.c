@@ -1,5 +1,5 @@
-/* Everything that can be refused is refused here, in the order of its cost: words, model description, plan and limits, data,
- * and only then memory and weights. Nothing is written before all that. */
+/* Everything that can be refused is refused here, in the order of its cost: words, model description, plan, data, limits, and
+ * only then memory and weights. Nothing is written before all that. */
 #include <inttypes.h>
 #include <math.h>
 #include <omp.h>
@@ -61,6 +61,7 @@ static int check_memory(struct run *r, struct err *err)
                                          .rank = r->comm.rank,
                                          .ranks = r->comm.ranks,
                                          .local_ranks = r->comm.local_ranks,
+                                         .live = r->live,
                                          .backend = &r->backend };
     return setup_fits(&q, &r->plan, limit, err);
 }
@@ -190,6 +191,18 @@ static int load_weights(struct run *r, struct err *err)
     return 0;
 }
 
+/* Twice: what the words alone forbid is refused before data are read, and memory is planned for what these have. */
+static int plan_all(struct run *r, struct err *err)
+{
+    for (int i = 0; i < 2; i++) {
+        plan_free(&r->plan);
+        if (r->form->plan(r->spec, r->models, r->trains, r->comm.rank, r->comm.ranks, &r->live, &r->plan, err) != 0 ||
+            (i == 0 && r->form->data(r, err) != 0))
+            return -1;
+    }
+    return 0;
+}
+
 static int open_here(struct run *r, struct err *err)
 {
     const struct spec *s = r->spec;
@@ -201,12 +214,11 @@ static int open_here(struct run *r, struct err *err)
         r->is_done = done > 0;
         return done > 0 ? 0 : -1;
     }
-    if ((r->n_models == 0 && open_models(r, err) != 0) || open_backend(r, err) != 0 ||
-        r->form->plan(s, r->models, r->trains, r->comm.rank, r->comm.ranks, &r->plan, err) != 0 ||
+    if ((r->n_models == 0 && open_models(r, err) != 0) || open_backend(r, err) != 0 || plan_all(r, err) != 0 ||
         exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 || check_memory(r, err) != 0)
         return -1;
     forecast_open(r);
-    return r->trains && check_disk(r, err) != 0 ? -1 : r->form->data(r, err);
+    return r->trains ? check_disk(r, err) : 0;
 }
 
 struct trainer_options setup_trainer_options(const struct spec *s, int64_t total)

@@ -18,7 +18,7 @@ struct spec {
     const char *data[SPEC_MAX_DATA + 1], *sft_only_data[SPEC_MAX_DATA + 1]; /* NULL at the end */
     int64_t max_seq_len;
     int convention; /* enum spec_convention */
-    bool skip_bad_records, jsonfile_spaces, allow_nonfinite;
+    bool pad_to_max, skip_bad_records, jsonfile_spaces, allow_nonfinite;
     double dropout; /* negative: the model's own */
     /* training */
     int64_t train_batch, eval_batch, accumulation, epochs, max_steps, warmup;

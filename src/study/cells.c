@@ -25,6 +25,8 @@ const struct technique_word technique_words[] = {
     { "flash_attention", "--flash_attention", "--no-flash_attention", true, 1, NULL },
     { "fused_kernels", "--fused_kernels", "--no-fused_kernels", true, 1, NULL },
     { "norm_recompute", "--recompute_norms", "--no-recompute_norms", true, 1, NULL },
+    { "remove_padding", "--remove_padding", "--no-remove_padding", true, 1, NULL },
+    { "share_prompts", "--share_prompts", "--no-share_prompts", true, 1, "reward" },
     { "optimizer8", "--optimizer_bits=8", "--optimizer_bits=32", false, 1, NULL },
     { "int8", "--int8_generation", "--no-int8_generation", false, 1, "ppo" },
     { "frozen_bf16", "--frozen_dtype=bf16", "--frozen_dtype=fp32", false, 1, "ppo" },
@@ -45,6 +47,7 @@ static const struct {
     { "reward", "--max_steps", BUILTIN_STEPS },
     { "reward", "--per_device_train_batch_size", BUILTIN_PAIRS },
     { "reward", "--max_seq_len", BUILTIN_TOKENS },
+    { "reward", "--dropout", 0 }, /* as DeepSpeed-Chat trains it; prompts can be shared then */
     { "ppo", "--max_steps", BUILTIN_ITERATIONS },
     { "ppo", "--per_device_generation_batch_size", BUILTIN_ANSWERS },
     { "ppo", "--per_device_training_batch_size", BUILTIN_ANSWERS },
@@ -58,7 +61,7 @@ static const struct {
 static const struct {
     const char *phase, *name;
     bool few_ranks;
-    const char *techniques[9];
+    const char *techniques[10];
 } builtin_cells[] = {
     { "sft", "baseline", false, { 0 } },
     { "sft", "bf16", true, { "bf16" } },
@@ -70,12 +73,16 @@ static const struct {
     { "sft", "flash_attention", true, { "flash_attention" } },
     { "sft", "fused_kernels", true, { "fused_kernels" } },
     { "sft", "norm_recompute", true, { "norm_recompute" } },
-    { "sft", "all exact", false, { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute" } },
+    { "sft", "remove_padding", true, { "remove_padding" } },
+    { "sft",
+      "all exact",
+      false,
+      { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute", "remove_padding" } },
     { "sft",
       "everything",
       false,
       { "bf16", "gradient_checkpointing", "zero-1?", "chunked_loss", "flash_attention", "fused_kernels",
-        "norm_recompute" } },
+        "norm_recompute", "remove_padding" } },
     /* A reward model has no vocabulary to chunk. */
     { "reward", "baseline", false, { 0 } },
     { "reward", "bf16", true, { "bf16" } },
@@ -86,11 +93,17 @@ static const struct {
     { "reward", "flash_attention", true, { "flash_attention" } },
     { "reward", "fused_kernels", true, { "fused_kernels" } },
     { "reward", "norm_recompute", true, { "norm_recompute" } },
-    { "reward", "all exact", true, { "flash_attention", "fused_kernels", "norm_recompute" } },
+    { "reward", "remove_padding", true, { "remove_padding" } },
+    { "reward", "share_prompts", true, { "remove_padding", "share_prompts" } },
+    { "reward",
+      "all exact",
+      true,
+      { "flash_attention", "fused_kernels", "norm_recompute", "remove_padding", "share_prompts" } },
     { "reward",
       "everything",
       false,
-      { "bf16", "gradient_checkpointing", "zero-1?", "flash_attention", "fused_kernels", "norm_recompute" } },
+      { "bf16", "gradient_checkpointing", "zero-1?", "flash_attention", "fused_kernels", "norm_recompute",
+        "remove_padding", "share_prompts" } },
     /* Of the techniques that gain least only all together: four models take their time. */
     { "ppo", "baseline", false, { 0 } },
     { "ppo", "bf16", true, { "bf16" } },
@@ -101,12 +114,16 @@ static const struct {
     { "ppo", "zero-3", false, { "zero-3" } },
     { "ppo", "chunked_loss", true, { "chunked_loss" } },
     { "ppo", "flash_attention", true, { "flash_attention" } },
-    { "ppo", "all exact", true, { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute" } },
+    { "ppo", "remove_padding", true, { "remove_padding" } },
+    { "ppo",
+      "all exact",
+      true,
+      { "chunked_loss", "flash_attention", "fused_kernels", "norm_recompute", "remove_padding" } },
     { "ppo",
       "everything",
       false,
       { "bf16", "frozen_bf16", "gradient_checkpointing", "zero-1?", "chunked_loss", "flash_attention", "fused_kernels",
-        "norm_recompute" } },
+        "norm_recompute", "remove_padding" } },
 };
 
 int cells_phase(const char *name)

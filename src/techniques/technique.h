@@ -10,6 +10,8 @@
 struct run_facts {
     int ranks;
     bool trains; /* false: evaluation alone */
+    bool pairs; /* of rows, whose scores are compared */
+    double dropout;
 };
 
 struct technique {

@@ -26,7 +26,12 @@ struct sample {
     bool wide; /* fp32 where the working type may also be that */
     bool bare; /* without optional operands */
     bool later_micro;
+    bool packed; /* token tensors hold live rows alone */
+    bool shares; /* and some rows share their beginning with another */
 };
+
+#define MAX_ROWS 8
+#define MAX_PLACES 1000
 
 struct fixture {
     struct sample sample;
@@ -37,6 +42,9 @@ struct fixture {
     void *data[MAX_OPERANDS];
     struct op_step step;
     struct run_context c;
+    struct live_row live[MAX_ROWS];
+    int32_t places[MAX_PLACES];
+    int64_t n_live;
 };
 
 /* Forward ops and their gradients. in names the gradient's inputs: i2 = the forward's input 2, o1 its output 1, d0 the
@@ -61,6 +69,7 @@ static const struct gradient_link links[] = {
     { OP_LINEAR_CE, OP_LINEAR_CE_TRAIN, "i0 i1 i2 i3 i4 i5", ".01" },
     { OP_VALUE_HEAD, OP_VALUE_HEAD_GRAD, "d0 i0 i1", "01" },
     { OP_PAIR_LOSS, OP_PAIR_LOSS_GRAD, "i0 i1 i2", "0" },
+    { OP_UNPACK, OP_PACK, "d0 i1", "0" },
 };
 
 static inline const struct gradient_link *link_of_gradient(enum op op)
@@ -110,12 +119,37 @@ static inline void put(struct fixture *f, int i, int64_t at, double x)
                       1);
 }
 
+/* What of row b is live where tensors are packed: never less than fill_spans shows of it. */
+static inline int64_t row_end(int64_t b, int64_t T)
+{
+    const int64_t kinds[5] = { T - T / 4, T, T, T - T / 3, 1 };
+
+    return kinds[b % 5];
+}
+
+/* Rows 2 and 3 share with row 1, where that is asked, half of it and all but the last. */
+static inline int64_t row_first(const struct sample *s, int64_t b)
+{
+    return s->shares && b == 2 ? s->T / 2 : s->shares && b == 3 ? row_end(b, s->T) - 1 : 0;
+}
+
+static inline int64_t n_live(const struct sample *s)
+{
+    int64_t n = 0;
+
+    for (int64_t b = 0; b < s->B; b++)
+        n += row_end(b, s->T) - row_first(s, b);
+    return n;
+}
+
 static inline int64_t extent_of(const struct sample *s, char letter, bool planned)
 {
     const int64_t B = planned && s->planned_B ? s->planned_B : s->B, T = planned && s->planned_T ? s->planned_T : s->T;
 
     switch (letter) {
     case 'N':
+        return !s->packed || (planned && (s->planned_B || s->planned_T)) ? B * T : n_live(s);
+    case 'D':
         return B * T;
     case 'B':
         return B;
@@ -172,11 +206,24 @@ static inline enum dtype dtype_for(const struct sample *s, const struct operand_
         return I8;
     case 'o':
         return s->wide && s->type == BF16 ? F32 : s->type;
+    case 'x':
+        return s->wide ? I32 : s->type == F64 ? F64 : F32;
     case 'f':
     case 'm':
         return s->type == F64 ? F64 : F32;
     default:
         return s->type;
+    }
+}
+
+static inline void lay_live(struct fixture *f)
+{
+    assert_true(f->sample.B <= MAX_ROWS && f->sample.B * f->sample.T <= MAX_PLACES);
+    for (int64_t b = 0; b < f->sample.B; b++) {
+        const int32_t end = (int32_t)row_end(b, f->sample.T), first = (int32_t)row_first(&f->sample, b);
+        f->live[b] = (struct live_row){ (int32_t)f->n_live, first, end, first > 0 ? 1 : -1 };
+        for (int64_t t = first; t < f->live[b].end; t++)
+            f->places[f->n_live++] = (int32_t)(b * f->sample.T + t);
     }
 }
 
@@ -186,10 +233,15 @@ static inline void fixture_init(struct fixture *f, const struct sample *s)
 
     *f = (struct fixture){ .sample = *s };
     operands_form(s->op, &f->form);
-    if (f->form.n_in > 1 && f->form.in[1].extent[0] == 'Q') { /* rows come in pairs */
+    if ((f->form.n_in > 1 && f->form.in[1].extent[0] == 'Q') || s->op == OP_LIVE_ROWS) { /* rows come in pairs */
         f->sample.B += s->B % 2;
         f->sample.planned_B += s->planned_B % 2;
         s = &f->sample;
+    }
+    if (s->op == OP_PACK || s->op == OP_UNPACK || s->packed) {
+        f->sample.packed = true;
+        s = &f->sample;
+        lay_live(f);
     }
     f->plan = (struct plan){ .buffers = f->buffers, .n_buffers = n_operands(f) };
     f->step = (struct op_step){ .op = s->op, .attrs = s->attrs };
@@ -207,6 +259,7 @@ static inline void fixture_init(struct fixture *f, const struct sample *s)
                               .kind = KIND_ACTIVATION,
                               .dtype = dtype_for(s, form),
                               .shape = shape_for(s, form, true),
+                              .packed = s->packed && (form->extent[0] == 'N' || form->extent[0] == '*'),
                               .shards = 1,
                               .parent = -1 };
         f->used[i] = shape_count(&used);
@@ -241,8 +294,10 @@ static inline void fill_spans(struct fixture *f, int i)
 {
     const int64_t T = extent_of(&f->sample, f->sample.op == OP_KV_ATTENTION ? 'S' : 'T', false);
 
-    for (int64_t b = 0; b < f->sample.B; b++) {
-        const int64_t kinds[5][2] = { { T / 3, T - T / 4 }, { 0, T }, { T / 2, T }, { 0, T - T / 3 }, { T, T } };
+    for (int64_t b = 0; b < f->sample.B; b++) { /* rows that share see the same keys there */
+        const int64_t kinds[5][2] = {
+            { T / 3, T - T / 4 }, { 0, T }, { f->sample.shares ? 0 : T / 2, T }, { 0, T - T / 3 }, { T, T }
+        };
 
         put(f, i, 2 * b, (double)kinds[b % 5][0]);
         put(f, i, 2 * b + 1, (double)kinds[b % 5][1]);
@@ -309,6 +364,9 @@ static inline void fill_operand(struct fixture *f, int i, struct rng *rng)
         return;
     if (form->type == 'i' && strcmp(form->extent, "B") == 0) {
         fill_columns(f, i);
+    } else if (form->type == 'i' && form->extent[0] == 'N' && (f->sample.op == OP_PACK || f->sample.op == OP_UNPACK)) {
+        for (int64_t n = 0; n < f->n_live; n++)
+            put(f, i, n, (double)f->places[n]);
     } else if (form->type == 'i' && form->extent[0] == 'B') {
         fill_spans(f, i);
     } else if (form->type == 'i' && form->extent[0] == 'Q') {
@@ -362,6 +420,9 @@ static inline void fixture_run(struct fixture *f, struct backend *b)
     struct kernel k;
     void *in[OP_MAX_IN] = { 0 }, *out[OP_MAX_OUT] = { 0 };
 
+    f->plan.buffers = f->buffers; /* it may have moved */
+    f->c.live = f->sample.packed ? f->live : NULL;
+    f->c.places = f->sample.packed ? f->places : NULL;
     if (b->prepare(b, &f->plan, &f->step, &k, &err) != 0)
         fail_msg("%s on %s: %s", op_rule(f->sample.op)->name, b->name, err.what);
     for (int i = 0; i < f->form.n_in; i++)

@@ -4,8 +4,8 @@
 #include "backend/row_loss.h"
 
 /* Ops with neither a gradient nor one they are the gradient of that finite differences could see: own tests below. */
-static const enum op alone[] = { OP_ADD, OP_SUMSQ,      OP_GRAD_SCALE,   OP_ADAMW,    OP_ADAMW8,
-                                 OP_EMA, OP_ACCUMULATE, OP_KV_ATTENTION, OP_QUANTIZE, OP_LINEAR_Q8 };
+static const enum op alone[] = { OP_ADD,        OP_SUMSQ,        OP_GRAD_SCALE, OP_ADAMW,     OP_ADAMW8,   OP_EMA,
+                                 OP_ACCUMULATE, OP_KV_ATTENTION, OP_QUANTIZE,   OP_LINEAR_Q8, OP_LIVE_ROWS };
 
 static const enum op by_comm[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER };
 
@@ -564,6 +564,18 @@ static bool has_sums(enum op op)
     return adds;
 }
 
+/* Whether the op works on tokens that may be packed. */
+static bool packs(enum op op)
+{
+    struct op_form form;
+    bool tokens = false;
+
+    operands_form(op, &form);
+    for (int i = 0; i < form.n_in; i++)
+        tokens = tokens || form.in[i].extent[0] == 'N' || form.in[i].extent[0] == '*';
+    return tokens && op != OP_KV_ATTENTION && op != OP_PAIR_LOSS && op != OP_PAIR_LOSS_GRAD;
+}
+
 /* All that an op's attributes and optional operands can be; some mean nothing to some ops. */
 static void check_variants(const struct sample *s, struct backend *cpu, struct backend *ref)
 {
@@ -578,6 +590,10 @@ static void check_variants(const struct sample *s, struct backend *cpu, struct b
     v.wide = true;
     if (s->op == OP_LINEAR || s->op == OP_LINEAR_Q8)
         check_sample(v, cpu, ref, "to fp32");
+    v = *s;
+    v.packed = packs(s->op);
+    if (v.packed && s->type == F32)
+        check_sample(v, cpu, ref, "packed");
     if (!has_sums(s->op))
         return;
     v = *s;
@@ -765,6 +781,187 @@ TEST(cache_has_an_end)
     }
 }
 
+/* Rows of what is not live are made such that they add nothing: 0, and no target. */
+static void clear_dead(struct fixture *f, int i)
+{
+    const bool targets = f->sample.op != OP_EMBED && f->sample.op != OP_EMBED_GRAD;
+    const int64_t N = f->sample.B * f->sample.T, width = f->used[i] / N;
+
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t k = 0; n % f->sample.T >= row_end(n / f->sample.T, f->sample.T) && k < width; k++)
+            put(f, i, n * width + k, f->buffers[i].dtype == I32 && targets ? -1 : 0);
+}
+
+/* Operand i of the packed fixture is that of the whole one, of its live rows where it is packed. */
+static void gather(struct fixture *packed, int i, const struct fixture *whole)
+{
+    const int64_t width = packed->used[i] / packed->n_live;
+
+    if (packed->data[i] && !packed->buffers[i].packed)
+        memcpy(packed->data[i], whole->data[i], packed->buffers[i].bytes);
+    for (int64_t n = 0; packed->buffers[i].packed && packed->data[i] && n < packed->used[i]; n++)
+        put(packed, i, n, get(whole, i, packed->places[n / width] * width + n % width));
+}
+
+static void check_packed(struct sample s, struct backend *b, struct backend *ref)
+{
+    struct fixture whole, packed, want;
+
+    fixture_make(&whole, &s, ref);
+    s.packed = true;
+    fixture_init(&packed, &s);
+    fixture_init(&want, &s);
+    for (int i = 0; i < n_operands(&whole); i++)
+        if (whole.data[i] && packed.buffers[i].packed)
+            clear_dead(&whole, i);
+    for (int i = 0; i < n_operands(&whole); i++)
+        gather(&packed, i, &whole);
+    fixture_run(&packed, b);
+    fixture_run(&whole, b);
+    for (int i = 0; i < n_operands(&whole); i++)
+        gather(&want, i, &whole);
+    for (int i = 0; i < n_operands(&want); i++)
+        if (want.buffers[i].shape.rank > 2) /* by row of the batch: what is not live was not written */
+            want.used[i] = 0;
+    check_same(&packed, &want, "of live rows");
+    fixture_free(&whole);
+    fixture_free(&packed);
+    fixture_free(&want);
+}
+
+TEST(live_rows_are_as_in_the_whole_batch)
+{
+    struct backend cpu, ref;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
+    for (int op = 0; op < OP_N; op++)
+        for (int e = 1; e < COUNT_OF(extents); e++) {
+            struct op_form form;
+            if (!operands_form((enum op)op, &form) || !packs((enum op)op) || op == OP_PACK || op == OP_UNPACK)
+                continue;
+            check_packed(sample_of((enum op)op, F32, &extents[e]), &cpu, &ref);
+            if (e < 3)
+                check_packed(sample_of((enum op)op, F32, &extents[e]), &ref, &ref);
+        }
+    cpu.close(&cpu);
+    ref.close(&ref);
+}
+
+/* The n-th row of operand i that a row has in common with row 1 becomes as that one, or 0. */
+static void set_shared(struct fixture *f, int i, bool zero)
+{
+    const int64_t T = f->sample.T, width = f->used[i] / (f->sample.B * T);
+
+    for (int64_t b = 2; b < 4; b++)
+        for (int64_t k = 0; k < row_first(&f->sample, b) * width; k++)
+            put(f, i, b * T * width + k, zero ? 0 : get(f, i, T * width + k));
+}
+
+/* What rows 2 and 3 give to keys that row 1 has, added to what that gives. */
+static void add_shared(struct fixture *want, int i, const struct fixture *whole)
+{
+    const int64_t T = want->sample.T, width = want->sample.C;
+
+    for (int64_t b = 2; b < 4; b++)
+        for (int64_t k = 0; k < row_first(&want->sample, b) * width; k++) {
+            const int64_t at = want->live[1].begin * width + k;
+            put(want, i, at, get(want, i, at) + get(whole, i, b * T * width + k));
+        }
+}
+
+struct packed_pair {
+    struct fixture whole, packed, want;
+};
+
+static struct packed_pair packed_pair(struct sample s)
+{
+    struct packed_pair p;
+
+    fixture_init(&p.whole, &s);
+    s.packed = true;
+    fixture_init(&p.packed, &s);
+    fixture_init(&p.want, &s);
+    fixture_fill(&p.packed, 2);
+    fixture_fill(&p.want, 2);
+    return p;
+}
+
+static void run_pair(struct packed_pair *p, struct backend *b, struct backend *ref)
+{
+    for (int i = 0; i < n_operands(&p->whole); i++)
+        gather(&p->packed, i, &p->whole);
+    fixture_run(&p->whole, ref);
+    fixture_run(&p->packed, b);
+    for (int i = 0; i < n_operands(&p->whole); i++) {
+        gather(&p->want, i, &p->whole);
+        if (p->want.buffers[i].shape.rank > 2)
+            p->want.used[i] = 0;
+    }
+}
+
+static void free_pair(struct packed_pair *p)
+{
+    fixture_free(&p->whole);
+    fixture_free(&p->packed);
+    fixture_free(&p->want);
+}
+
+static void check_shared(const struct gradient_link *link, const struct extents *e, struct backend *b,
+                         struct backend *ref)
+{
+    struct sample s = sample_of(link->forward, F32, e);
+
+    s.shares = true;
+    struct packed_pair forward = packed_pair(s);
+    fixture_fill(&forward.whole, 1);
+    for (int i = 0; i < 3; i++) {
+        clear_dead(&forward.whole, i);
+        set_shared(&forward.whole, i, false);
+    }
+    run_pair(&forward, b, ref);
+    check_same(&forward.packed, &forward.want, "of rows that share");
+    s.op = link->gradient;
+    struct packed_pair gradient = packed_pair(s);
+    fixture_fill(&gradient.whole, 2);
+    for (int i = 0; i < gradient.whole.form.n_in; i++) {
+        const char *word = link->in + 3 * i;
+        if (word[0] != 'd')
+            copy_operand(&gradient.whole, i, &forward.whole,
+                         word[1] - '0' + (word[0] == 'o' ? forward.whole.form.n_in : 0));
+    }
+    clear_dead(&gradient.whole, 0);
+    set_shared(&gradient.whole, 0, true);
+    run_pair(&gradient, b, ref);
+    for (int i = 1; i < 3; i++)
+        add_shared(&gradient.want, gradient.want.form.n_in + i, &gradient.whole);
+    check_same(&gradient.packed, &gradient.want, "of rows that share");
+    free_pair(&forward);
+    free_pair(&gradient);
+}
+
+TEST(rows_share_their_beginning)
+{
+    static const struct extents shared[] = { { 4, 5, 24, 3, 0, 0, 0, 0, 0 },
+                                             { 5, 37, 160, 2, 0, 0, 0, 0, 0 },
+                                             { 5, 199, 64, 1, 0, 0, 0, 0, 0 } };
+    struct backend cpu, ref;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
+    for (int i = 0; i < COUNT_OF(links); i++)
+        for (int e = 0; e < COUNT_OF(shared); e++) {
+            if (links[i].forward != OP_ATTENTION && links[i].forward != OP_FLASH_ATTENTION)
+                continue;
+            check_shared(&links[i], &shared[e], &ref, &ref);
+            check_shared(&links[i], &shared[e], &cpu, &ref);
+        }
+    cpu.close(&cpu);
+    ref.close(&ref);
+}
+
 TEST(ref_works_on_fewer_rows_than_planned)
 {
     struct backend ref;
@@ -816,4 +1013,5 @@ TEST_MAIN(CASE(int8_weights_stand_for_their_weights), CASE(every_op_has_a_case),
           CASE(clipped_policy_loss_moves_one_way), CASE(masters_in_halves_learn_alike),
           CASE(averages_keep_to_their_range), CASE(accumulating_keeps_to_its_range),
           CASE(clipped_value_loss_is_the_larger_one), CASE(log_probabilities_come_without_a_policy),
+          CASE(live_rows_are_as_in_the_whole_batch), CASE(rows_share_their_beginning),
           CASE(ref_works_on_fewer_rows_than_planned), CASE(cpu_agrees_with_ref))

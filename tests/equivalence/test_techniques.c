@@ -29,9 +29,13 @@ static const struct {
     { "zero", "--zero_stage 2", 2 },
     { "zero", "--zero_stage 3 --zero_persistence_threshold 100", 2 },
     { "optimizer8", "--optimizer_bits 8", 1 },
+    { "remove_padding", "--remove_padding", 1 },
+    { "share_prompts", "--share_prompts", 1 },
     { "int8", "--int8_generation", 1 }, /* touches decoding alone: here, that it does no more */
 };
-#define ALL_OFF "--no-flash_attention --no-chunked_loss --no-fused_kernels --no-recompute_norms "
+#define ALL_OFF                                                                                                        \
+    "--no-remove_padding --no-share_prompts --no-flash_attention --no-chunked_loss --no-fused_kernels "                \
+    "--no-recompute_norms "
 
 static const struct opt_shape shapes[] = {
     { .C = 32, .L = 3, .H = 4, .F = 48, .E = 16, .V = VOCABULARY, .position_rows = IDS + 2, .dropout = 0.1 },
@@ -129,6 +133,19 @@ static int64_t data_row(const struct job *job, int64_t i)
     return job->phase == &phase_reward || job->alike ? i % (2 * job->rows) : i;
 }
 
+/* Rejected rows begin as their chosen ones do, which stand half a micro-batch before. */
+static int64_t text_of(const struct job *job, int64_t i, int32_t *ids)
+{
+    const int64_t row = data_row(job, i), n = row_of(row, job->alike, ids);
+    int32_t chosen[IDS];
+
+    if (job->phase == &phase_reward && row % job->rows >= job->rows / 2) {
+        row_of(row - job->rows / 2, job->alike, chosen);
+        memcpy(ids, chosen, (size_t)(IDS / 4 + row % 5) * sizeof *ids);
+    }
+    return n;
+}
+
 static int train(struct job *job, struct engine *e)
 {
     int32_t ids[MAX_ROWS * IDS], positions[MAX_ROWS * IDS], targets[MAX_ROWS * IDS], spans[2 * MAX_ROWS];
@@ -146,13 +163,11 @@ static int train(struct job *job, struct engine *e)
             double loss, rate;
             int64_t all_targets = 0;
             for (int64_t r = 0; r < job->rows; r++) { /* other ranks' too: every mean is over one number of targets */
-                const int64_t row = data_row(job, (2 * u + micro) * job->rows + r);
                 int32_t other[IDS];
-                all_targets += row_of(row, job->alike, other) - 1;
+                all_targets += text_of(job, (2 * u + micro) * job->rows + r, other) - 1;
             }
             for (int64_t r = 0; r < B; r++) {
-                const int64_t row = data_row(job, first + r * job->ranks);
-                const int64_t n = row_of(row, job->alike, &ids[r * IDS]);
+                const int64_t n = text_of(job, first + r * job->ranks, &ids[r * IDS]);
                 spans[2 * r] = 0;
                 spans[2 * r + 1] = (int32_t)n;
                 for (int64_t t = 0; t < IDS; t++) {
@@ -273,10 +288,13 @@ static void compare(const struct phase *phase, const char *words, int ranks, boo
 
 static void check_all(void **test_state, const struct phase *phase, const struct opt_shape *shape, int ranks)
 {
-    double plain[N_UPDATES], got[N_UPDATES];
+    double plain[N_UPDATES], calm_plain[N_UPDATES], got[N_UPDATES];
+    struct opt_shape calm = *shape; /* for what dropout forbids */
     char words[512];
 
+    calm.dropout = 0;
     losses_of(test_state, phase, shape, 1, ALL_OFF, plain);
+    losses_of(test_state, phase, &calm, 1, ALL_OFF, calm_plain);
     CHECK(plain[N_UPDATES - 1] < plain[0]);
     for (int i = 0; i < COUNT_OF(switches); i++)
         for (int k = i; k < COUNT_OF(switches); k++) {
@@ -284,8 +302,10 @@ static void check_all(void **test_state, const struct phase *phase, const struct
             if (switches[i].ranks > ranks || switches[k].ranks > ranks || twice)
                 continue;
             snprintf(words, sizeof words, ALL_OFF "%s %s", switches[i].on, k == i ? "" : switches[k].on);
-            losses_of(test_state, phase, shape, ranks, words, got);
-            compare(phase, words, ranks, is_exact(switches[i].name) && is_exact(switches[k].name), got, plain);
+            const bool is_calm = strstr(words, " --share_prompts") != NULL;
+            losses_of(test_state, phase, is_calm ? &calm : shape, ranks, words, got);
+            compare(phase, words, ranks, is_exact(switches[i].name) && is_exact(switches[k].name), got,
+                    is_calm ? calm_plain : plain);
         }
 }
 
@@ -299,6 +319,18 @@ TEST(every_technique_is_asked_for)
         if (!found)
             fail_msg("add %s to the switches of this test", techniques[i]->name);
     }
+}
+
+TEST(prompts_are_not_shared_through_dropout)
+{
+    struct trainer_options o = { 0 };
+    struct engine e = { .phase = &phase_reward, .shape = shapes[0] };
+    struct err err = { 0 };
+
+    comm_alone(&e.comm);
+    CHECK_ERR(engine_open(&e, "cpu", "--share_prompts", ROWS, IDS, 1, &o, &err), &err, ERR_USAGE,
+              "--share_prompts with dropout 0.1");
+    engine_close(&e);
 }
 
 TEST(pairs_on_one_rank)
@@ -380,6 +412,6 @@ TEST(recomputation_gives_the_same_bits)
     }
 }
 
-TEST_MAIN(CASE(every_technique_is_asked_for), CASE(pairs_on_one_rank), CASE(pairs_on_two_ranks),
-          CASE(reward_pairs_on_one_rank), CASE(reward_pairs_on_two_ranks), CASE(recomputation_gives_the_same_bits),
-          CASE(any_number_of_ranks_shards))
+TEST_MAIN(CASE(every_technique_is_asked_for), CASE(prompts_are_not_shared_through_dropout), CASE(pairs_on_one_rank),
+          CASE(pairs_on_two_ranks), CASE(reward_pairs_on_one_rank), CASE(reward_pairs_on_two_ranks),
+          CASE(recomputation_gives_the_same_bits), CASE(any_number_of_ranks_shards))

@@ -241,6 +241,9 @@ static inline void golden_check_all(void **test_state, const char *folder, golde
         "--no-flash_attention --no-chunked_loss --no-fused_kernels",
         "--flash_attention --chunked_loss --chunked_loss_rows 7 --fused_kernels",
         "--gradient_checkpointing",
+        "--remove_padding --share_prompts",
+        "--share_prompts --no-flash_attention",
+        "--remove_padding --no-flash_attention --no-chunked_loss --no-fused_kernels --gradient_checkpointing",
     };
     static const char *const models[] = { "post", "pre" }, *const backends[] = { "ref", "cpu" };
 

@@ -15,6 +15,8 @@ static const char *const variants[] = {
     "--no-flash_attention --no-chunked_loss --no-fused_kernels",
     "--flash_attention --chunked_loss --chunked_loss_rows 7 --fused_kernels",
     "--gradient_checkpointing",
+    "--remove_padding",
+    "--remove_padding --no-flash_attention --no-chunked_loss --no-fused_kernels --gradient_checkpointing",
 };
 
 struct four {

@@ -105,6 +105,7 @@ static void check_all(void **test_state, const char *folder)
         "--zero_stage 2",
         "--zero_stage 3",
         "--zero_stage 1 --gradient_checkpointing --no-flash_attention --no-chunked_loss --no-fused_kernels",
+        "--zero_stage 1 --remove_padding",
     };
 
     for (int m = 0; m < COUNT_OF(models); m++)

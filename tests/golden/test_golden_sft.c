@@ -72,6 +72,8 @@ static void check_logits(void **test_state, const char *folder, const char *mode
     char all_words[256];
     double loss;
 
+    if (strstr(words, "--remove_padding")) /* logits that are read are of whole batches */
+        return;
     open_set(test_state, &g, folder, model);
     snprintf(all_words, sizeof all_words, "%s --no-chunked_loss", words);
     golden_rows_of(&r, g.json, "", false, 0, 1);

@@ -54,7 +54,7 @@ static void scores(const struct heads *g, float *s, const float *a, const float 
 /* The block's rows of probabilities in the tensor. */
 static void *probs_at(const struct heads *g, void *probs, int64_t head, int64_t t)
 {
-    return (char *)probs + (size_t)((head * g->T + t) * g->T) * dtype_bytes(g->type);
+    return (char *)probs + (size_t)((head * g->line + t) * g->line) * dtype_bytes(g->type);
 }
 
 static void softmax(const struct heads *g, struct work *w, struct span seen, int64_t t, int64_t rows)
@@ -72,21 +72,22 @@ static void softmax(const struct heads *g, struct work *w, struct span seen, int
     g->block->scale_rows(w->p, g->padded_T, rows, g->padded_T, w->factor);
 }
 
-static void forward_head(const struct heads *g, float *memory, int64_t head, void *const *in, void *const *out)
+static void forward_head(const struct heads *all, float *memory, int64_t head, void *const *in, void *const *out)
 {
+    const struct heads own = heads_one(all, head), *g = &own;
     const struct span seen = heads_span(g, head);
     struct work w;
 
     take_work(g, false, memory, &w);
     read_transposed(g, w.kt, in[1], head);
     heads_read(g, w.v, in[2], head, 0, g->T, 1);
-    for (int64_t t = 0; t < g->T; t += BLOCK_TOKENS) {
+    for (int64_t t = g->first; t < g->T; t += BLOCK_TOKENS) {
         const int64_t rows = heads_rows(g, t);
 
         heads_read(g, w.q, in[0], head, t, rows, g->scale);
         scores(g, w.p, w.q, w.kt, rows);
         softmax(g, &w, seen, t, rows);
-        g->block->narrow(probs_at(g, out[1], head, t), g->type, g->T, w.p, g->padded_T, rows, g->T, 1);
+        g->block->narrow(probs_at(g, out[1], head, t), g->type, g->line, w.p, g->padded_T, rows, g->T, 1);
         g->block->product(w.o, g->padded_D, w.p, g->padded_T, 1, w.v, g->padded_D, rows, g->padded_D, g->T, false);
         heads_write(g, out[0], w.o, head, t, rows, 1);
     }
@@ -98,32 +99,35 @@ static void backward_queries(const struct heads *g, struct work *w, int64_t t, i
     const struct block *b = g->block;
     const int64_t d = g->padded_D, ld = g->padded_T;
 
-    b->product(w->dv, d, w->p, 1, ld, w->o, d, g->T, d, rows, t > 0);
+    b->product(w->dv, d, w->p, 1, ld, w->o, d, g->T, d, rows, t > g->first);
     scores(g, w->ds, w->o, w->vt, rows);
     b->dot_rows(w->sum, w->p, ld, w->ds, ld, rows, g->T);
     b->softmax_grad(w->ds, w->p, ld, rows, g->T, w->sum);
-    b->product(w->dk, d, w->ds, 1, ld, w->q, d, g->T, d, rows, t > 0);
+    b->product(w->dk, d, w->ds, 1, ld, w->q, d, g->T, d, rows, t > g->first);
     b->product(w->dq, d, w->ds, ld, 1, w->k, d, rows, d, g->T, false);
 }
 
-static void backward_head(const struct heads *g, float *memory, int64_t head, void *const *in, void *const *out)
+static void backward_head(const struct heads *all, float *memory, int64_t head, void *const *in, void *const *out)
 {
+    const struct heads own = heads_one(all, head), *g = &own;
     struct work w;
 
     take_work(g, true, memory, &w);
     heads_read(g, w.k, in[2], head, 0, g->T, 1);
     read_transposed(g, w.vt, in[3], head);
-    for (int64_t t = 0; t < g->T; t += BLOCK_TOKENS) {
+    for (int64_t t = g->first; t < g->T; t += BLOCK_TOKENS) {
         const int64_t rows = heads_rows(g, t);
 
         heads_read(g, w.q, in[1], head, t, rows, g->scale);
         heads_read(g, w.o, in[0], head, t, rows, 1);
-        g->block->widen(w.p, g->padded_T, probs_at(g, in[4], head, t), g->type, g->T, rows, g->T, g->padded_T, 1);
+        g->block->widen(w.p, g->padded_T, probs_at(g, in[4], head, t), g->type, g->line, rows, g->T, g->padded_T, 1);
         backward_queries(g, &w, t, rows);
         heads_write(g, out[0], w.dq, head, t, rows, g->scale);
     }
-    heads_write(g, out[1], w.dk, head, 0, g->T, 1);
-    heads_write(g, out[2], w.dv, head, 0, g->T, 1);
+    if (g->first == g->T) /* it has no query */
+        return;
+    heads_give(g, out[1], w.dk, head, 0, g->T);
+    heads_give(g, out[2], w.dv, head, 0, g->T);
 }
 
 static int prepare(struct backend *b, struct kernel *k, const struct buffer *probs, bool backward)
@@ -150,7 +154,7 @@ static int grad_prepare(struct backend *b, struct kernel *k, struct err *err)
 static int attention_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
                          const struct run_context *c, struct err *err)
 {
-    const struct heads g = heads_of(b, k, in[3], c->B, c->T);
+    const struct heads g = heads_now(b, k, in[3], c);
     struct work w;
     const int64_t each = take_work(&g, false, NULL, &w);
 
@@ -164,14 +168,15 @@ static int attention_run(struct backend *b, const struct kernel *k, void *const 
 static int grad_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
                     const struct run_context *c, struct err *err)
 {
-    const struct heads g = heads_of(b, k, in[5], c->B, c->T);
+    const struct heads g = heads_now(b, k, in[5], c);
     struct work w;
     const int64_t each = take_work(&g, true, NULL, &w);
 
     (void)err;
 #pragma omp parallel for schedule(dynamic) num_threads(b->threads)
     for (int64_t head = 0; head < g.B * g.H; head++)
-        backward_head(&g, (float *)scratch + cpu_thread() * each, head, in, out);
+        for (int64_t h = heads_shares(&g, head) ? -1 : head; h >= 0; h = heads_sharing(&g, head, h))
+            backward_head(&g, (float *)scratch + cpu_thread() * each, h, in, out);
     return 0;
 }
 

@@ -101,7 +101,7 @@ SIMD_CLONES static void keep(const uint32_t *restrict word, uint32_t threshold, 
 
 void cpu_dropout_factors(const struct cpu_call *a, int64_t n, int64_t C, float *factor)
 {
-    const struct dropout_stream s = dropout_stream(a->c, a->attrs->site, n / a->c->T, n % a->c->T);
+    const struct dropout_stream s = dropout_stream(a->c, a->attrs->site, a->places ? a->places[n] : n);
     const float scale = 1.0f / (1.0f - a->attrs->p);
     uint32_t word[4 * LANES];
 

@@ -15,7 +15,8 @@ struct cpu_call {
     const struct run_context *c;
     int parts;
     enum dtype type; /* the working type: that of output 0 */
-    int64_t rows; /* B*T */
+    int64_t rows; /* kernel_rows */
+    const int32_t *places; /* of packed rows; NULL: rows are their own */
     bool adds; /* kernel_adds */
     int n_buffers;
     int64_t room; /* floats of a buffer: the row width, in whole groups of dropout's draws */
@@ -44,7 +45,8 @@ static inline struct cpu_call cpu_call(struct backend *b, const struct kernel *k
                               .c = c,
                               .parts = b->threads,
                               .type = kernel_out(k, 0)->dtype,
-                              .rows = c->B * c->T,
+                              .rows = kernel_rows(k, c),
+                              .places = kernel_is_packed(k) ? c->places : NULL,
                               .adds = kernel_adds(k, c),
                               .n_buffers = n_buffers,
                               .room = cpu_room(width) };

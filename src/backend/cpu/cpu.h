@@ -38,6 +38,7 @@ extern const struct cpu_op cpu_embed, cpu_embed_grad, cpu_add, cpu_relu, cpu_rel
 extern const struct cpu_op cpu_layernorm, cpu_layernorm_grad, cpu_add_norm, cpu_add_norm_grad;
 extern const struct cpu_op cpu_value_head, cpu_value_head_grad, cpu_pair_loss, cpu_pair_loss_grad;
 extern const struct cpu_op cpu_cross_entropy, cpu_cross_entropy_grad, cpu_value_loss, cpu_value_loss_grad;
+extern const struct cpu_op cpu_live_rows, cpu_pack, cpu_unpack;
 extern const struct cpu_op cpu_sumsq, cpu_grad_scale, cpu_adamw, cpu_adamw8, cpu_ema, cpu_accumulate;
 extern const struct cpu_op cpu_attention, cpu_attention_grad, cpu_flash_attention, cpu_flash_attention_grad;
 extern const struct cpu_op cpu_kv_attention;

@@ -84,21 +84,21 @@ int64_t flash_floats(const struct heads *keys)
 
 void flash_head(const struct flash *f, float *work, int64_t head)
 {
-    const struct heads *g = f->queries;
-    struct span seen = heads_span(f->keys, head);
+    const struct heads own = heads_one(f->queries, head), keys = heads_one(f->keys, head), *g = &own;
+    struct span seen = heads_span(&keys, head);
     struct forward w;
 
     seen.end = f->at + g->T < seen.end ? f->at + g->T : seen.end; /* keys beyond are not there yet */
-    forward_work(f->keys, work, &w);
-    read_keys(f->keys, &w, f->k, f->v, head, seen);
-    for (int64_t t = 0; t < g->T; t += BLOCK_TOKENS) {
+    forward_work(&keys, work, &w);
+    read_keys(&keys, &w, f->k, f->v, head, seen);
+    for (int64_t t = g->first; t < g->T; t += BLOCK_TOKENS) {
         const int64_t rows = heads_rows(g, t);
 
         heads_read(g, w.q, f->q, head, t, rows, g->scale);
         forward_queries(g, &w, seen, f->at + t, rows);
         heads_write(g, f->o, w.o, head, t, rows, 1);
         for (int64_t i = 0; f->lse && i < rows; i++)
-            f->lse[head * g->T + t + i] = w.sum[i] == 0 ? INFINITY : w.max[i] + logf(w.sum[i]);
+            f->lse[head * g->line + t + i] = w.sum[i] == 0 ? INFINITY : w.max[i] + logf(w.sum[i]);
     }
 }
 
@@ -135,11 +135,13 @@ static int64_t backward_work(const struct heads *g, float *work, struct backward
 static void read_queries(const struct heads *g, struct backward *w, int64_t head, const void *go, const void *q,
                          const void *o)
 {
-    heads_read(g, w->q, q, head, 0, g->T, g->scale);
-    heads_read(g, w->go, go, head, 0, g->T, 1);
-    heads_read(g, w->dq, o, head, 0, g->T, 1);
-    g->block->dot_rows(w->mean, w->go, g->padded_D, w->dq, g->padded_D, g->T, g->padded_D);
-    memset(w->dq, 0, (size_t)(g->T * g->padded_D) * sizeof *w->dq);
+    const int64_t at = g->first * g->padded_D, rows = g->T - g->first;
+
+    heads_read(g, w->q + at, q, head, g->first, rows, g->scale);
+    heads_read(g, w->go + at, go, head, g->first, rows, 1);
+    heads_read(g, w->dq + at, o, head, g->first, rows, 1);
+    g->block->dot_rows(w->mean + g->first, w->go + at, g->padded_D, w->dq + at, g->padded_D, rows, g->padded_D);
+    memset(w->dq + at, 0, (size_t)(rows * g->padded_D) * sizeof *w->dq);
 }
 
 /* The keys from `key` on and the queries from `query` on. */
@@ -173,24 +175,25 @@ static void backward_keys(const struct heads *g, struct backward *w, struct span
     heads_read(g, w->k, k, head, key, rows, 1);
     heads_read_transposed(g, w->kt, k, head, key, rows);
     heads_read_transposed(g, w->vt, v, head, key, rows);
-    for (int64_t query = key; query < g->T; query += BLOCK_TOKENS)
+    for (int64_t query = key > g->first ? key : g->first; query < g->T; query += BLOCK_TOKENS)
         backward_block(g, w, seen, query, key, keys);
 }
 
-static void backward_head(const struct heads *g, float *work, int64_t head, void *const *in, void *const *out)
+static void backward_head(const struct heads *all, float *work, int64_t head, void *const *in, void *const *out)
 {
+    const struct heads own = heads_one(all, head), *g = &own;
     const struct span seen = heads_span(g, head);
     struct backward w;
 
     backward_work(g, work, &w);
-    w.lse = (float *)in[5] + head * g->T;
+    w.lse = (float *)in[5] + head * g->line;
     read_queries(g, &w, head, in[0], in[1], in[4]);
     for (int64_t key = 0; key < g->T; key += BLOCK_TOKENS) {
         backward_keys(g, &w, seen, head, key, in[2], in[3]);
-        heads_write(g, out[1], w.dk, head, key, heads_rows(g, key), 1);
-        heads_write(g, out[2], w.dv, head, key, heads_rows(g, key), 1);
+        heads_give(g, out[1], w.dk, head, key, heads_rows(g, key));
+        heads_give(g, out[2], w.dv, head, key, heads_rows(g, key));
     }
-    heads_write(g, out[0], w.dq, head, 0, g->T, g->scale);
+    heads_write(g, out[0], w.dq + g->first * g->padded_D, head, g->first, g->T - g->first, g->scale);
 }
 
 /* --- the ops --- */
@@ -208,7 +211,7 @@ static int flash_prepare(struct backend *b, struct kernel *k, struct err *err)
 static int flash_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
                      const struct run_context *c, struct err *err)
 {
-    const struct heads g = heads_of(b, k, in[3], c->B, c->T);
+    const struct heads g = heads_now(b, k, in[3], c);
     const struct flash f = {
         .queries = &g, .keys = &g, .q = in[0], .k = in[1], .v = in[2], .o = out[0], .lse = out[1]
     };
@@ -235,14 +238,15 @@ static int grad_prepare(struct backend *b, struct kernel *k, struct err *err)
 static int grad_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
                     const struct run_context *c, struct err *err)
 {
-    const struct heads g = heads_of(b, k, in[6], c->B, c->T);
+    const struct heads g = heads_now(b, k, in[6], c);
     struct backward w;
     const int64_t each = backward_work(&g, NULL, &w);
 
     (void)err;
 #pragma omp parallel for schedule(dynamic) num_threads(b->threads)
     for (int64_t head = 0; head < g.B * g.H; head++)
-        backward_head(&g, (float *)scratch + cpu_thread() * each, head, in, out);
+        for (int64_t h = heads_shares(&g, head) ? -1 : head; h >= 0; h = heads_sharing(&g, head, h))
+            backward_head(&g, (float *)scratch + cpu_thread() * each, h, in, out);
     return 0;
 }
 

@@ -18,6 +18,9 @@ struct heads {
     enum dtype type;
     int64_t B, T, H, D;
     int64_t padded_T, padded_D;
+    int64_t first; /* of one head's own tokens: those before are another row's, keys alone */
+    int64_t line; /* the batch's T: [B,H,T] and the like have such lines, however many of it one row uses */
+    const struct live_row *live; /* of packed tensors; NULL: row b's tokens begin at b*T */
     float scale;
 };
 
@@ -42,15 +45,39 @@ static inline struct heads heads_of(const struct backend *b, const struct kernel
                            .D = D,
                            .padded_T = heads_blocks(T) * BLOCK_TOKENS,
                            .padded_D = block_padded(D),
+                           .line = T,
                            .scale = 1.0f / sqrtf((float)D) };
 }
 
-/* The address of token t of a head in a tensor [B*T, H*D]; rows are H*D apart. */
+/* Of what a run works on. */
+static inline struct heads heads_now(const struct backend *b, const struct kernel *k, const int32_t *spans,
+                                     const struct run_context *c)
+{
+    struct heads g = heads_of(b, k, spans, c->B, c->T);
+
+    g.live = kernel_is_packed(k) ? c->live : NULL;
+    return g;
+}
+
+/* The same for one head alone: its row may have fewer tokens than the batch. */
+static inline struct heads heads_one(const struct heads *g, int64_t head)
+{
+    struct heads own = *g;
+
+    if (g->live) {
+        own.T = g->live[head / g->H].end;
+        own.first = g->live[head / g->H].first;
+        own.padded_T = heads_blocks(own.T) * BLOCK_TOKENS;
+    }
+    return own;
+}
+
+/* The address of token t of a head in a tensor [N, H*D]; rows are H*D apart. */
 static inline size_t heads_at(const struct heads *g, int64_t head, int64_t t)
 {
-    const int64_t b = head / g->H, h = head % g->H;
+    const int64_t b = head / g->H, h = head % g->H, n = g->live ? live_at(g->live, b, t) : b * g->line + t;
 
-    return (size_t)(((b * g->T + t) * g->H + h) * g->D) * dtype_bytes(g->type);
+    return (size_t)((n * g->H + h) * g->D) * dtype_bytes(g->type);
 }
 
 static inline int64_t heads_clamp(int64_t x, int64_t low, int64_t high)
@@ -83,26 +110,71 @@ static inline void heads_seen(struct span s, int64_t query, int64_t rows, int64_
     }
 }
 
+/* Of the tokens t .. t+rows of one head, the first so many lie side by side. */
+static inline int64_t heads_together(const struct heads *g, int64_t t, int64_t rows)
+{
+    return t < g->first && g->first - t < rows ? g->first - t : rows;
+}
+
+/* The head of the next row after `after`'s that shares the beginning of `head`'s row; -1: there is none. A thread that has done
+ * a head does these too, since they add to its keys' gradients. */
+static inline int64_t heads_sharing(const struct heads *g, int64_t head, int64_t after)
+{
+    for (int64_t b = after / g->H + 1; g->live && b < g->B; b++)
+        if (g->live[b].shares == head / g->H)
+            return b * g->H + head % g->H;
+    return -1;
+}
+
+static inline bool heads_shares(const struct heads *g, int64_t head)
+{
+    return g->live && g->live[head / g->H].shares >= 0;
+}
+
 /* Reads tokens t .. t+rows of a head as fp32 [rows, padded_D]. */
 static inline void heads_read(const struct heads *g, float *out, const void *in, int64_t head, int64_t t, int64_t rows,
                               float scale)
 {
-    g->block->widen(out, g->padded_D, (const char *)in + heads_at(g, head, t), g->type, g->H * g->D, rows, g->D,
-                    g->padded_D, scale);
+    for (int64_t i = 0, n; i < rows; i += n) {
+        n = heads_together(g, t + i, rows - i);
+        g->block->widen(out + i * g->padded_D, g->padded_D, (const char *)in + heads_at(g, head, t + i), g->type,
+                        g->H * g->D, n, g->D, g->padded_D, scale);
+    }
 }
 
 /* The same as [D, BLOCK_TOKENS]. */
 static inline void heads_read_transposed(const struct heads *g, float *out, const void *in, int64_t head, int64_t t,
                                          int64_t rows)
 {
-    g->block->widen_transposed(out, BLOCK_TOKENS, (const char *)in + heads_at(g, head, t), g->type, g->H * g->D, rows,
-                               g->D, BLOCK_TOKENS);
+    for (int64_t i = 0, n; i < rows; i += n) {
+        n = heads_together(g, t + i, rows - i);
+        g->block->widen_transposed(out + i, BLOCK_TOKENS, (const char *)in + heads_at(g, head, t + i), g->type,
+                                   g->H * g->D, n, g->D, BLOCK_TOKENS - i);
+    }
 }
 
 static inline void heads_write(const struct heads *g, void *out, const float *in, int64_t head, int64_t t, int64_t rows,
                                float scale)
 {
     g->block->narrow((char *)out + heads_at(g, head, t), g->type, g->H * g->D, in, g->padded_D, rows, g->D, scale);
+}
+
+/* The gradients of keys or values t .. t+rows: what belongs to another row is added there. */
+static inline void heads_give(const struct heads *g, void *out, const float *in, int64_t head, int64_t t, int64_t rows)
+{
+    const int64_t shared = heads_clamp(g->first - t, 0, rows);
+
+    for (int64_t i = 0; i < shared; i++) {
+        char *to = (char *)out + heads_at(g, head, t + i);
+        for (int64_t d = 0; d < g->D; d++) {
+            if (g->type == F32)
+                ((float *)to)[d] += in[i * g->padded_D + d];
+            else
+                ((uint16_t *)to)[d] = bf16_from_f32(bf16_to_f32(((uint16_t *)to)[d]) + in[i * g->padded_D + d]);
+        }
+    }
+    if (rows > shared)
+        heads_write(g, out, in + shared * g->padded_D, head, t + shared, rows - shared, 1);
 }
 
 static inline int64_t heads_rows(const struct heads *g, int64_t t)

@@ -79,7 +79,7 @@ static void query_heads(const struct flash *f, const struct narrow *n, float *wo
 }
 
 /* How many heads a thread takes at a time: a single query's side by side, as long as no thread is without work. */
-static int64_t heads_together(const struct heads *g, int threads)
+static int64_t heads_at_a_time(const struct heads *g, int threads)
 {
     const int64_t parts = threads > 1 ? (2 * threads + g->B - 1) / g->B : 1;
 
@@ -103,7 +103,7 @@ static int kv_run(struct backend *b, const struct kernel *k, void *const *in, vo
     const struct heads g = heads_of(b, k, in[3], c->B, c->T), cache = heads_of(b, k, in[3], c->B, columns_of(k));
     const int32_t *at = in[4];
     const struct narrow *n = narrow_of(cpu_of(b)->isa);
-    const int64_t each = floats_of(&g, &cache), together = heads_together(&g, b->threads);
+    const int64_t each = floats_of(&g, &cache), together = heads_at_a_time(&g, b->threads);
     const int64_t parts = (g.H + together - 1) / together;
 
     if (operands_check_columns(at, c->B, cache.T - g.T, err) != 0)

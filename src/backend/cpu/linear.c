@@ -73,7 +73,7 @@ static int linear_prepare(struct backend *b, struct kernel *k, struct err *err)
 static int linear_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
                       const struct run_context *c, struct err *err)
 {
-    const struct matmul_shape s = shape_linear(k, c->B * c->T);
+    const struct matmul_shape s = shape_linear(k, kernel_rows(k, c));
 
     if (is_narrow(cpu_of(b), &s)) {
         narrow_run(cpu_of(b)->isa, b->threads, &s, in[0], in[1], in[2], out[0], scratch);
@@ -93,7 +93,7 @@ static int dx_prepare(struct backend *b, struct kernel *k, struct err *err)
 static int dx_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
                   const struct run_context *c, struct err *err)
 {
-    const struct matmul_shape s = shape_dx(k, c->B * c->T, kernel_adds(k, c));
+    const struct matmul_shape s = shape_dx(k, kernel_rows(k, c), kernel_adds(k, c));
 
     return matmul_run(cpu_of(b)->matmul, &s, in[0], in[1], NULL, out[0], scratch, k->scratch_bytes, err);
 }
@@ -157,7 +157,7 @@ static int dw_run(struct backend *b, const struct kernel *k, void *const *in, vo
                   const struct run_context *c, struct err *err)
 {
     const bool adds = kernel_adds(k, c);
-    const struct matmul_shape s = shape_dw(k, c->B * c->T, adds);
+    const struct matmul_shape s = shape_dw(k, kernel_rows(k, c), adds);
 
     if (out[1])
         sum_rows(out[1], kernel_out(k, 1)->dtype, in[0], s.ab, s.K, s.M, adds);

@@ -246,7 +246,7 @@ static int run(struct backend *b, const struct kernel *k, void *const *in, void 
 
     MUST(w.room.row);
     w.room.matmul_bytes = k->scratch_bytes - used;
-    w.N = c->B * c->T;
+    w.N = kernel_rows(k, c);
     w.h = in[0];
     w.w = in[1];
     w.target = in[2];

@@ -108,7 +108,7 @@ static int q8_prepare(struct backend *b, struct kernel *k, struct err *err)
 static int q8_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
                   const struct run_context *c, struct err *err)
 {
-    const int64_t rows = c->B * c->T;
+    const int64_t rows = kernel_rows(k, c);
 
     (void)err;
     for (int64_t n = 0; n < rows; n += NARROW_ROWS) {

@@ -32,6 +32,7 @@ extern const struct ref_op ref_kv_attention;
 extern const struct ref_op ref_cross_entropy, ref_cross_entropy_grad, ref_linear_ce, ref_linear_ce_train;
 extern const struct ref_op ref_value_head, ref_value_head_grad, ref_pair_loss, ref_pair_loss_grad;
 extern const struct ref_op ref_value_loss, ref_value_loss_grad;
+extern const struct ref_op ref_live_rows, ref_pack, ref_unpack;
 extern const struct ref_op ref_sumsq, ref_grad_scale, ref_adamw, ref_adamw8, ref_ema, ref_accumulate;
 
 /* An operand: data is NULL when it is missing. */
@@ -99,7 +100,7 @@ static inline void ref_give(const struct ref_call *r, struct ref_tensor t, int64
 
 static inline int64_t ref_rows(const struct ref_call *r)
 {
-    return r->c->B * r->c->T;
+    return kernel_rows(r->kernel, r->c);
 }
 
 /* x after dropout at channel ch of token row n; dropout is a line of its own everywhere, so it may be slow. */

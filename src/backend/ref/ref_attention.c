@@ -5,6 +5,7 @@
 struct heads {
     struct ref_tensor q, k, v;
     const int32_t *spans;
+    const struct live_row *live; /* of packed tensors, or NULL */
     int64_t B, T, H, D;
     double scale;
 };
@@ -23,6 +24,7 @@ static struct heads heads_of(const struct ref_call *r, int first, int spans)
                            .k = ref_in(r, first + 1),
                            .v = ref_in(r, first + 2),
                            .spans = r->in[spans],
+                           .live = kernel_is_packed(r->kernel) ? r->c->live : NULL,
                            .B = r->c->B,
                            .T = r->c->T,
                            .H = H,
@@ -32,7 +34,21 @@ static struct heads heads_of(const struct ref_call *r, int first, int spans)
 
 static int64_t at(const struct heads *a, const struct query *q, int64_t token)
 {
-    return ((q->b * a->T + token) * a->H + q->h) * a->D;
+    const int64_t n = a->live ? live_at(a->live, q->b, token) : q->b * a->T + token;
+
+    return (n * a->H + q->h) * a->D;
+}
+
+/* The first token of row b that is its own: those before are keys of another row. */
+static int64_t own_of(const struct heads *a, int64_t b)
+{
+    return a->live ? a->live[b].first : 0;
+}
+
+/* The tokens of row b that are worked on. */
+static int64_t tokens_of(const struct heads *a, int64_t b)
+{
+    return a->live ? a->live[b].end : a->T;
 }
 
 /* The i-th of B*H*T queries. */
@@ -98,9 +114,11 @@ static int attention(const struct ref_call *r)
     for (int64_t i = 0; i < a.B * a.H * a.T; i++) {
         const struct query q = query_of(&a, i);
 
+        if (q.t < own_of(&a, q.b) || q.t >= tokens_of(&a, q.b))
+            continue;
         softmax(&a, &q, r->scratch);
         mix(&a, &q, r->scratch, ref_out(r, 0));
-        for (int64_t s = 0; s < a.T; s++)
+        for (int64_t s = 0; s < tokens_of(&a, q.b); s++)
             ref_set(ref_out(r, 1), i * a.T + s, r->scratch[s]);
     }
     return 0;
@@ -113,6 +131,8 @@ static int flash_attention(const struct ref_call *r)
     for (int64_t i = 0; i < a.B * a.H * a.T; i++) {
         const struct query q = query_of(&a, i);
 
+        if (q.t < own_of(&a, q.b) || q.t >= tokens_of(&a, q.b))
+            continue;
         ref_set(ref_out(r, 1), i, softmax(&a, &q, r->scratch));
         mix(&a, &q, r->scratch, ref_out(r, 0));
     }
@@ -162,17 +182,22 @@ static int gradient(const struct ref_call *r, int kept, int spans, bool flash)
 
     for (int64_t i = 0; i < a.B * a.H * a.T; i++) {
         const struct query q = query_of(&a, i);
+        const int64_t own = own_of(&a, q.b), n = tokens_of(&a, q.b);
 
-        if (q.t == 0)
+        if (q.t < own || q.t >= n)
+            continue;
+        if (q.t == own)
             memset(sum.dk, 0, 2 * (size_t)(a.T * a.D) * sizeof *sum.dk);
         for (int64_t key = q.first; key < q.end; key++)
             sum.prob[key] = flash ? exp(score(&a, &q, key) - ref_get(keep, i)) : ref_get(keep, i * a.T + key);
         query_grad(&a, &q, ref_in(r, 0), flash ? ref_in(r, 4) : (struct ref_tensor){ 0 }, ref_out(r, 0), &sum);
-        if (q.t < a.T - 1)
+        if (q.t < n - 1)
             continue;
-        for (int64_t j = 0; j < a.T * a.D; j++) {
-            ref_set(ref_out(r, 1), at(&a, &q, j / a.D) + j % a.D, sum.dk[j]);
-            ref_set(ref_out(r, 2), at(&a, &q, j / a.D) + j % a.D, sum.dv[j]);
+        for (int64_t j = 0; j < n * a.D; j++) {
+            const int64_t to = at(&a, &q, j / a.D) + j % a.D;
+            const bool other = j / a.D < own; /* what the row that has them got from its own queries stands there */
+            ref_set(ref_out(r, 1), to, sum.dk[j] + (other ? ref_get(ref_out(r, 1), to) : 0));
+            ref_set(ref_out(r, 2), to, sum.dv[j] + (other ? ref_get(ref_out(r, 2), to) : 0));
         }
     }
     return 0;
@@ -188,17 +213,17 @@ static int flash_attention_grad(const struct ref_call *r)
     return gradient(r, 5, 6, true);
 }
 
-/* T is not known apart from B here, and N is at least T. */
+/* What is kept for the gradient has lines of T. */
 static int64_t prob_scratch(const struct kernel *k)
 {
-    return kernel_in(k, 0)->shape.dim[0];
+    return kernel_out(k, 1)->shape.dim[2];
 }
 
 static int64_t grad_scratch(const struct kernel *k)
 {
-    const struct shape *s = &kernel_in(k, 0)->shape;
+    const int64_t T = kernel_in(k, k->step->op == OP_ATTENTION_GRAD ? 4 : 5)->shape.dim[2];
 
-    return 2 * s->dim[0] * (s->dim[1] / k->step->attrs.heads + 1);
+    return 2 * T * (kernel_in(k, 0)->shape.dim[1] / k->step->attrs.heads + 1);
 }
 
 const struct ref_op ref_attention = { attention, prob_scratch }, ref_attention_grad = { attention_grad, grad_scratch },

@@ -67,11 +67,12 @@ static int relu_grad(const struct ref_call *r)
 
 double ref_dropped(const struct ref_call *r, int64_t n, int64_t ch, double x)
 {
+    const int64_t place = kernel_is_packed(r->kernel) ? r->c->places[n] : n;
     uint16_t draw[8];
 
     if (!r->c->training || r->attrs->p == 0)
         return x;
-    dropout_draws(r->c, r->attrs->site, n / r->c->T, n % r->c->T, ch / 8, draw);
+    dropout_draws(r->c, r->attrs->site, place, ch / 8, draw);
     return draw[ch % 8] < dropout_threshold(r->attrs->p) ? 0 : x / (1 - (double)r->attrs->p);
 }
 

@@ -13,6 +13,7 @@ int op_linear_gradient(struct graph *g, int node, const int *dout, struct err *e
         const int y = n.out[0];
         const int dz = graph_activation(g, g->values[y].shape, "d/%s/before_relu", g->values[y].name);
         g->values[dz].dtype = g->values[y].dtype;
+        g->values[dz].packed = g->values[y].packed;
         graph_node(g, OP_RELU_GRAD, (struct op_attrs){ 0 }, NODE_LIST(dy, y), NODE_LIST(dz));
         dy = dz;
     }
