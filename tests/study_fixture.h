@@ -82,7 +82,7 @@ static inline void fixture_run(struct study_store *store, const struct cells *s,
 
     outcome_init(&o);
     fixture_factors(c, &time, &memory);
-    time *= 1 + f->noise * wobble[(block + 10 + cell * 3) % 7];
+    time *= 1 + f->noise * (1 + 0.01 * cell) * wobble[(block + 10 + cell * 3) % 7]; /* no two cells alike */
     for (int i = 0; i < 6; i++) {
         const double loss = 8.0 - 0.1 * i + (words_have(&c->techniques, "bf16") ? 0.01 : 0) +
                             (f->bad_exact && words_have(&c->techniques, "flash_attention") ? 0.5 : 0);
