@@ -20,6 +20,7 @@ static struct plan_options {
     int64_t rank;
     const char *machine;
 } options;
+static json_t *optimized; /* what --optimize switched on; NULL: it was not asked */
 
 static const struct option plan_table[] = {
     { .name = "steps",
@@ -136,7 +137,7 @@ static int predict_techniques(const struct optimize_question *q, const struct op
 {
     for (int i = 0; techniques[i]; i++)
         for (int k = 0; k < technique_ways(i); k++) {
-            struct optimize_choice alone = optimize_plain(q);
+            struct optimize_choice alone = optimize_plain();
             struct optimize_cost c;
             struct err refused;
             char words[64];
@@ -195,7 +196,7 @@ static json_t *prediction_json(const struct optimize_question *q, const struct p
 /* Beside the plan; *json: where it goes, NULL for people. */
 static int predict(struct optimize_question *q, const struct profile *machine, json_t *json, struct err *err)
 {
-    const struct optimize_choice off = optimize_plain(q), keep = optimize_keep();
+    const struct optimize_choice off = optimize_plain(), keep = optimize_keep();
     struct optimize_cost plain, asked;
 
     MUST(q->predictor);
@@ -239,7 +240,7 @@ static int choose_phase(const char *name, struct err *err)
 
 static int make_and_print(struct optimize_question *q, const struct profile *machine, struct err *err)
 {
-    const struct optimize_choice off = optimize_plain(q), keep = optimize_keep();
+    const struct optimize_choice off = optimize_plain(), keep = optimize_keep();
     struct plan p = { 0 }, plain = { 0 };
     json_t *json = NULL;
 
@@ -250,6 +251,8 @@ static int make_and_print(struct optimize_question *q, const struct profile *mac
         print_all(&p, &plain);
     if (result == 0 && options.machine)
         result = predict(q, machine, json, err);
+    if (json && optimized)
+        json_object_set(json, "optimize", optimized);
     if (result == 0 && json)
         print_json(json_incref(json));
     if (result == 0)
@@ -272,7 +275,9 @@ static int optimize(struct optimize_question *q, const struct command_line *line
     if (optimize_search(q, spec->optimize, &best, &cost, err) != 0)
         return -1;
     optimize_apply(q, spec, &best);
-    return optimize_explain(q, &best, &cost, NULL);
+    json_decref(optimized);
+    optimized = json_array();
+    return optimize_explain(q, &best, &cost, optimized);
 }
 
 static int plan_on(const struct optimize_question *asked, const struct command_line *line, struct err *err)
@@ -296,6 +301,8 @@ static int plan_on(const struct optimize_question *asked, const struct command_l
         result = make_and_print(&q, &machine, err);
     predict_close(&predictor);
     profile_free(&machine);
+    json_decref(optimized);
+    optimized = NULL;
     return result;
 }
 

@@ -155,13 +155,14 @@ static double median(double *x, int n)
 /* Sizes like OPT's: heads of 64, feed-forward of 4 C; large ones with few layers, since layers are alike. */
 static const struct size {
     int64_t C, L, V, B, T;
-    bool all; /* every technique alone too, and every phase */
+    bool all; /* every technique that changes numbers alone too */
+    int phases, pair_phases; /* the first so many of time_all's, alone and with two ranks */
     double budget_s; /* of a plan */
 } sizes[] = {
-    { 128, 2, 2048, 2, 128, false, 0.1 },
-    { 256, 2, 8192, 4, 256, true, 0.2 },
-    { 768, 1, 8192, 2, 256, false, 0.4 },
-    { 1024, 1, 50272, 1, 256, false, 0.5 },
+    { 128, 2, 2048, 2, 128, false, 3, 3, 0.1 },
+    { 256, 2, 8192, 4, 256, true, 3, 3, 0.2 },
+    { 768, 1, 8192, 2, 256, false, 2, 1, 0.3 },
+    { 1024, 1, 50272, 1, 256, false, 1, 0, 0.3 },
 };
 
 static void set_values(float *x, int64_t n, float scale)
@@ -369,13 +370,12 @@ static int time_phase(struct collector *c, const struct phase *phase, const stru
 
 static int time_all(struct collector *c, struct err *err)
 {
-    static const struct phase *const phases[] = { &phase_sft, &phase_reward, &phase_ppo };
+    static const struct phase *const phases[] = { &phase_sft, &phase_ppo, &phase_reward };
 
     for (int i = 0; i < (c->quick ? 1 : COUNT_OF(sizes)); i++)
-        for (int k = 0; k < COUNT_OF(phases); k++) {
-            if (i + 1 == COUNT_OF(sizes) && (k > 0 || c->ranks > 1))
-                break;
-            log_progress("timing ops: size %d of %d, phase %d", i + 1, COUNT_OF(sizes), k + 1);
+        for (int k = 0; k < (c->ranks > 1 ? sizes[i].pair_phases : sizes[i].phases); k++) {
+            log_progress("timing ops%s: size %d of %d, %s", c->ranks > 1 ? " of two ranks" : "", i + 1, COUNT_OF(sizes),
+                         phases[k]->name);
             if (time_phase(c, phases[k], &sizes[i], err) != 0)
                 return -1;
         }

@@ -70,11 +70,10 @@ struct optimize_choice optimize_keep(void)
     return c;
 }
 
-struct optimize_choice optimize_plain(const struct optimize_question *q)
+struct optimize_choice optimize_plain(void)
 {
     struct optimize_choice c;
 
-    (void)q;
     for (int i = 0; i < TECHNIQUES_MAX; i++)
         c.way[i] = OPTIMIZE_OFF;
     return c;

@@ -35,7 +35,7 @@ struct optimize_question {
 /* pinned: the techniques of which a word was given. */
 void optimize_pin(struct optimize_question *q, const struct option_given *given, int n_given);
 struct optimize_choice optimize_keep(void); /* everything as the words have it */
-struct optimize_choice optimize_plain(const struct optimize_question *q); /* all off, those pinned too */
+struct optimize_choice optimize_plain(void); /* all off, those pinned too */
 /* What the run would take with this choice. ERR_USAGE where a technique refuses. */
 int optimize_cost(const struct optimize_question *q, const struct optimize_choice *c, struct optimize_cost *out,
                   struct err *err);

@@ -74,7 +74,7 @@ setup() {
     tr -d '\n' <"$dir/out/run.json" | grep -q '"dtype": {[^}]*"value": "fp32"' # exact techniques alone
     sft_words "$dir/plan" --max_steps 1
     run -0 "$bin" plan "${words[@]}" --optimize all --json
-    [[ $output == *'--dtype bf16 is '* ]]
+    [[ $output == *'--dtype bf16 is '*'"optimize": ['*'"words": "--dtype bf16"'* ]]
     run -0 sft "$dir/two" --max_steps 1 --optimize balanced --ranks 2
     [[ $output == *'--optimize balanced predicts '* ]]
     run -2 "$bin" eval --model "$home/m" --data "$home/data" --optimize speed
