@@ -159,7 +159,7 @@ static int export(struct command_line *line, struct err *err)
         load_runs(&l, line->words, line->n_words, err) != 0)
         return -1;
     if (options.csv)
-        runs_csv(stdout, &l);
+        runs_csv(stdout, &l, true);
     for (int i = 0; i < l.n_runs && !options.csv && result == 0; i++)
         result = print(runs_json(&l, &l.runs[i], true), JSON_COMPACT, err);
     load_free(&l);

@@ -306,6 +306,16 @@ static json_t *quality_json(const struct load_cell *cell, const struct compariso
     return o;
 }
 
+/* "+-?": time, memory, energy; what was not measured is a space. */
+static json_t *signs_json(const struct comparison *row)
+{
+    char signs[COUNT_OF(shown) + 1] = "";
+
+    for (int k = 0; k < COUNT_OF(shown); k++)
+        signs[k] = sign_of(&row->ratios[shown[k]]);
+    return json_string(signs);
+}
+
 static json_t *row_json(const struct loaded *l, const struct comparison *row)
 {
     static const char *const keys[RATIO_N] = {
@@ -321,10 +331,11 @@ static json_t *row_json(const struct loaded *l, const struct comparison *row)
         if (ratios_has(cell, (enum ratio_kind)kind))
             json_object_set_new(ratios, keys[kind] ? keys[kind] : ratio_names[kind],
                                 exports_ratio_json(&row->ratios[kind], (enum ratio_kind)kind));
-    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:b, s:o, s:i, s:i, s:o, s:s?}", "phase", cell->phase, "cell",
+    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:b, s:o, s:i, s:i, s:o, s:s?, s:o}", "phase", cell->phase, "cell",
                      cell->name, "ranks", (json_int_t)cell->ranks, "baseline", l->cells[row->base].name, "techniques",
                      techniques ? techniques : json_null(), "exact", (int)cell->exact, "ratios", ratios, "runs",
-                     row->n_done, "failed", row->n_failed, "quality", quality_json(cell, row), "power", row->category);
+                     row->n_done, "failed", row->n_failed, "quality", quality_json(cell, row), "power", row->category,
+                     "signs", signs_json(row));
 }
 
 json_t *exports_json(const struct loaded *l, const struct comparisons *c)

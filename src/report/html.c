@@ -284,16 +284,15 @@ static void print_runs(FILE *out, const struct loaded *l)
 /* The numbers of the page as files: data: links need no network, and no script. */
 static void print_data(FILE *out, const char *name, const char *what, const char *text, size_t n)
 {
-    static const char digits[] = "0123456789ABCDEF";
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-    fprintf(out, "<li><a download=\"%s\" href=\"data:text/csv;charset=utf-8,", name);
-    for (size_t i = 0; i < n; i++) {
-        const unsigned char c = (unsigned char)text[i];
+    fprintf(out, "<li><a download=\"%s\" href=\"data:text/csv;base64,", name);
+    for (size_t i = 0; i < n; i += 3) {
+        const unsigned a = (unsigned char)text[i], b = i + 1 < n ? (unsigned char)text[i + 1] : 0,
+                       c = i + 2 < n ? (unsigned char)text[i + 2] : 0;
 
-        if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-_.,:/", c))
-            fputc(c, out);
-        else
-            fprintf(out, "%%%c%c", digits[c >> 4], digits[c & 15]);
+        fprintf(out, "%c%c%c%c", digits[a >> 2], digits[(a & 3) << 4 | b >> 4],
+                i + 1 < n ? digits[(b & 15) << 2 | c >> 6] : '=', i + 2 < n ? digits[c & 63] : '=');
     }
     fprintf(out, "\">%s</a>: %s</li>\n", name, what);
 }
@@ -309,7 +308,7 @@ static void print_downloads(FILE *out, const struct loaded *l, const struct comp
         if (f && i == 0)
             exports_csv(f, l, c);
         else if (f)
-            runs_csv(f, l);
+            runs_csv(f, l, false);
         if (f)
             fclose(f);
     }
@@ -317,7 +316,7 @@ static void print_downloads(FILE *out, const struct loaded *l, const struct comp
     if (text[0])
         print_data(out, "ratios.csv", "a row for each ratio of each cell", text[0], n[0]);
     if (text[1])
-        print_data(out, "runs.csv", "a row for each run", text[1], n[1]);
+        print_data(out, "runs.csv", "a row for each run; its command line is below", text[1], n[1]);
     fputs("</ul>\n", out);
     free(text[0]);
     free(text[1]);

@@ -390,7 +390,7 @@ static void judge_quality(const struct loaded *l, struct comparison *c)
     c->loss_flagged = l->cells[c->cell].exact && n_pairs > 0 && !(c->loss_gap <= RATIOS_EXACT_TOLERANCE);
 }
 
-/* The eight regions of (SpeedUp, Powerup); "equal" is what the interval cannot tell from 1. */
+/* The eight regions of (SpeedUp, Powerup): green saves energy, red wastes it; "equal" is what the interval cannot tell from 1. */
 static const char *category_of(const struct comparison *c)
 {
     const struct estimate *s = &c->ratios[RATIO_SPEED].e, *p = &c->ratios[RATIO_POWER].e,
@@ -399,18 +399,18 @@ static const char *category_of(const struct comparison *c)
     if (c->ratios[RATIO_POWER].source == RATIO_UNAVAILABLE || p->verdict == VERDICT_NONE)
         return NULL;
     if (g->verdict != VERDICT_BETTER && g->verdict != VERDICT_WORSE)
-        return g->verdict == VERDICT_SAME ? "as much energy as the baseline" : "energy undecided";
+        return g->verdict == VERDICT_SAME ? "as much energy as the baseline" : "green or red: energy undecided";
     const bool green = g->verdict == VERDICT_BETTER;
     const bool more = p->low > 1, less = p->high < 1;
     if (s->value > 1)
-        return !green ? "faster, but power grew more than speed"
-               : more ? "faster, power grew less than speed"
-               : less ? "faster and less power"
-                      : "faster at equal power";
-    return green  ? "slower, but power fell more than speed"
-           : more ? "slower and more power"
-           : less ? "slower, power fell too little"
-                  : "slower at equal power";
+        return !green ? "red: faster, but power grew more than speed"
+               : more ? "green: faster, power grew less than speed"
+               : less ? "green: faster and less power"
+                      : "green: faster at equal power";
+    return green  ? "green: slower, but power fell more than speed"
+           : more ? "red: slower and more power"
+           : less ? "red: slower, power fell too little"
+                  : "red: slower at equal power";
 }
 
 static void count_runs(const struct loaded *l, struct comparison *c)

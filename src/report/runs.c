@@ -45,7 +45,6 @@ static const struct column columns[] = {
     COUNT(own_peak_bytes),
     REAL(joules),
     TEXT(energy_state),
-    TEXT(energy_reason),
     TEXT(energy_domains),
     REAL(steady_j),
     TEXT(steady_energy_state),
@@ -64,6 +63,7 @@ static const struct column columns[] = {
     COUNT(throttles),
     COUNT(swapped_in),
     TEXT(machine),
+    TEXT(energy_reason), /* the last two are long, and runs_csv may leave them out */
     TEXT(argv),
 };
 
@@ -146,10 +146,12 @@ json_t *runs_json(const struct loaded *l, const struct load_run *r, bool whole)
     return o;
 }
 
-void runs_csv(FILE *out, const struct loaded *l)
+void runs_csv(FILE *out, const struct loaded *l, bool whole)
 {
+    const int n = COUNT_OF(columns) - (whole ? 0 : 2);
+
     fputs("id,phase,cell,ranks,techniques,baseline,block", out);
-    for (int i = 0; i < COUNT_OF(columns); i++)
+    for (int i = 0; i < n; i++)
         fprintf(out, ",%s", columns[i].name);
     fputs("\r\n", out);
     for (int k = 0; k < l->n_runs; k++) {
@@ -165,7 +167,7 @@ void runs_csv(FILE *out, const struct loaded *l)
         fputc(',', out);
         exports_csv_text(out, l->cells[cell->baseline].name);
         fprintf(out, ",%" PRId64, r->block);
-        for (int i = 0; i < COUNT_OF(columns); i++) {
+        for (int i = 0; i < n; i++) {
             const struct column *c = &columns[i];
 
             fputc(',', out);

@@ -10,8 +10,9 @@
 /* Everything that the file knows of a run; with `whole` its steps, metrics, memory and its own record too. Unknown numbers
  * are null. NULL without memory. */
 json_t *runs_json(const struct loaded *l, const struct load_run *r, bool whole);
-/* A row a run, its head first; words are made harmless for spreadsheets. */
-void runs_csv(FILE *out, const struct loaded *l);
+/* A row a run, its head first; words are made harmless for spreadsheets. whole: with its command line and why it has
+ * no energy, the longest columns. */
+void runs_csv(FILE *out, const struct loaded *l, bool whole);
 /* A table for people. */
 void runs_table(FILE *out, const struct loaded *l);
 const struct load_run *runs_find(const struct loaded *l, int64_t id); /* NULL: no such run */

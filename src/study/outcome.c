@@ -174,8 +174,8 @@ static int add_step(struct outcome *o, const json_t *line, const char *path, str
     return add_metrics(o, line, s.step, err);
 }
 
-/* Lines without "seconds" are other things (an evaluation): the study keeps optimizer steps, and iterations of PPO, alone. */
-static int read_metrics(struct outcome *o, const char *path, struct err *err)
+/* Lines without the key are other things (an evaluation): the study keeps optimizer steps, and iterations of PPO, alone. */
+static int read_metrics(struct outcome *o, const char *path, const char *key, struct err *err)
 {
     size_t n = 0;
     char *text = file_read(path, METRICS_MAX_BYTES, &n, err);
@@ -190,7 +190,7 @@ static int read_metrics(struct outcome *o, const char *path, struct err *err)
         if (end == line)
             continue;
         json_t *value = json_parse(line, (size_t)(end - line), path, number, err);
-        failed = !value || (json_object_get(value, "seconds") && add_step(o, value, path, err) != 0) ? -1 : 0;
+        failed = !value || (json_object_get(value, key) && add_step(o, value, path, err) != 0) ? -1 : 0;
         json_decref(value);
     }
     mem_free(text);
@@ -229,7 +229,7 @@ int outcome_read(struct outcome *o, const char *folder, struct err *err)
     json_t *run = o->run_json ? json_parse(o->run_json, n, path, 1, err) : NULL;
     const int failed = !run || read_run(o, run, path, err) != 0;
     json_decref(run);
-    if (failed || file_join(path, folder, "metrics.jsonl", err) != 0 || read_metrics(o, path, err) != 0) {
+    if (failed || file_join(path, folder, "metrics.jsonl", err) != 0 || read_metrics(o, path, "seconds", err) != 0) {
         outcome_free(o);
         return -1;
     }
@@ -290,7 +290,8 @@ int outcome_read_command(struct outcome *o, const char *folder, const char *patt
     char path[FILE_PATH_MAX];
 
     outcome_init(o);
-    if (file_join(path, folder, "metrics.jsonl", err) != 0 || (file_exists(path) && read_metrics(o, path, err) != 0))
+    if (file_join(path, folder, "metrics.jsonl", err) != 0 ||
+        (file_exists(path) && read_metrics(o, path, "step", err) != 0))
         goto failed;
     for (int i = 0; i < o->n_steps; i++)
         if (!isnan(o->steps[i].loss))

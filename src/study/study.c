@@ -219,10 +219,10 @@ static int build_environment(const struct cell *c, const char *metrics, struct w
     if (!c->is_command)
         return 0;
     if (metrics[0] == '/')
-        return words_add(out, err, "TUNEUP_METRICS=%s", metrics);
+        return words_add(out, err, "TUNEUP_METRICS_FILE=%s", metrics);
     if (!getcwd(cwd, sizeof cwd))
         return err_errno(err, "could not find the folder that this runs in");
-    return words_add(out, err, "TUNEUP_METRICS=%s/%s", cwd, metrics);
+    return words_add(out, err, "TUNEUP_METRICS_FILE=%s/%s", cwd, metrics);
 }
 
 /* 0 = recorded, n > 0 = signal n ended it and nothing is recorded, -1 = error. */

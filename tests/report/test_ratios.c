@@ -41,7 +41,7 @@ TEST(ratios_are_base_over_variant)
     CHECK_EQ(r->ratios[RATIO_MEMORY].e.verdict, VERDICT_BETTER);
     CHECK_NEAR(r->ratios[RATIO_ENERGY].e.value, 1 / 1.3, 1e-9);
     CHECK_NEAR(r->ratios[RATIO_POWER].e.value, 1, 1e-9);
-    CHECK_STR(r->category, "slower at equal power");
+    CHECK_STR(r->category, "red: slower at equal power");
     CHECK_EQ(r->ratios[RATIO_SPEED].e.n, 5);
     CHECK_NEAR(r->loss_gap, 0, 0);
     CHECK(!r->loss_flagged);

@@ -264,7 +264,7 @@ TEST(commands_tell_their_loss_and_their_failure)
         " folder: /tmp }\n"
         "  - { name: writes, phase: a, command: [sh, -c,"
         " 'for i in 1 2; do echo \"{\\\"step\\\":$i,\\\"loss\\\":$i.25,\\\"seconds\\\":1}\"; done > "
-        "\"$TUNEUP_METRICS\"'] }\n"
+        "\"$TUNEUP_METRICS_FILE\"'] }\n"
         "  - { name: big, phase: b, command: [sh, -c, 'echo CUDA out of memory. Tried 1 GiB >&2; exit 1'] }\n";
     char folder[FILE_PATH_MAX];
     struct err err = { 0 };
