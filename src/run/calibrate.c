@@ -349,15 +349,17 @@ static int time_phase(struct collector *c, const struct phase *phase, const stru
     struct run_model models[RUN_MAX_MODELS] = { 0 };
     struct technique_values v;
     union any_spec s;
-    const struct run_facts alone = { .ranks = 1, .trains = true };
     const struct run_form *form = open_spec(&s, phase, z, err);
     int result = form ? 0 : -1;
 
     const int n = form ? form->models(&s.one, true, models) : 0;
     for (int i = 0; i < n && result == 0; i++)
         result = describe(z, &models[i].config, err);
+    const struct run_facts alone = {
+        .ranks = 1, .trains = true, .pairs = phase->samples == SAMPLE_PAIR, .dropout = models[0].config.dropout
+    };
     for (int which = 0; result == 0 && choose(&v, which, z->all && c->ranks == 1); which++) {
-        for (int i = 0; techniques[i]; i++) /* what one rank cannot do */
+        for (int i = 0; techniques[i]; i++) /* what one rank, or such a model, cannot do */
             if (techniques[i]->check && techniques[i]->check(v.slot[i], &alone, err) != 0)
                 technique_choose(&v, i, -1);
         set_techniques(&s, form == &run_ppo, &v);
