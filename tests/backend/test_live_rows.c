@@ -7,7 +7,7 @@
 #define IDS 24
 
 struct lines {
-    int32_t spans[2 * ROWS], targets[ROWS * IDS], pairs[ROWS / 2 * PAIR_N];
+    int32_t spans[2 * ROWS], targets[ROWS * IDS], pairs[ROWS / 2 * PAIR_N], ids[ROWS * IDS];
     struct live_row live[ROWS];
     int32_t places[ROWS * IDS];
     struct buffer buffers[2];
@@ -34,7 +34,7 @@ static void lines_init(struct lines *l, int64_t planned)
 
 static int find(struct lines *l, bool targets, bool pairs, struct err *err)
 {
-    void *in[OP_MAX_IN] = { l->spans, targets ? l->targets : NULL, pairs ? l->pairs : NULL };
+    void *in[OP_MAX_IN] = { l->spans, targets ? l->targets : NULL, pairs ? l->pairs : NULL, l->ids };
     void *out[OP_MAX_OUT] = { l->live, l->places };
 
     return live_rows_find(&l->kernel, in, out, &l->c, err);
@@ -107,6 +107,54 @@ TEST(empty_and_full_batches_have_rows)
     CHECK_EQ(l.live[0].end, 1);
 }
 
+static void check_row(void **test_state, const struct lines *l, int row, int begin, int first, int end, int shares)
+{
+    CHECK_EQ(l->live[row].begin, begin);
+    CHECK_EQ(l->live[row].first, first);
+    CHECK_EQ(l->live[row].end, end);
+    CHECK_EQ(l->live[row].shares, shares);
+}
+
+/* Rows 2 and 3 are the rejected ones of 0 and 1. */
+TEST(rejected_rows_leave_what_they_share)
+{
+    struct err err = { 0 };
+    struct lines l;
+
+    lines_init(&l, ROWS * IDS);
+    l.step.attrs.shares = true;
+    l.ids[1 * IDS + 2] = 9; /* row 3 has other ids from its third on */
+    CHECK_OK(find(&l, false, true, &err), &err);
+    check_row(test_state, &l, 0, 0, 0, 3, -1);
+    check_row(test_state, &l, 1, 3, 0, 4, -1);
+    check_row(test_state, &l, 2, 7, 3, 5, 0); /* as far as the shorter one goes */
+    check_row(test_state, &l, 3, 9, 2, 9, 1); /* with padding to 16 */
+    CHECK_EQ(l.places[7], 2 * IDS + 3);
+    CHECK_EQ(l.places[9], 3 * IDS + 2);
+    l.pairs[PAIR_REJECTED_BEGIN] = 1; /* what is compared is the row's own */
+    l.pairs[PAIR_REJECTED_LAST] = 4;
+    l.pairs[PAIR_TERMS] = 1;
+    l.spans[2] = l.spans[6] = 0;
+    CHECK_OK(find(&l, false, true, &err), &err);
+    CHECK_EQ(l.live[2].first, 1);
+    l.spans[0] = 1; /* another key is the first: nothing is alike */
+    CHECK_OK(find(&l, false, true, &err), &err);
+    check_row(test_state, &l, 2, 7, 0, 5, -1);
+}
+
+/* Sharing alone: padding stays. */
+TEST(padding_may_stay)
+{
+    struct err err = { 0 };
+    struct lines l;
+
+    lines_init(&l, ROWS * IDS);
+    l.step.attrs.shares = l.step.attrs.padding = true;
+    CHECK_OK(find(&l, false, true, &err), &err);
+    check_row(test_state, &l, 0, 0, 0, IDS, -1);
+    check_row(test_state, &l, 3, 2 * IDS + IDS - 3, 4, IDS, 1);
+}
+
 TEST(more_than_planned_is_refused)
 {
     struct err err = { 0 };
@@ -120,4 +168,4 @@ TEST(more_than_planned_is_refused)
 }
 
 TEST_MAIN(CASE(keys_are_live_and_padding_rounds), CASE(what_is_read_is_live), CASE(empty_and_full_batches_have_rows),
-          CASE(more_than_planned_is_refused))
+          CASE(rejected_rows_leave_what_they_share), CASE(padding_may_stay), CASE(more_than_planned_is_refused))
