@@ -16,6 +16,7 @@ struct engine {
     struct opt_shape shape; /* of the one model */
     const struct phase *phase; /* NULL: phase 1 as it is */
     struct technique_values techniques;
+    const char *file_folder; /* of what is offloaded; NULL: /tmp */
     struct plan plan;
     struct backend backend;
     struct comm comm;
@@ -55,8 +56,10 @@ static inline int engine_open(struct engine *e, const char *backend, const char 
                        .ranks = e->comm.ranks,
                        .rank = e->comm.rank };
 
-    if (engine_techniques(&e->techniques, words, err) != 0 || build_plan(&b, &e->plan, err) != 0 ||
-        backend_open(&e->backend, backend, e->comm.ranks > 1 ? 1 : 2, err) != 0 ||
+    if (engine_techniques(&e->techniques, words, err) != 0 || build_plan(&b, &e->plan, err) != 0)
+        return -1;
+    e->plan.file_folder = e->file_folder ? e->file_folder : "/tmp";
+    if (backend_open(&e->backend, backend, e->comm.ranks > 1 ? 1 : 2, err) != 0 ||
         exec_prepare(&e->exec, &e->plan, &e->backend, &e->comm, err) != 0 || exec_allocate(&e->exec, err) != 0)
         return -1;
     if (e->phase == &phase_reward)

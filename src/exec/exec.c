@@ -1,4 +1,5 @@
-/* The executor knows three sorts of steps: collectives, which go to comm, and everything else, which goes to the backend. */
+/* The executor knows three sorts of steps: collectives, which go to comm, pieces of files, which go to the disk, and everything
+ * else, which goes to the backend. */
 #include "exec/exec.h"
 
 #include <stdio.h>
@@ -19,7 +20,7 @@ static int prepare_program(struct exec *e, int program, struct err *err)
         return -1;
     for (int i = 0; i < g->n_steps; i++) {
         struct kernel *k = &e->kernels[program][i];
-        if (op_is_collective(g->steps[i].op))
+        if (op_is_collective(g->steps[i].op) || op_moves_files(g->steps[i].op))
             continue;
         k->plan = e->plan;
         k->step = &g->steps[i];
@@ -42,6 +43,50 @@ int exec_prepare(struct exec *e, struct plan *p, struct backend *b, struct comm 
     return layout_assign(p, err);
 }
 
+/* The elements that a step moves, as bytes of the buffer in the file. */
+static const struct buffer *file_range(const struct plan *p, const struct op_step *s, size_t *offset, size_t *bytes)
+{
+    const struct buffer *b = &p->buffers[s->op == OP_FILE_READ ? s->in[0] : s->out[0]];
+    const size_t size = dtype_bytes(b->dtype);
+
+    MUST(b->tier == TIER_FILE && s->attrs.begin >= 0 && s->attrs.count >= 0 &&
+         s->attrs.begin + s->attrs.count <= b->count);
+    *offset = b->offset + (size_t)s->attrs.begin * size;
+    *bytes = (size_t)s->attrs.count * size;
+    return b;
+}
+
+/* Whether all pieces begin on blocks, and end on them or with their buffer. */
+static bool moves_blocks(const struct plan *p)
+{
+    size_t offset, bytes;
+
+    for (int g = 0; g < p->n_programs; g++)
+        for (int i = 0; i < p->programs[g].n_steps; i++) {
+            const struct op_step *s = &p->programs[g].steps[i];
+            if (s->op != OP_FILE_READ && s->op != OP_FILE_WRITE)
+                continue;
+            const struct buffer *b = file_range(p, s, &offset, &bytes);
+            const bool ends = s->attrs.begin + s->attrs.count == b->count;
+            if (offset % PLAN_FILE_BLOCK != 0 || (bytes % PLAN_FILE_BLOCK != 0 && !ends))
+                return false;
+        }
+    return true;
+}
+
+static int allocate_file(struct exec *e, struct err *err)
+{
+    const size_t bytes = e->plan->tier_bytes[TIER_FILE];
+
+    if (bytes == 0)
+        return 0;
+    if (!e->plan->file_folder) {
+        err_set(err, ERR_USAGE, "there is no folder for what is offloaded");
+        return err_hint(err, "Name one on a local disk with --offload_dir.");
+    }
+    return disk_open(&e->disk, e->plan->file_folder, bytes, moves_blocks(e->plan), err);
+}
+
 /* Touching pages now, in parallel, keeps overcommit from ending the run in its third hour, and steps from paying for it. */
 int exec_allocate(struct exec *e, struct err *err)
 {
@@ -60,7 +105,7 @@ int exec_allocate(struct exec *e, struct err *err)
         *(volatile char *)(block + i * page) = 0;
     e->block = block;
     e->block_bytes = bytes;
-    return 0;
+    return allocate_file(e, err);
 }
 
 void exec_free(struct exec *e)
@@ -71,6 +116,7 @@ void exec_free(struct exec *e)
                 e->backend->kernel_free(e->backend, &e->kernels[i][s]);
         mem_free(e->kernels[i]);
     }
+    disk_close(e->disk); /* first: pieces may be on their way to the block */
     if (e->block)
         munmap(e->block, e->block_bytes);
     *e = (struct exec){ 0 };
@@ -78,7 +124,32 @@ void exec_free(struct exec *e)
 
 void *exec_address(const struct exec *e, int buffer)
 {
-    return buffer < 0 ? NULL : e->block + e->plan->buffers[buffer].offset;
+    if (buffer < 0)
+        return NULL;
+    MUST(e->plan->buffers[buffer].tier == TIER_DEVICE);
+    return e->block + e->plan->buffers[buffer].offset;
+}
+
+int exec_get(const struct exec *e, int buffer, size_t at, void *out, size_t bytes, struct err *err)
+{
+    const struct buffer *b = &e->plan->buffers[buffer];
+
+    MUST(bytes <= b->bytes && at <= b->bytes - bytes);
+    if (b->tier == TIER_FILE)
+        return disk_get(e->disk, b->offset + at, out, bytes, err);
+    memcpy(out, (char *)exec_address(e, buffer) + at, bytes);
+    return 0;
+}
+
+int exec_put(struct exec *e, int buffer, size_t at, const void *from, size_t bytes, struct err *err)
+{
+    const struct buffer *b = &e->plan->buffers[buffer];
+
+    MUST(bytes <= b->bytes && at <= b->bytes - bytes);
+    if (b->tier == TIER_FILE)
+        return disk_put(e->disk, b->offset + at, from, bytes, err);
+    memcpy((char *)exec_address(e, buffer) + at, from, bytes);
+    return 0;
 }
 
 void *exec_held(const struct exec *e, int buffer, int64_t *first, int64_t *count)
@@ -150,6 +221,27 @@ static int run_collective(struct exec *e, const struct op_step *s, struct err *e
     }
 }
 
+static int run_file(struct exec *e, const struct op_step *s, struct err *err)
+{
+    size_t offset, bytes;
+
+    if (s->op != OP_FILE_WAIT)
+        file_range(e->plan, s, &offset, &bytes);
+    switch (s->op) {
+    case OP_FILE_READ:
+        disk_read(e->disk, exec_address(e, s->out[0]), offset, bytes);
+        return 0;
+    case OP_FILE_WRITE:
+        disk_write(e->disk, exec_address(e, s->in[0]), offset, bytes);
+        return 0;
+    default:
+        for (int k = 0; k < OP_MAX_OUT; k++)
+            if (s->out[k] >= 0 && disk_wait(e->disk, exec_address(e, s->out[k]), err) != 0)
+                return -1;
+        return 0;
+    }
+}
+
 static int run_step(struct exec *e, int program, int i, const struct run_context *c, struct err *err)
 {
     const struct op_step *s = &e->plan->programs[program].steps[i];
@@ -157,6 +249,8 @@ static int run_step(struct exec *e, int program, int i, const struct run_context
 
     if (op_is_collective(s->op))
         return run_collective(e, s, err);
+    if (op_moves_files(s->op))
+        return run_file(e, s, err);
     for (int k = 0; k < OP_MAX_IN; k++)
         in[k] = exec_address(e, s->in[k]);
     for (int k = 0; k < OP_MAX_OUT; k++)

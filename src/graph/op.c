@@ -142,6 +142,9 @@ static const struct op_rule rules[OP_N] = {
     [OP_ALL_REDUCE] = { "all_reduce", 0, 1, NULL, NULL, false },
     [OP_REDUCE_SCATTER] = { "reduce_scatter", 0, 2, NULL, NULL, false },
     [OP_ALL_GATHER] = { "all_gather", 0, 1, NULL, NULL, false },
+    [OP_FILE_READ] = { "file_read", 1, 1, NULL, NULL, false },
+    [OP_FILE_WRITE] = { "file_write", 1, 1, NULL, NULL, false },
+    [OP_FILE_WAIT] = { "file_wait", 0, 6, NULL, NULL, false },
 };
 
 bool op_is_collective(enum op op)

@@ -56,6 +56,9 @@
  *  reduce_scatter        -                                          g (own shard valid after),                bucket count
  *                                                                   comm[R*bucket]|[]
  *  all_gather            -                                          x (own shard valid before)
+ *  file_read             x in a file                                y (valid after file_wait)                 begin count
+ *  file_write            x (left alone until file_wait)             y in a file                               begin count
+ *  file_wait             -                                          up to 6 of memory: reads and writes done
  *
  * norm: layer norm, epsilon 1e-5, biased variance; statistics in fp32 at least.
  * quantize: each row of w in groups of INT8_GROUP, G = K / INT8_GROUP rounded up; a group's scale is its largest magnitude
@@ -92,7 +95,8 @@
  * ema: ema = p ema + (1-p) param in the range, which is of both tensors; either may be fp32 or bf16.
  * accumulate: y = x, or y + x, in the range of both flat tensors; either may be fp32 or bf16.
  * reduce_scatter: through comm, a bucket at a time; without it, g is sent as it lies, and what follows its first count
- * elements, padding, is cleared before. */
+ * elements, padding, is cleared before.
+ * file_read, file_write: start to move elements begin .. begin+count of the share in a file, which in memory begin at 0. */
 #ifndef TUNEUP_GRAPH_OP_H
 #define TUNEUP_GRAPH_OP_H
 
@@ -146,6 +150,9 @@ enum op {
     OP_ALL_REDUCE,
     OP_REDUCE_SCATTER,
     OP_ALL_GATHER,
+    OP_FILE_READ,
+    OP_FILE_WRITE,
+    OP_FILE_WAIT,
     OP_N,
 };
 
@@ -185,6 +192,7 @@ struct op_cost {
     double flops; /* a multiplication and an addition are two */
     double bytes_moved; /* each operand read once and each result written once */
     double comm_bytes; /* sent by one rank */
+    double file_bytes; /* read from files and written to them */
 };
 
 /* What cost rules see of an operand. */
@@ -208,6 +216,10 @@ struct op_rule {
 
 const struct op_rule *op_rule(enum op op);
 bool op_is_collective(enum op op); /* by all ranks together, through comm rather than a kernel */
+static inline bool op_moves_files(enum op op)
+{
+    return op == OP_FILE_READ || op == OP_FILE_WRITE || op == OP_FILE_WAIT;
+}
 
 /* The families of graph/ops: each row of the table names its functions there. */
 int op_embed_gradient(struct graph *g, int node, const int *dout, struct err *err);

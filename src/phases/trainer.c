@@ -55,8 +55,13 @@ bool trainer_finite(const struct exec *e, int buffer)
     int64_t first, n;
     const void *x = exec_held(e, buffer, &first, &n);
 
+    return trainer_finite_values(x, b->dtype, n);
+}
+
+bool trainer_finite_values(const void *x, enum dtype dtype, int64_t n)
+{
     for (int64_t i = 0; i < n; i++) {
-        const float v = b->dtype == BF16 ? bf16_to_f32(((const uint16_t *)x)[i]) : ((const float *)x)[i];
+        const float v = dtype == BF16 ? bf16_to_f32(((const uint16_t *)x)[i]) : ((const float *)x)[i];
         if (!isfinite(v))
             return false;
     }

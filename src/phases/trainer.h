@@ -27,5 +27,6 @@ void trainer_init(struct trainer *t, struct exec *e, const char *model, const st
 int trainer_step(struct trainer *t, const struct run_context *c, double *grad_norm, double *rate, struct err *err);
 /* No NaN and no infinity in a buffer of fp32 or bf16. */
 bool trainer_finite(const struct exec *e, int buffer);
+bool trainer_finite_values(const void *x, enum dtype dtype, int64_t n);
 
 #endif

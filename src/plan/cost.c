@@ -1,5 +1,6 @@
 /* What a step costs, from its op's own rule and the shapes of its operands. Bytes moved count each operand once: a floor, as
- * if caches were perfect. Communication counts what one rank sends in the ring form of each collective. */
+ * if caches were perfect. Communication counts what one rank sends in the ring form of each collective; what goes to and from
+ * files is in memory once too. */
 #include "plan/plan.h"
 
 /* At extents below the planned ones, activations and inputs have fewer rows ([B*T, ..]) and columns ([B, H, T, T]). */
@@ -69,12 +70,21 @@ static double sent_bytes(const struct plan *p, const struct op_step *s)
     }
 }
 
+static double file_bytes(const struct plan *p, const struct op_step *s)
+{
+    return (double)s->attrs.count * (double)dtype_bytes(p->buffers[s->out[0]].dtype);
+}
+
 struct op_cost cost_step(const struct plan *p, const struct program *g, const struct op_step *s, int64_t B, int64_t T)
 {
     const struct op_rule *rule = op_rule(s->op);
     struct operand in[OP_MAX_IN], out[OP_MAX_OUT];
     struct op_cost c = { 0 };
 
+    if (s->op == OP_FILE_READ || s->op == OP_FILE_WRITE)
+        c.bytes_moved = c.file_bytes = file_bytes(p, s);
+    if (op_moves_files(s->op))
+        return c;
     for (int k = 0; k < OP_MAX_IN; k++) {
         in[k] = operand_of(p, g, s->in[k], B, T);
         c.bytes_moved += bytes_of(&in[k]);
@@ -110,6 +120,7 @@ struct op_cost cost_update(const struct plan *p)
             total.flops += program->times * program->steps[i].cost.flops;
             total.bytes_moved += program->times * program->steps[i].cost.bytes_moved;
             total.comm_bytes += program->times * program->steps[i].cost.comm_bytes;
+            total.file_bytes += program->times * program->steps[i].cost.file_bytes;
         }
     }
     return total;

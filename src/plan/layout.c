@@ -2,7 +2,8 @@
  * region that all programs share, by lifetime: largest first, each at the lowest offset where it overlaps no placed buffer
  * that lives at the same time (greedy by size: Pisarchyk and Lee 2020, arXiv:2001.03288). Caches begin that region:
  * the programs that use them find them there from run to run, the others write over them. Then comes the scratch that the
- * hungriest kernel wants. The answer is the prediction and the allocation at once. */
+ * hungriest kernel wants. What lives in files follows each other there. The answer is the prediction and the allocation at
+ * once. */
 #include "plan/plan.h"
 
 #include <inttypes.h>
@@ -12,9 +13,24 @@
 
 #define ALIGNMENT ((size_t)64)
 
+static size_t aligned_to(size_t bytes, size_t alignment)
+{
+    return (bytes + alignment - 1) / alignment * alignment;
+}
+
 static size_t aligned(size_t bytes)
 {
-    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return aligned_to(bytes, ALIGNMENT);
+}
+
+static size_t alignment_of(const struct buffer *b)
+{
+    return b->staging || b->tier == TIER_FILE ? PLAN_FILE_BLOCK : ALIGNMENT;
+}
+
+static size_t room_of(const struct buffer *b)
+{
+    return aligned_to(b->bytes, alignment_of(b));
 }
 
 static int size_buffer(struct buffer *b, struct err *err)
@@ -85,13 +101,13 @@ static size_t lowest_gap(struct buffer *const *placed, int n, const struct buffe
 
     for (int i = 0; i < n; i++)
         if (placed[i]->first_step <= b->last_step && b->first_step <= placed[i]->last_step)
-            busy[n_busy++] = (struct span){ placed[i]->offset, placed[i]->offset + aligned(placed[i]->bytes) };
+            busy[n_busy++] = (struct span){ placed[i]->offset, placed[i]->offset + room_of(placed[i]) };
     qsort(busy, (size_t)n_busy, sizeof *busy, compare_spans);
     for (int i = 0; i < n_busy; i++) {
-        if (busy[i].begin >= at + aligned(b->bytes))
+        if (busy[i].begin >= at + room_of(b))
             break;
         if (busy[i].end > at)
-            at = busy[i].end;
+            at = aligned_to(busy[i].end, alignment_of(b));
     }
     return at;
 }
@@ -129,26 +145,51 @@ static size_t pack_program(struct plan *p, int program, size_t first, struct buf
     qsort(order, (size_t)n, sizeof *order, compare_buffers);
     for (int i = 0; i < n; i++) {
         order[i]->offset = lowest_gap(order, i, order[i], busy);
-        if (order[i]->offset + aligned(order[i]->bytes) > top)
-            top = order[i]->offset + aligned(order[i]->bytes);
+        if (order[i]->offset + room_of(order[i]) > top)
+            top = order[i]->offset + room_of(order[i]);
     }
     for (int i = 0; i < n; i++)
         order[i]->offset += first;
     return first + top;
 }
 
-/* Persistent buffers one after the other, from `at` on: the caches, or all others. Returns the end. */
+/* Persistent buffers of memory one after the other, from `at` on: the caches, or all others. Returns the end. */
 static size_t place_persistent(struct plan *p, bool caches, size_t at)
 {
     for (int i = 0; i < p->n_buffers; i++) {
         struct buffer *b = &p->buffers[i];
-        if (!b->persistent || b->parent >= 0 || b->cache != caches)
+        if (!b->persistent || b->parent >= 0 || b->tier == TIER_FILE || b->cache != caches)
             continue;
         b->offset = at;
-        at += aligned(b->bytes);
-        p->kind_bytes[b->kind] += aligned(b->bytes);
+        at += room_of(b);
+        p->kind_bytes[b->kind] += room_of(b);
     }
     return at;
+}
+
+/* Those of files, which are no memory. Returns their bytes. */
+static size_t place_files(struct plan *p)
+{
+    size_t at = 0;
+
+    for (int i = 0; i < p->n_buffers; i++) {
+        struct buffer *b = &p->buffers[i];
+        if (b->tier != TIER_FILE || b->parent >= 0)
+            continue;
+        MUST(b->persistent);
+        b->offset = at;
+        at += room_of(b);
+    }
+    return at;
+}
+
+/* What the transient region and the caches in it begin on. */
+static size_t region_alignment(const struct plan *p)
+{
+    for (int i = 0; i < p->n_buffers; i++)
+        if (p->buffers[i].staging)
+            return PLAN_FILE_BLOCK;
+    return ALIGNMENT;
 }
 
 /* Behind `base`; returns the region's size. */
@@ -200,15 +241,16 @@ int layout_assign(struct plan *p, struct err *err)
             if (p->programs[g].steps[s].scratch_bytes > p->scratch_bytes)
                 p->scratch_bytes = p->programs[g].steps[s].scratch_bytes;
 
-    const size_t persistent = place_persistent(p, false, 0);
-    const size_t caches = place_persistent(p, true, persistent) - persistent;
-    const size_t transient = place_transient(p, persistent, caches, err);
+    const size_t region = region_alignment(p), persistent = place_persistent(p, false, 0);
+    const size_t base = aligned_to(persistent, region), caches = place_persistent(p, true, base) - base;
+    const size_t transient = place_transient(p, base, aligned_to(caches, region), err);
     if (transient == SIZE_MAX)
         return -1;
+    p->tier_bytes[TIER_FILE] = place_files(p);
     place_views(p);
-    p->kind_bytes[KIND_ACTIVATION] += transient - caches;
+    p->scratch_offset = base + transient;
+    p->kind_bytes[KIND_ACTIVATION] += p->scratch_offset - persistent - caches;
     p->kind_bytes[KIND_WORKSPACE] += aligned(p->scratch_bytes);
-    p->scratch_offset = persistent + transient;
     p->tier_bytes[TIER_DEVICE] = p->scratch_offset + aligned(p->scratch_bytes);
     return 0;
 }

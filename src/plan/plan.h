@@ -9,6 +9,9 @@
 
 enum tier { TIER_DEVICE, TIER_HOST, TIER_FILE, TIER_N };
 
+#define PLAN_FILE_BLOCK                                                                                                \
+    4096 /* bytes: buffers in files, and those that stage them, begin and end on it, for direct IO */
+
 struct buffer {
     const char *name;
     enum buffer_kind kind;
@@ -24,6 +27,8 @@ struct buffer {
     bool derived; /* made of other state by a program of the plan: neither loaded nor saved */
     bool packed; /* as the value's */
     bool input; /* exec gives its address out */
+    bool staging; /* filled from a buffer of TIER_FILE, or written to it: */
+    int stages; /* that one */
     int program; /* the one program a transient buffer belongs to */
     int first_step, last_step; /* its lifetime there: layout.c derives it after the last rewrite */
     int64_t count; /* elements this rank holds */
@@ -64,6 +69,7 @@ struct plan {
     int n_names, names_room;
     int rank, ranks;
     int micro_steps; /* how often train runs for one update */
+    const char *file_folder; /* where TIER_FILE is; NULL: wherever the run puts it. Outlives the plan */
     size_t kind_bytes[KIND_N]; /* of this rank; they add up to tier_bytes[TIER_DEVICE]: layout.c */
     size_t tier_bytes[TIER_N];
     size_t scratch_bytes, scratch_offset;
@@ -87,6 +93,11 @@ const char *plan_name(struct plan *p, struct err *err, const char *format, ...)
 int64_t plan_held(const struct plan *p, int buffer, int rank, int64_t *first, int64_t *count);
 bool plan_sends(const struct plan *p, int program); /* has a collective: all ranks run it together */
 bool plan_is_sharded(const struct plan *p, int buffer); /* such a tensor */
+/* The buffer that lasts: what a staging one is filled from, else itself. */
+static inline int plan_stored(const struct plan *p, int buffer)
+{
+    return buffer >= 0 && p->buffers[buffer].staging ? p->buffers[buffer].stages : buffer;
+}
 /* A step with no operands, no attributes: a start for filling in. */
 struct op_step plan_step(enum op op, const char *by);
 
@@ -102,7 +113,7 @@ int plan_update(struct plan *p, const char *model, struct err *err);
  * and the program "update" of that model: average = decay * average + (1 - decay) * weight. */
 int plan_average(struct plan *p, const char *model, const char *into, double decay, struct err *err);
 
-/* layout.c: sizes, lifetimes, offsets. Every buffer and the scratch are aligned to 64 bytes. */
+/* layout.c: sizes, lifetimes, offsets. Every buffer and the scratch are aligned to 64 bytes, those of files to their blocks. */
 int layout_assign(struct plan *p, struct err *err);
 
 /* cost.c: flops, bytes and communication of each step at the planned extents; their sum over one optimizer step. */

@@ -45,6 +45,7 @@ static void set_rates(struct predictor *m, const struct profile *p, int ranks, i
     m->link_latency = f[one_node ? PROFILE_LINK_LATENCY : PROFILE_NETWORK_LATENCY].value;
     m->overhead = f[PROFILE_OP_OVERHEAD].value;
     m->host_bandwidth = f[PROFILE_HOST_BANDWIDTH].value;
+    m->disk_bandwidth = f[PROFILE_DISK_BANDWIDTH].value / m->sharing;
     m->matmul = f[PROFILE_MATMUL_EFFICIENCY].value;
     m->attention = f[PROFILE_ATTENTION_EFFICIENCY].value;
     m->other = f[PROFILE_OTHER_EFFICIENCY].value;
@@ -152,6 +153,8 @@ static void add_step(const struct predictor *m, const struct plan *p, const stru
     out->flops += cost->flops;
     out->bytes_moved += cost->bytes_moved;
     out->comm_bytes += cost->comm_bytes;
+    if (op_moves_files(s->op))
+        return;
     if (op_is_collective(s->op)) {
         seconds = p->ranks == 1 ? 0 : cost->comm_bytes / m->link_bandwidth + messages(p, s) * m->link_latency;
         out->communication_s += seconds;
@@ -177,11 +180,15 @@ void predict_program(const struct predictor *m, const struct plan *p, int progra
                      struct prediction *out)
 {
     const struct program *g = &p->programs[program];
+    const double before_s = out->seconds;
+    double files_s = 0;
 
     for (int i = 0; i < g->n_steps; i++) {
         const struct op_cost cost = cost_step(p, g, &g->steps[i], B, T);
         add_step(m, p, &g->steps[i], &cost, out);
+        files_s += cost.file_bytes / m->disk_bandwidth;
     }
+    out->seconds = fmax(out->seconds, before_s + files_s);
     const double host_s = host_seconds(m, p, g, B > 0 ? B : g->B);
     out->host_s += host_s;
     out->seconds += host_s;

@@ -6,7 +6,8 @@
  *   seconds(collective) = sent / link + messages x latency
  *   joules = static power x seconds + dynamic power x (flops / peak(type) + bytes / bandwidth), at most 1 a second of an op
  *
- * Ops run one after the other, as exec runs them: nothing is hidden behind something else. */
+ * Ops run one after the other, as exec runs them: nothing is hidden behind something else, but for pieces of files: a program takes
+ * as long as they do at the disk's speed, if that is longer than its ops. */
 #ifndef TUNEUP_PLAN_PREDICT_H
 #define TUNEUP_PLAN_PREDICT_H
 
@@ -16,7 +17,7 @@
 /* A profile as one rank of several sees it. Borrows the profile's samples. */
 struct predictor {
     double flops[PROFILE_TYPES], bandwidth; /* this rank's share */
-    double link_bandwidth, link_latency, host_bandwidth;
+    double link_bandwidth, link_latency, host_bandwidth, disk_bandwidth;
     double overhead; /* of ops without samples */
     double matmul, attention, other; /* efficiencies without samples */
     double static_power, dynamic_power; /* of one machine */

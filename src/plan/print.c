@@ -50,8 +50,14 @@ void print_plan(FILE *out, const struct plan *p, const struct plan *plain)
     }
     fprintf(out, "%-12s %12s %12s   each of %d rank%s\n", "all", plain ? print_bytes(total(plain), a) : "",
             print_bytes(total(p), b), p->ranks, p->ranks == 1 ? "" : "s");
+    if (p->tier_bytes[TIER_FILE] > 0)
+        fprintf(out, "%-12s %12s %12s   beside memory\n", "in files", "",
+                print_bytes((double)p->tier_bytes[TIER_FILE], a));
     fprintf(out, "\nan update: %.4g TFLOP, %s moved at least", cost.flops * 1e-12, print_bytes(cost.bytes_moved, a));
-    fprintf(out, ", %s sent by a rank\n", print_bytes(cost.comm_bytes, a));
+    fprintf(out, ", %s sent by a rank", print_bytes(cost.comm_bytes, a));
+    if (cost.file_bytes > 0)
+        fprintf(out, ", %s to and from files", print_bytes(cost.file_bytes, a));
+    putc('\n', out);
 }
 
 void print_program(FILE *out, const struct plan *p, int program)
@@ -74,9 +80,10 @@ json_t *print_plan_json(const struct plan *p)
 
     for (int k = 0; k < KIND_N; k++)
         json_object_set_new(memory, kind_name((enum buffer_kind)k), json_integer((json_int_t)p->kind_bytes[k]));
-    return json_pack("{s:i, s:o, s:I, s:f, s:f, s:f}", "ranks", p->ranks, "memory", memory, "peak_bytes",
-                     (json_int_t)p->tier_bytes[TIER_DEVICE], "flops", cost.flops, "bytes_moved", cost.bytes_moved,
-                     "comm_bytes", cost.comm_bytes);
+    return json_pack("{s:i, s:o, s:I, s:I, s:f, s:f, s:f, s:f}", "ranks", p->ranks, "memory", memory, "peak_bytes",
+                     (json_int_t)p->tier_bytes[TIER_DEVICE], "file_bytes", (json_int_t)p->tier_bytes[TIER_FILE],
+                     "flops", cost.flops, "bytes_moved", cost.bytes_moved, "comm_bytes", cost.comm_bytes,
+                     "file_bytes_moved", cost.file_bytes);
 }
 
 void print_kinds(const struct plan *p, char *out, size_t size)

@@ -369,6 +369,7 @@ static int time_phase(struct collector *c, const struct phase *phase, const stru
         for (int i = 0; techniques[i]; i++) /* what one rank, or such a model, cannot do */
             if (techniques[i]->check && techniques[i]->check(v.slot[i], &alone, err) != 0)
                 technique_choose(&v, i, -1);
+        technique_choose(&v, technique_find("offload"), -1); /* pieces of files are the disk's figure */
         set_techniques(&s, form == &run_ppo, &v);
         result = time_plan(c, form, &s.one, models, z->budget_s, err);
     }

@@ -26,19 +26,27 @@ int ppo_models(const struct spec *base, bool trains, struct run_model *m)
 
 /* ---- the plan ---- */
 
-/* The techniques of a model that only scores are those of the one it is like, in a type of its own. */
-static int frozen_like(const struct ppo_spec *s, const struct technique_values *like, struct technique_values *out,
-                       struct err *err)
+static int set_option(struct technique_values *v, const char *technique, const char *option, const char *text,
+                      struct err *err)
 {
-    const int bf16 = technique_find("bf16");
-    const struct option *o = techniques[bf16]->options;
+    const int t = technique_find(technique);
+    const struct option *o = techniques[t]->options;
 
-    *out = *like;
-    while (strcmp(o->name, "dtype") != 0)
+    while (strcmp(o->name, option) != 0)
         o++;
+    return option_set_text(o, v->slot[t], text, err);
+}
+
+/* The techniques of a model that only scores are those of the one it is like, in a type and a place of its own. */
+static int frozen_like(const struct ppo_spec *s, const struct technique_values *like, bool offloaded,
+                       struct technique_values *out, struct err *err)
+{
+    *out = *like;
+    if (set_option(out, "offload", "offload_params", offloaded ? "true" : "false", err) != 0)
+        return -1;
     return s->frozen == FROZEN_AS_RUN
                ? 0
-               : option_set_text(o, out->slot[bf16], s->frozen == FROZEN_BF16 ? "bf16" : "fp32", err);
+               : set_option(out, "bf16", "dtype", s->frozen == FROZEN_BF16 ? "bf16" : "fp32", err);
 }
 
 static int64_t pieces(int64_t n, int64_t size)
@@ -109,8 +117,8 @@ int ppo_plan(const struct spec *base, const struct run_model *m, bool trains, in
     set_extents(s, b.extents);
     for (int i = 0; i < EXTENTS_N; i++)
         memcpy(b.extents[i].live_max, live->most[i], sizeof live->most[i]);
-    if (check_shapes(s, m, err) != 0 || frozen_like(s, &s->actor, &reference, err) != 0 ||
-        frozen_like(s, &s->critic_techniques, &reward, err) != 0)
+    if (check_shapes(s, m, err) != 0 || frozen_like(s, &s->actor, s->offload_reference, &reference, err) != 0 ||
+        frozen_like(s, &s->critic_techniques, s->offload_reward, &reward, err) != 0)
         return -1;
     for (int i = 0; i < PPO_AVERAGE; i++) {
         b.models[i].prefix = m[i].prefix;

@@ -271,6 +271,14 @@ static const struct option ppo_options[] = {
       .fallback = "bf16",
       .choices = "bf16|fp32|as_run",
       .help = "type of reference and reward model; as_run: that of actor and critic" },
+    { .name = "offload_reference_model",
+      .type = OPTION_FLAG,
+      AT(offload_reference),
+      .help = "the reference's weights in a file, read when it scores" },
+    { .name = "offload_reward_model",
+      .type = OPTION_FLAG,
+      AT(offload_reward),
+      .help = "the reward model's weights in a file, read when it scores" },
     { 0 },
 };
 

@@ -24,6 +24,7 @@ struct ppo_spec {
     double top_p;
     int64_t sample_interval;
     int frozen; /* enum ppo_frozen */
+    bool offload_reference, offload_reward; /* their weights are in files */
     struct technique_values actor, critic_techniques; /* base.techniques are for both, where these are not given */
     bool ignored_hybrid_engine, ignored_align_overflow, ignored_flags[4];
 };

@@ -233,15 +233,15 @@ static json_t *measured_json(const struct run *r)
         json_array_append_new(peaks, bytes_json(r->rank_peaks[i]));
     for (int k = 0; k < KIND_N; k++)
         json_object_set_new(allocated, kind_name((enum buffer_kind)k), json_integer((json_int_t)r->plan.kind_bytes[k]));
-    json_t *json =
-        json_pack("{s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "steps",
-                  (json_int_t)r->at.n_updates, "warmup_steps", (json_int_t)r->spec->measure_warmup, "steady_seconds",
-                  r->steady_seconds, "seconds", r->at.seconds, "wall_seconds", clock_seconds() - r->started_s,
-                  "steady_steps", (json_int_t)r->n_steady, "tokens", (json_int_t)r->at.n_tokens, "tokens_per_second",
-                  r->steady_seconds > 0 ? json_real((double)r->steady_tokens / r->steady_seconds) : json_null(),
-                  "peak_bytes", bytes_json(r->peak_bytes), "peak_bytes_per_rank", peaks, "allocated", allocated,
-                  "allocated_bytes", (json_int_t)r->exec.block_bytes, "energy", energy_json(r), "final_loss",
-                  r->at.n_updates ? number(r->at.last_loss) : json_null());
+    json_t *json = json_pack(
+        "{s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o}", "steps",
+        (json_int_t)r->at.n_updates, "warmup_steps", (json_int_t)r->spec->measure_warmup, "steady_seconds",
+        r->steady_seconds, "seconds", r->at.seconds, "wall_seconds", clock_seconds() - r->started_s, "steady_steps",
+        (json_int_t)r->n_steady, "tokens", (json_int_t)r->at.n_tokens, "tokens_per_second",
+        r->steady_seconds > 0 ? json_real((double)r->steady_tokens / r->steady_seconds) : json_null(), "peak_bytes",
+        bytes_json(r->peak_bytes), "peak_bytes_per_rank", peaks, "allocated", allocated, "allocated_bytes",
+        (json_int_t)r->exec.block_bytes, "allocated_file_bytes", (json_int_t)disk_bytes(r->exec.disk), "energy",
+        energy_json(r), "final_loss", r->at.n_updates ? number(r->at.last_loss) : json_null());
     json_object_set_new(json, "sent", sent_json(r));
     add_evaluation(json, r);
     return json;

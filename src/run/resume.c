@@ -1,5 +1,5 @@
-/* What a checkpoint holds: the parameters, and the optimizer's state with the master weights. What every rank has alike is
- * written by rank 0 ("shared"); shards are written by their owners ("rank-N"); a map (statemap.h) says what lies where, so that
+/* What a checkpoint holds: the parameters, and the optimizer's state with the master weights, wherever they lie. What every
+ * rank has alike is written by rank 0 ("shared"); shards are written by their owners ("rank-N"); a map (statemap.h) says what lies where, so that
  * other shards can be made of them. Random numbers, order of data and schedule are
  * functions of the position, so the position is all the rest there is. */
 #include <errno.h>
@@ -46,14 +46,30 @@ int64_t resume_bytes(const struct run *r)
     return bytes;
 }
 
+static int get(void *exec, int buffer, size_t at, void *out, size_t bytes, struct err *err)
+{
+    return exec_get(exec, buffer, at, out, bytes, err);
+}
+
+static int put(void *exec, int buffer, size_t at, const void *from, size_t bytes, struct err *err)
+{
+    return exec_put(exec, buffer, at, from, bytes, err);
+}
+
 /* The pieces of one part, in the plan's order. Returns how many. */
-static int pieces_of(const struct run *r, bool sharded, struct checkpoint_piece_out *out)
+static int pieces_of(const struct run *r, bool sharded, const struct checkpoint_elsewhere *files,
+                     struct checkpoint_piece_out *out)
 {
     int n = 0;
 
-    for (int i = 0; i < r->plan.n_buffers; i++)
+    for (int i = 0; i < r->plan.n_buffers; i++) {
+        const struct buffer *b = &r->plan.buffers[i];
         if (is_state(r, i, sharded))
-            out[n++] = (struct checkpoint_piece_out){ exec_address(&r->exec, i), r->plan.buffers[i].bytes };
+            out[n++] = (struct checkpoint_piece_out){ .data = b->tier == TIER_FILE ? NULL : exec_address(&r->exec, i),
+                                                      .bytes = b->bytes,
+                                                      .elsewhere = files,
+                                                      .number = i };
+    }
     return n;
 }
 
@@ -142,13 +158,14 @@ static int write_part(struct run *r, const char *tmp, bool sharded, struct check
 {
     struct checkpoint_piece_out *found = mem_array(r->plan.n_buffers, 1, sizeof *found, MEM_STORE, err);
     struct checkpoint_piece *pieces = mem_array(r->plan.n_buffers, 1, sizeof *pieces, MEM_STORE, err);
+    const struct checkpoint_elsewhere files = { get, put, &r->exec };
     char name[CHECKPOINT_NAME_MAX] = "shared";
     int result = -1;
 
     if (found && pieces) {
-        const int n = pieces_of(r, sharded, found);
+        const int n = pieces_of(r, sharded, &files, found);
         for (int i = 0; i < n; i++)
-            pieces[i] = (struct checkpoint_piece){ found[i].data, found[i].bytes };
+            pieces[i] = (struct checkpoint_piece){ found[i].data, found[i].bytes, found[i].elsewhere, found[i].number };
         if (sharded)
             snprintf(name, sizeof name, "rank-%d", r->comm.rank);
         result = n == 0 ? 0 : checkpoint_write_part(tmp, name, pieces, n, part, err);
@@ -212,7 +229,20 @@ int resume_save(struct run *r, struct err *err)
 /* Options that may differ between a run and its continuation without changing a single number. */
 static bool may_differ(const char *name)
 {
-    static const char *const free_ones[] = { "resume",
+    static const char *const free_ones[] = { "offload",
+                                             "offload_params",
+                                             "critic_offload_params",
+                                             "offload_reward_model",
+                                             "offload_reference_model",
+                                             "offload_dir",
+                                             "offload_piece",
+                                             "actor_offload",
+                                             "actor_offload_dir",
+                                             "actor_offload_piece",
+                                             "critic_offload",
+                                             "critic_offload_dir",
+                                             "critic_offload_piece",
+                                             "resume",
                                              "overwrite",
                                              "output_dir",
                                              "save_interval",
@@ -389,11 +419,12 @@ static int read_state(struct run *r, const json_t *state, const char *path, stru
 static int read_part(struct run *r, const char *path, bool sharded, struct err *err)
 {
     struct checkpoint_piece_out *pieces = mem_array(r->plan.n_buffers, 1, sizeof *pieces, MEM_STORE, err);
+    const struct checkpoint_elsewhere files = { get, put, &r->exec };
     char name[CHECKPOINT_NAME_MAX] = "shared";
     int result = -1;
 
     if (pieces) {
-        const int n = pieces_of(r, sharded, pieces);
+        const int n = pieces_of(r, sharded, &files, pieces);
         if (sharded)
             snprintf(name, sizeof name, "rank-%d", r->comm.rank);
         result = n == 0 ? 0 : checkpoint_read_part(path, name, pieces, n, err);

@@ -80,12 +80,17 @@ static int begin(struct run *r, struct err *err)
 
 static int train_opened(struct run *r, struct err *err)
 {
-    char memory[PRINT_BYTES_MAX];
+    char memory[PRINT_BYTES_MAX], files[PRINT_BYTES_MAX];
 
     log_note("%" PRId64 " of %" PRId64 " records train phase %d (--data_split %s), %" PRId64 " evaluate it",
              r->inputs.train.n, r->inputs.n_records, r->spec->phase->number, r->spec->data_split, r->inputs.eval.n);
     log_note("%d rank%s, %s; the plan takes %s a rank", r->comm.ranks, r->comm.ranks == 1 ? "" : "s",
              r->backend.describe, print_bytes((double)r->plan.tier_bytes[TIER_DEVICE], memory));
+    if (r->plan.tier_bytes[TIER_FILE] > 0)
+        log_note("beside it %s a rank are in files in %s, %s",
+                 print_bytes((double)r->plan.tier_bytes[TIER_FILE], files), r->plan.file_folder,
+                 disk_is_direct(r->exec.disk) ? "read and written around the system's cache"
+                                              : "read and written through the system's cache, which is memory too");
     if (r->spec->profile) {
         r->exec.hook = note_op;
         r->exec.hook_context = r->op_seconds;

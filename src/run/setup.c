@@ -66,12 +66,18 @@ static int check_memory(struct run *r, struct err *err)
     return setup_fits(&q, &r->plan, limit, err);
 }
 
-/* Checkpoints that are kept, one being written, and the models. */
+/* What is offloaded, of all ranks. */
+static int64_t files_bytes(const struct run *r)
+{
+    return (int64_t)r->plan.tier_bytes[TIER_FILE] * r->comm.ranks;
+}
+
+/* Checkpoints that are kept, one being written, the models, and what is offloaded, where no other folder is named for it. */
 static int check_disk(const struct run *r, struct err *err)
 {
     const int64_t free_bytes = file_free_bytes(r->spec->output, err);
     const int64_t kept = r->spec->save_interval > 0 ? r->spec->keep + 1 : 1;
-    int64_t wanted = kept * resume_bytes(r);
+    int64_t wanted = kept * resume_bytes(r) + (r->plan.file_folder ? 0 : files_bytes(r));
     char have[PRINT_BYTES_MAX], want[PRINT_BYTES_MAX];
 
     for (int i = 0; i < r->n_models && r->spec->save_model; i++)
@@ -117,8 +123,15 @@ static int allocate(struct run *r, struct err *err)
 {
     char kinds[256];
 
+    if (r->plan.tier_bytes[TIER_FILE] > 0 && !r->plan.file_folder && r->spec->output) {
+        if (file_make_dir(r->spec->output, err) != 0)
+            return -1;
+        r->plan.file_folder = r->spec->output;
+    }
     if (exec_allocate(&r->exec, err) == 0)
         return 0;
+    if (err->code != ERR_MEMORY)
+        return -1;
     print_kinds(&r->plan, kinds, sizeof kinds);
     return err_where(err, "this rank: %s", kinds);
 }
@@ -140,9 +153,12 @@ static int check_same(struct run *r, struct err *err)
     if (comm_same(&r->comm, hash, "the command line", err) != 0 ||
         comm_same(&r->comm, inputs_hash(&r->inputs), "the data", err) != 0)
         return -1;
-    uint64_t models = 0;
-    for (int i = 0; i < r->n_models; i++)
-        models = models * 31 + weights_hash(&r->exec, r->models[i].prefix);
+    uint64_t models = 0, weights;
+    for (int i = 0; i < r->n_models; i++) {
+        if (weights_hash(&r->exec, r->models[i].prefix, &weights, err) != 0)
+            return -1;
+        models = models * 31 + weights;
+    }
     return comm_same(&r->comm, models, "the model", err);
 }
 

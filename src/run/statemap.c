@@ -4,10 +4,12 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "run/run.h"
 #include "store/checkpoint.h"
 
 #define MANY ((int64_t)1 << 48)
+#define CHUNK_COUNT ((int64_t)1 << 18) /* elements at a time, of what goes to files */
 
 static const char *const states[] = { "param", "m", "v", "master", "m_scales", "v_scales" }; /* as AdamW's outputs */
 
@@ -19,9 +21,9 @@ static const char *what_is(const struct plan *p, int b, int *flat)
         for (int i = 0; i < p->programs[g].n_steps; i++) {
             const struct op_step *s = &p->programs[g].steps[i];
             for (int k = 1; (s->op == OP_ADAMW || s->op == OP_ADAMW8) && k < COUNT_OF(states); k++)
-                if (s->out[k] == b) {
-                    const int parent = p->buffers[s->out[0]].parent; /* of a view of this rank's share */
-                    *flat = parent < 0 ? s->out[0] : parent;
+                if (plan_stored(p, s->out[k]) == b) {
+                    const int param = plan_stored(p, s->out[0]), parent = p->buffers[param].parent;
+                    *flat = parent < 0 ? param : parent; /* of a view of this rank's share */
                     return states[k];
                 }
         }
@@ -159,6 +161,28 @@ static int read_range(const struct place *from, const char *path, int64_t first,
     return 0;
 }
 
+/* The same to a buffer, from its element `at` on, wherever it lies. */
+static int load_range(struct exec *e, int buffer, int64_t at, const struct place *from, const char *path, int64_t first,
+                      int64_t n, struct err *err)
+{
+    const size_t size = dtype_bytes(e->plan->buffers[buffer].dtype);
+    int result = 0;
+
+    if (e->plan->buffers[buffer].tier != TIER_FILE)
+        return read_range(from, path, first, n, size, (char *)exec_address(e, buffer) + (size_t)at * size, err);
+    char *chunk = mem_array(CHUNK_COUNT, 1, size, MEM_STORE, err);
+    if (!chunk)
+        return -1;
+    for (int64_t i = 0; result == 0 && i < n; i += CHUNK_COUNT) {
+        const int64_t count = n - i < CHUNK_COUNT ? n - i : CHUNK_COUNT;
+        result = read_range(from, path, first + i, count, size, chunk, err);
+        if (result == 0)
+            result = exec_put(e, buffer, (size_t)(at + i) * size, chunk, (size_t)count * size, err);
+    }
+    mem_free(chunk);
+    return result;
+}
+
 /* What this rank holds of one tensor in a piece. */
 static int load_tensor(struct exec *e, int piece, const char *what, int tensor, int flat, const json_t *map,
                        const char *path, struct err *err)
@@ -168,7 +192,6 @@ static int load_tensor(struct exec *e, int piece, const char *what, int tensor, 
     const int64_t own = b->shards > 1 ? b->count * p->rank : 0, own_end = own + b->count;
     const int64_t begin = begin_in(p, tensor, flat), end = begin + shape_count(&t->shape);
     const int64_t first = begin > own ? begin : own, stop = end < own_end ? end : own_end;
-    const size_t size = dtype_bytes(b->dtype);
     struct place from = { 0 };
 
     if (stop <= first)
@@ -177,8 +200,7 @@ static int load_tensor(struct exec *e, int piece, const char *what, int tensor, 
         return -1;
     if (from.count != end - begin)
         return bad_map(path, err);
-    return read_range(&from, path, first - begin, stop - first, size,
-                      (char *)exec_address(e, piece) + (size_t)(first - own) * size, err);
+    return load_range(e, piece, first - own, &from, path, first - begin, stop - first, err);
 }
 
 int statemap_load(struct exec *e, const int *pieces, int n, const json_t *map, const char *path, struct err *err)

@@ -32,14 +32,15 @@ static int master_of(const struct plan *p, int flat, int64_t *begin)
             const struct op_step *s = &p->programs[g].steps[i];
             if (s->op != OP_ADAMW && s->op != OP_ADAMW8)
                 continue;
-            /* The flat buffer, whole or itself this rank's share, or a view of the share. */
-            const struct buffer *of = &p->buffers[s->out[0]];
-            if (s->out[0] != flat && of->parent != flat)
+            /* The flat buffer, whole or itself this rank's share, or a view of the share; or the first of its pieces. */
+            const int param = plan_stored(p, s->out[0]);
+            const struct buffer *of = &p->buffers[param];
+            if (param != flat && of->parent != flat)
                 continue;
-            *begin = s->attrs.begin + (s->out[0] != flat ? of->parent_begin : 0);
+            *begin = s->attrs.begin + (param != flat ? of->parent_begin : 0);
             if (of->shards > 1)
                 *begin += shape_count(&of->shape) / of->shards * p->rank;
-            return s->out[3];
+            return plan_stored(p, s->out[3]);
         }
     return -1;
 }
@@ -67,32 +68,35 @@ static int read_part(const struct weights_source *s, const char *name, void *out
     return model_dir_read_range(s->files, name, out, to, first, n, s->allow_nonfinite, err);
 }
 
-#define READ_COUNT ((int64_t)1 << 22) /* elements at a time, beside the plan's block */
+#define READ_COUNT ((int64_t)1 << 21) /* elements at a time, beside the plan's block */
 
-/* What n bf16 weights lack to be the file's numbers. */
-static int read_rest(const struct weights_source *s, const char *name, int16_t *rest, const uint16_t *weights,
+/* Elements `at` .. at+n of a master buffer: what bf16 weights lack to be the file's numbers, from its element first on. */
+static int read_rest(struct exec *e, const struct weights_source *s, const char *name, int master, int64_t at,
                      int64_t first, int64_t n, struct err *err)
 {
     const int64_t most = n < READ_COUNT ? n : READ_COUNT;
     float *values = mem_array(most, 1, sizeof *values, MEM_STORE, err);
-    int result = values ? 0 : -1;
+    int16_t *rest = mem_array(most, 1, sizeof *rest, MEM_STORE, err);
+    int result = values && rest ? 0 : -1;
 
     for (int64_t i = 0; result == 0 && i < n; i += most) {
         const int64_t count = n - i < most ? n - i : most;
         result = read_part(s, name, values, F32, first + i, count, err);
         for (int64_t k = 0; result == 0 && k < count; k++)
-            rest[i + k] = fp32_rest(values[k], weights[i + k]);
+            rest[k] = fp32_rest(values[k], bf16_from_f32(values[k]));
+        if (result == 0)
+            result = exec_put(e, master, (size_t)(at + i) * sizeof *rest, rest, (size_t)count * sizeof *rest, err);
     }
     mem_free(values);
+    mem_free(rest);
     return result;
 }
 
 static int load_master(struct exec *e, const struct weights_source *s, int param, struct err *err)
 {
     const struct buffer *b = &e->plan->buffers[param];
-    int64_t begin = 0, held, n_held;
+    int64_t begin = 0;
     const int master = b->parent < 0 ? -1 : master_of(e->plan, b->parent, &begin);
-    const uint16_t *weights = exec_held(e, param, &held, &n_held);
 
     if (master < 0)
         return 0;
@@ -102,21 +106,40 @@ static int load_master(struct exec *e, const struct weights_source *s, int param
     const int64_t n = (own_end < tensor_end ? own_end : tensor_end) - first;
     if (n <= 0)
         return 0;
-    const int64_t at = first - b->parent_begin;
-    MUST(at >= held && at + n <= held + n_held);
-    return read_rest(s, canonical(b), (int16_t *)exec_address(e, master) + (first - begin), weights + (at - held), at,
-                     n, err);
+    return read_rest(e, s, canonical(b), master, first - begin, first - b->parent_begin, n, err);
+}
+
+/* What this rank holds of it; a piece at a time where it lies in a file. */
+static int load_param(struct exec *e, const struct weights_source *s, int param, struct err *err)
+{
+    const struct buffer *b = &e->plan->buffers[param];
+    const int64_t count = shape_count(&b->shape), most = count < READ_COUNT ? count : READ_COUNT;
+    const size_t size = dtype_bytes(b->dtype);
+    int64_t first, held;
+    int result = 0;
+
+    if (b->tier != TIER_FILE) {
+        void *x = exec_held(e, param, &first, &held);
+        return read_part(s, canonical(b), x, b->dtype, first, held, err);
+    }
+    void *values = mem_array(most, 1, size, MEM_STORE, err);
+    if (!values)
+        return -1;
+    for (int64_t i = 0; result == 0 && i < count; i += most) {
+        const int64_t n = count - i < most ? count - i : most;
+        result = read_part(s, canonical(b), values, b->dtype, i, n, err);
+        if (result == 0)
+            result = exec_put(e, param, (size_t)i * size, values, (size_t)n * size, err);
+    }
+    mem_free(values);
+    return result;
 }
 
 int weights_load_from(struct exec *e, const char *model, const struct weights_source *s, struct err *err)
 {
     for (int i = 0; i < e->plan->n_buffers; i++) {
         const struct buffer *b = &e->plan->buffers[i];
-        int64_t first, n;
-        if (!is_param_of(b, model))
-            continue;
-        void *x = exec_held(e, i, &first, &n);
-        if (read_part(s, canonical(b), x, b->dtype, first, n, err) != 0 || load_master(e, s, i, err) != 0)
+        if (is_param_of(b, model) && (load_param(e, s, i, err) != 0 || load_master(e, s, i, err) != 0))
             return -1;
     }
     return 0;
@@ -129,26 +152,77 @@ int weights_load(struct exec *e, const char *model, const struct model_dir *m, b
     return weights_load_from(e, model, &s, err);
 }
 
+#define CHUNK_BYTES ((size_t)1 << 20) /* of what is in files, at a time */
+
+/* Calls look with each megabyte of a parameter in a file; until it returns other than 0, which is the answer. */
+static int each_chunk(const struct exec *e, int param,
+                      int (*look)(void *context, const struct buffer *b, const char *chunk, size_t n), void *context,
+                      struct err *err)
+{
+    const struct buffer *b = &e->plan->buffers[param];
+    char *chunk = mem_array(1, 1, CHUNK_BYTES, MEM_STORE, err);
+    int result = chunk ? 0 : -1;
+
+    for (size_t at = 0, n; result == 0 && at < b->bytes; at += n) {
+        n = b->bytes - at < CHUNK_BYTES ? b->bytes - at : CHUNK_BYTES;
+        result = exec_get(e, param, at, chunk, n, err);
+        if (result == 0)
+            result = look(context, b, chunk, n);
+    }
+    mem_free(chunk);
+    return result;
+}
+
+static int look_at_numbers(void *context, const struct buffer *b, const char *chunk, size_t n)
+{
+    (void)context;
+    return trainer_finite_values(chunk, b->dtype, (int64_t)(n / dtype_bytes(b->dtype))) ? 0 : 1;
+}
+
+/* 1 = finite, 0 = not, -1 = could not be read. */
+static int all_finite(const struct exec *e, int param, struct err *err)
+{
+    if (e->plan->buffers[param].tier != TIER_FILE)
+        return trainer_finite(e, param);
+    const int found = each_chunk(e, param, look_at_numbers, NULL, err);
+    return found < 0 ? -1 : !found;
+}
+
 int weights_check(const struct exec *e, struct err *err)
 {
     for (int i = 0; i < e->plan->n_buffers; i++) {
         const struct buffer *b = &e->plan->buffers[i];
-        if (!is_param(b) || trainer_finite(e, i))
+        const int good = is_param(b) ? all_finite(e, i, err) : 1;
+        if (good > 0)
             continue;
+        if (good < 0)
+            return -1;
         err_set(err, ERR_RUN, "the weights are not finite any more: \"%s\"", b->name);
         return err_hint(err, "Lower --learning_rate or add --num_warmup_steps; the last checkpoint is kept.");
     }
     return 0;
 }
 
-uint64_t weights_hash(const struct exec *e, const char *model)
+static int add_hash(void *hash, const struct buffer *b, const char *chunk, size_t n)
 {
-    uint64_t hash = 0;
+    (void)b;
+    *(uint64_t *)hash = *(uint64_t *)hash * 31 + hash_bytes(chunk, n);
+    return 0;
+}
 
-    for (int i = 0; i < e->plan->n_buffers; i++)
-        if (is_param_of(&e->plan->buffers[i], model) && !plan_is_sharded(e->plan, i))
-            hash = hash * 31 + hash_bytes(exec_address(e, i), e->plan->buffers[i].bytes);
-    return hash;
+int weights_hash(const struct exec *e, const char *model, uint64_t *hash, struct err *err)
+{
+    *hash = 0;
+    for (int i = 0; i < e->plan->n_buffers; i++) {
+        const struct buffer *b = &e->plan->buffers[i];
+        if (!is_param_of(b, model) || plan_is_sharded(e->plan, i))
+            continue;
+        if (b->tier != TIER_FILE)
+            *hash = *hash * 31 + hash_bytes(exec_address(e, i), b->bytes);
+        else if (each_chunk(e, i, add_hash, hash, err) != 0)
+            return -1;
+    }
+    return 0;
 }
 
 /* ---- saving ---- */
@@ -214,8 +288,12 @@ static int produce(void *context, int i, int64_t first, int64_t count, void *out
 {
     struct feed *f = context;
 
+    const size_t size = dtype_bytes(f->tensors[i].dtype);
+
     f->tensor = i;
     f->first = first + count;
+    if (!plan_is_sharded(f->e->plan, f->buffers[i])) /* it lies in this rank's own file */
+        return exec_get(f->e, f->buffers[i], (size_t)first * size, out, (size_t)count * size, err);
     return exchange(f, i, first, count, out, err);
 }
 
@@ -225,7 +303,7 @@ static int drain(struct feed *f, struct err *err)
     for (; f->tensor < f->n; f->tensor++, f->first = 0) {
         const struct stored_tensor *t = &f->tensors[f->tensor];
         const int64_t total = shape_count(&t->shape), piece = (int64_t)(SAFETENSORS_PIECE / dtype_bytes(t->dtype));
-        for (; !t->data && f->first < total; f->first += piece) {
+        for (; plan_is_sharded(f->e->plan, f->buffers[f->tensor]) && f->first < total; f->first += piece) {
             const int64_t count = total - f->first < piece ? total - f->first : piece;
             if (exchange(f, f->tensor, f->first, count, f->spare, err) != 0)
                 return -1;
@@ -234,7 +312,7 @@ static int drain(struct feed *f, struct err *err)
     return 0;
 }
 
-/* The parameters of a model, those in shards without data; returns how many of these there are. */
+/* The parameters of a model, those in shards or in files without data; returns how many are in shards. */
 static int list_tensors(const struct exec *e, const char *model, struct stored_tensor *tensors, int *buffers, int *n,
                         bool *has_head)
 {
@@ -252,7 +330,7 @@ static int list_tensors(const struct exec *e, const char *model, struct stored_t
         tensors[(*n)++] = (struct stored_tensor){ .name = canonical(b),
                                                   .dtype = b->dtype,
                                                   .shape = b->shape,
-                                                  .data = in_shards ? NULL : exec_address(e, i),
+                                                  .data = in_shards || b->tier == TIER_FILE ? NULL : exec_address(e, i),
                                                   .bytes = b->bytes };
     }
     return sharded;

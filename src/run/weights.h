@@ -21,7 +21,7 @@ int weights_load(struct exec *e, const char *model, const struct model_dir *m, b
  * good one. */
 int weights_check(const struct exec *e, struct err *err); /* of every model */
 /* Of all parameters that every rank has whole: ranks compare it. */
-uint64_t weights_hash(const struct exec *e, const char *model);
+int weights_hash(const struct exec *e, const char *model, uint64_t *hash, struct err *err);
 /* Writes config.json and model.safetensors, in the parameters' type, into dir: in the reward form when there is a v_head.
  * All ranks call it: rank 0
  * writes, and of tensors in shards the others send what they hold, a piece at a time: nobody ever has the whole model. */

@@ -18,6 +18,7 @@
 
 #define MANIFEST_MAX ((size_t)64 << 20)
 #define FORMAT 1
+#define CHUNK_BYTES ((size_t)1 << 20) /* of what is not in memory, at a time */
 
 static bool is_part_name(const char *name)
 {
@@ -93,17 +94,41 @@ static int check_space(const char *path, size_t bytes, struct err *err)
     return err_hint(err, "Free some space, keep fewer checkpoints, or choose another folder.");
 }
 
+static int write_bytes(struct file_out *o, const void *data, size_t bytes, struct hash_stream *hash, struct err *err)
+{
+    if (fwrite(data, 1, bytes, o->stream) != bytes)
+        return err_errno(err, "could not write %zu bytes to \"%s\"", bytes, o->path);
+    hash_step(hash, data, bytes);
+    return 0;
+}
+
+static int write_elsewhere(struct file_out *o, const struct checkpoint_piece *p, struct hash_stream *hash,
+                           struct err *err)
+{
+    const struct checkpoint_elsewhere *e = p->elsewhere;
+    char *chunk = mem_array(1, 1, CHUNK_BYTES, MEM_STORE, err);
+    int result = chunk ? 0 : -1;
+
+    for (size_t at = 0, bytes; result == 0 && at < p->bytes; at += bytes) {
+        bytes = p->bytes - at < CHUNK_BYTES ? p->bytes - at : CHUNK_BYTES;
+        result = e->get(e->context, p->number, at, chunk, bytes, err);
+        if (result == 0)
+            result = write_bytes(o, chunk, bytes, hash, err);
+    }
+    mem_free(chunk);
+    return result;
+}
+
 static int write_pieces(struct file_out *o, const struct checkpoint_piece *pieces, int n, struct hash_stream *hash,
                         struct err *err)
 {
-    for (int i = 0; i < n; i++) {
-        if (pieces[i].bytes == 0)
-            continue;
-        if (fwrite(pieces[i].data, 1, pieces[i].bytes, o->stream) != pieces[i].bytes)
-            return err_errno(err, "could not write %zu bytes to \"%s\"", pieces[i].bytes, o->path);
-        hash_step(hash, pieces[i].data, pieces[i].bytes);
-    }
-    return 0;
+    int result = 0;
+
+    for (int i = 0; i < n && result == 0; i++)
+        if (pieces[i].bytes > 0)
+            result = pieces[i].data ? write_bytes(o, pieces[i].data, pieces[i].bytes, hash, err)
+                                    : write_elsewhere(o, &pieces[i], hash, err);
+    return result;
 }
 
 int checkpoint_write_part(const char *tmp, const char *name, const struct checkpoint_piece *pieces, int n,
@@ -355,15 +380,37 @@ int checkpoint_newest(const char *dir, char *path, int64_t *step, json_t **state
     return found;
 }
 
+static int read_bytes(FILE *f, const char *path, void *data, size_t bytes, struct err *err)
+{
+    if (fread(data, 1, bytes, f) == bytes)
+        return 0;
+    err_set(err, ERR_INPUT, "the part of a checkpoint is shorter than this run needs");
+    err_where(err, "file \"%s\"", path);
+    return err_hint(err, "Resume with the options, ranks and model that wrote it.");
+}
+
+static int read_elsewhere(FILE *f, const char *path, const struct checkpoint_piece_out *p, struct err *err)
+{
+    const struct checkpoint_elsewhere *e = p->elsewhere;
+    char *chunk = mem_array(1, 1, CHUNK_BYTES, MEM_STORE, err);
+    int result = chunk ? 0 : -1;
+
+    for (size_t at = 0, bytes; result == 0 && at < p->bytes; at += bytes) {
+        bytes = p->bytes - at < CHUNK_BYTES ? p->bytes - at : CHUNK_BYTES;
+        result = read_bytes(f, path, chunk, bytes, err);
+        if (result == 0)
+            result = e->put(e->context, p->number, at, chunk, bytes, err);
+    }
+    mem_free(chunk);
+    return result;
+}
+
 static int read_pieces(FILE *f, const char *path, const struct checkpoint_piece_out *pieces, int n, struct err *err)
 {
-    for (int i = 0; i < n; i++) {
-        if (pieces[i].bytes > 0 && fread(pieces[i].data, 1, pieces[i].bytes, f) != pieces[i].bytes) {
-            err_set(err, ERR_INPUT, "the part of a checkpoint is shorter than this run needs");
-            err_where(err, "file \"%s\", piece %d of %d", path, i + 1, n);
-            return err_hint(err, "Resume with the options, ranks and model that wrote it.");
-        }
-    }
+    for (int i = 0; i < n; i++)
+        if (pieces[i].bytes > 0 && (pieces[i].data ? read_bytes(f, path, pieces[i].data, pieces[i].bytes, err)
+                                                   : read_elsewhere(f, path, &pieces[i], err)) != 0)
+            return -1;
     if (fgetc(f) == EOF && !ferror(f))
         return 0;
     err_set(err, ERR_INPUT, "the part of a checkpoint is longer than this run needs");

@@ -2,7 +2,8 @@
  * everything in it is durable, and its manifest.json carries the size and the XXH3 hash (64 bits) of each part, so that
  * damage is found when it is loaded and the one before is taken.
  * Writing: rank 0 begins; every rank writes its parts into the same temporary folder; rank 0 gathers their
- * checkpoint_part and commits. Called by run/run.c. Memory: none to speak of; parts are streamed. */
+ * checkpoint_part and commits. Called by run/resume.c. Memory: none to speak of; parts are streamed, and what is not in memory
+ * passes through a megabyte. */
 #ifndef TUNEUP_STORE_CHECKPOINT_H
 #define TUNEUP_STORE_CHECKPOINT_H
 
@@ -19,14 +20,25 @@ struct checkpoint_part {
     uint64_t bytes, hash;
 };
 
+/* Where pieces are that are not in memory: their bytes at .. at+bytes, each piece by its number. */
+struct checkpoint_elsewhere {
+    int (*get)(void *context, int number, size_t at, void *out, size_t bytes, struct err *err);
+    int (*put)(void *context, int number, size_t at, const void *from, size_t bytes, struct err *err);
+    void *context;
+};
+
 struct checkpoint_piece {
-    const void *data;
+    const void *data; /* NULL: elsewhere */
     size_t bytes;
+    const struct checkpoint_elsewhere *elsewhere;
+    int number;
 };
 
 struct checkpoint_piece_out {
-    void *data;
+    void *data; /* NULL: elsewhere */
     size_t bytes;
+    const struct checkpoint_elsewhere *elsewhere;
+    int number;
 };
 
 /* Makes DIR/.checkpoint-<step>.tmp, and DIR; its path goes to tmp[FILE_PATH_MAX]. What earlier runs left unfinished in

@@ -28,6 +28,7 @@ const struct technique_word technique_words[] = {
     { "remove_padding", "--remove_padding", "--no-remove_padding", true, 1, NULL },
     { "share_prompts", "--share_prompts", "--no-share_prompts", true, 1, "reward" },
     { "optimizer8", "--optimizer_bits=8", "--optimizer_bits=32", false, 1, NULL },
+    { "offload", "--offload", "--no-offload", true, 1, NULL },
     { "int8", "--int8_generation", "--no-int8_generation", false, 1, "ppo" },
     { "frozen_bf16", "--frozen_dtype=bf16", "--frozen_dtype=fp32", false, 1, "ppo" },
     { 0 },
@@ -74,6 +75,7 @@ static const struct {
     { "sft", "fused_kernels", true, { "fused_kernels" } },
     { "sft", "norm_recompute", true, { "norm_recompute" } },
     { "sft", "remove_padding", true, { "remove_padding" } },
+    { "sft", "offload", true, { "offload" } },
     { "sft",
       "all exact",
       false,
@@ -95,6 +97,7 @@ static const struct {
     { "reward", "norm_recompute", true, { "norm_recompute" } },
     { "reward", "remove_padding", true, { "remove_padding" } },
     { "reward", "share_prompts", true, { "remove_padding", "share_prompts" } },
+    { "reward", "offload", true, { "offload" } },
     { "reward",
       "all exact",
       true,
@@ -115,6 +118,7 @@ static const struct {
     { "ppo", "chunked_loss", true, { "chunked_loss" } },
     { "ppo", "flash_attention", true, { "flash_attention" } },
     { "ppo", "remove_padding", true, { "remove_padding" } },
+    { "ppo", "offload", true, { "offload" } },
     { "ppo",
       "all exact",
       true,
@@ -334,11 +338,11 @@ static int check_technique(const char *word, const char *phase, const struct tec
         }
     }
     err_set(err, ERR_USAGE, "unknown technique \"%.60s\"", word);
-    return err_hint(
-        err,
-        "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, zero-2, zero-3, "
-        "chunked_loss, flash_attention, fused_kernels, norm_recompute, optimizer8, and int8 and frozen_bf16 of PPO.",
-        nearest);
+    return err_hint(err,
+                    "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, zero-2, zero-3, "
+                    "chunked_loss, flash_attention, fused_kernels, norm_recompute, optimizer8, offload, and int8 and "
+                    "frozen_bf16 of PPO.",
+                    nearest);
 }
 
 /* One that is on has the same option, with another value. */

@@ -5,12 +5,22 @@
 
 extern const struct technique technique_bf16, technique_flash_attention, technique_chunked_loss,
     technique_fused_kernels, technique_recompute, technique_norm_recompute, technique_zero, technique_optimizer8,
-    technique_int8, technique_remove_padding, technique_share_prompts;
+    technique_int8, technique_remove_padding, technique_share_prompts, technique_offload;
 
 const struct technique *const techniques[] = {
-    &technique_remove_padding, &technique_share_prompts, &technique_flash_attention, &technique_chunked_loss,
-    &technique_fused_kernels,  &technique_bf16,          &technique_recompute,       &technique_norm_recompute,
-    &technique_int8,           &technique_zero,          &technique_optimizer8,      NULL,
+    &technique_remove_padding,
+    &technique_share_prompts,
+    &technique_flash_attention,
+    &technique_chunked_loss,
+    &technique_fused_kernels,
+    &technique_bf16,
+    &technique_recompute,
+    &technique_norm_recompute,
+    &technique_int8,
+    &technique_zero,
+    &technique_optimizer8,
+    &technique_offload,
+    NULL,
 };
 
 int technique_sets(struct option_set *sets, struct technique_values *values)

@@ -32,6 +32,7 @@ static const struct {
     { "remove_padding", "--remove_padding", 1 },
     { "share_prompts", "--share_prompts", 1 },
     { "int8", "--int8_generation", 1 }, /* touches decoding alone: here, that it does no more */
+    { "offload", "--offload --offload_piece 512", 1 },
 };
 #define ALL_OFF                                                                                                        \
     "--no-remove_padding --no-share_prompts --no-flash_attention --no-chunked_loss --no-fused_kernels "                \
@@ -54,6 +55,7 @@ static const struct opt_shape shapes[] = {
 static void random_weights(struct engine *e)
 {
     struct rng rng = { .seed = 7, .purpose = RNG_INIT };
+    struct err err;
 
     for (int i = 0; i < e->plan.n_buffers; i++) {
         const struct buffer *b = &e->plan.buffers[i];
@@ -62,21 +64,25 @@ static void random_weights(struct engine *e)
             continue;
         rng.stream = (uint32_t)strlen(b->name);
         rng.counter = (uint64_t)b->name[0] << 32;
-        int64_t first, n;
-        void *x = exec_held(&e->exec, i, &first, &n);
+        int64_t first = 0, n = shape_count(&b->shape);
+        void *x = b->tier == TIER_FILE ? NULL : exec_held(&e->exec, i, &first, &n);
         for (int64_t k = 0; k < first + n; k++) {
             const float v = (norm ? 1.0f : 0.0f) + 0.05f * (float)rng_normal(&rng);
+            const uint16_t h = bf16_from_f32(v);
             if (k < first)
                 continue;
-            if (b->dtype == BF16)
-                ((uint16_t *)x)[k - first] = bf16_from_f32(v);
+            if (!x)
+                MUST(exec_put(&e->exec, i, (size_t)k * dtype_bytes(b->dtype), b->dtype == BF16 ? (const void *)&h : &v,
+                              dtype_bytes(b->dtype), &err) == 0);
+            else if (b->dtype == BF16)
+                ((uint16_t *)x)[k - first] = h;
             else
                 ((float *)x)[k - first] = v;
         }
     }
 }
 
-/* Master weights begin as the weights, which lack nothing then. */
+/* Master weights begin as the weights, which lack nothing then; those in files begin with zeros. */
 static void fill_masters(struct engine *e)
 {
     const int update = plan_find_program(&e->plan, "", "update");
@@ -412,6 +418,35 @@ TEST(recomputation_gives_the_same_bits)
     }
 }
 
+/* The same updates in pieces, whatever the state is and whoever has it. */
+TEST(offload_gives_the_same_bits)
+{
+    static const char *const with[] = { "",
+                                        "--dtype bf16",
+                                        "--optimizer_bits 8 --dtype bf16",
+                                        "--gradient_checkpointing",
+                                        "--zero_stage 1",
+                                        "--zero_stage 1 --optimizer_bits 8",
+                                        "--zero_stage 2 --dtype bf16",
+                                        "--zero_stage 3 --zero_persistence_threshold 100 --dtype bf16" };
+    static const char *const pieces[] = { "--offload", "--offload --offload_piece 256",
+                                          "--offload --offload_piece 1500", "--offload --offload_params" };
+    char words[256];
+
+    for (int i = 0; i < COUNT_OF(with); i++)
+        for (int k = 0; k < COUNT_OF(pieces); k++) {
+            const int ranks = strstr(with[i], "zero") ? 2 : 1;
+            if (ranks > 1 && strstr(pieces[k], "params")) /* which is refused */
+                continue;
+            double plain[N_UPDATES], got[N_UPDATES];
+            losses_of(test_state, &phase_sft, &shapes[0], ranks, with[i], plain);
+            snprintf(words, sizeof words, "%s %s", with[i], pieces[k]);
+            losses_of(test_state, &phase_sft, &shapes[0], ranks, words, got);
+            for (int u = 0; u < N_UPDATES; u++)
+                CHECK(plain[u] == got[u]);
+        }
+}
+
 TEST_MAIN(CASE(every_technique_is_asked_for), CASE(prompts_are_not_shared_through_dropout), CASE(pairs_on_one_rank),
           CASE(pairs_on_two_ranks), CASE(reward_pairs_on_one_rank), CASE(reward_pairs_on_two_ranks),
-          CASE(recomputation_gives_the_same_bits), CASE(any_number_of_ranks_shards))
+          CASE(recomputation_gives_the_same_bits), CASE(any_number_of_ranks_shards), CASE(offload_gives_the_same_bits))

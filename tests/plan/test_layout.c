@@ -113,6 +113,15 @@ static bool overlap(size_t a, size_t na, size_t b, size_t nb)
     return a < b + nb && b < a + na;
 }
 
+static size_t sum_of_kinds(const struct plan *p)
+{
+    size_t sum = 0;
+
+    for (int k = 0; k < KIND_N; k++)
+        sum += p->kind_bytes[k];
+    return sum;
+}
+
 static void check_disjoint(void **test_state, const struct plan *p)
 {
     for (int i = 0; i < p->n_buffers; i++)
@@ -123,9 +132,9 @@ static void check_disjoint(void **test_state, const struct plan *p)
             const bool together =
                 a->persistent || b->persistent ||
                 (a->program == b->program && a->first_step <= b->last_step && b->first_step <= a->last_step);
-            if (own && both && together && overlap(a->offset, a->bytes, b->offset, b->bytes))
+            if (own && both && together && a->tier == b->tier && overlap(a->offset, a->bytes, b->offset, b->bytes))
                 fail_msg("%s and %s share memory", a->name, b->name);
-            CHECK(a->offset % 64 == 0 || a->parent >= 0);
+            CHECK(a->offset % (a->staging || a->tier == TIER_FILE ? PLAN_FILE_BLOCK : 64) == 0 || a->parent >= 0);
         }
 }
 
@@ -133,7 +142,8 @@ static void check_disjoint(void **test_state, const struct plan *p)
 TEST(a_models_buffers_are_disjoint)
 {
     static const char *const words[] = { "--no-flash_attention --no-chunked_loss --no-fused_kernels", "",
-                                         "--gradient_checkpointing --dtype bf16" };
+                                         "--gradient_checkpointing --dtype bf16",
+                                         "--offload --offload_piece 512 --dtype bf16 --optimizer_bits 8" };
     const struct trainer_options o = { 0 };
     struct err err = { 0 };
 
@@ -145,6 +155,8 @@ TEST(a_models_buffers_are_disjoint)
         CHECK_OK(engine_open(&e, "ref", words[i], 2, 8, 1, &o, &err), &err);
         check_disjoint(test_state, &e.plan);
         CHECK_EQ(e.exec.block_bytes, e.plan.tier_bytes[TIER_DEVICE]);
+        CHECK_EQ(disk_bytes(e.exec.disk), e.plan.tier_bytes[TIER_FILE]);
+        CHECK_EQ(sum_of_kinds(&e.plan), e.plan.tier_bytes[TIER_DEVICE]);
         engine_close(&e);
     }
 }

@@ -135,6 +135,85 @@ TEST(moments_in_8_bits_are_counted_with_their_scales)
     plan_free(&p);
 }
 
+/* State in files: none of it in memory but for what is being moved, which lies where activations do. */
+TEST(offload_takes_state_out_of_memory)
+{
+    struct plan plain, p;
+
+    plan_of(test_state, &plain, "--dtype bf16", 1, "opt-350m");
+    plan_of(test_state, &p, "--dtype bf16 --offload", 1, "opt-350m");
+    CHECK_EQ(p.kind_bytes[KIND_OPTIMIZER] + p.kind_bytes[KIND_MASTER], 0);
+    CHECK_NEAR((double)p.tier_bytes[TIER_FILE], 10 * PARAMETERS, 6 * PLAN_FILE_BLOCK);
+    CHECK_NEAR((double)p.tier_bytes[TIER_DEVICE], (double)plain.tier_bytes[TIER_DEVICE] - 10 * PARAMETERS,
+               2 * PLAN_FILE_BLOCK);
+    CHECK_EQ(plain.tier_bytes[TIER_FILE], 0);
+    CHECK_NEAR(cost_update(&p).file_bytes, 2 * 10 * PARAMETERS, 1e4);
+    CHECK_NEAR(cost_update(&plain).file_bytes, 0, 0);
+    plan_free(&p);
+    plan_free(&plain);
+    plan_of(test_state, &p, "--offload --zero_stage 1 --optimizer_bits 8", 4, "opt-350m");
+    CHECK_EQ(p.kind_bytes[KIND_OPTIMIZER], 0);
+    CHECK_NEAR((double)p.tier_bytes[TIER_FILE] / PARAMETERS, 2.03125 / 4, 0.002);
+    plan_free(&p);
+    plan_of(test_state, &p, "--offload --dtype bf16", 8, "opt-66b"); /* pieces of a large model are larger, not more */
+    CHECK(p.programs[plan_find_program(&p, "", "update")].n_steps < 100000);
+    plan_free(&p);
+}
+
+/* Weights that learn, too: what stays are the gradients, biases and norms. */
+TEST(weights_in_files_leave_the_gradients)
+{
+    struct plan state, p;
+
+    plan_of(test_state, &state, "--offload", 1, "opt-350m");
+    plan_of(test_state, &p, "--offload --offload_params", 1, "opt-350m");
+    CHECK(p.kind_bytes[KIND_PARAM] < (size_t)2 << 20);
+    CHECK_NEAR((double)p.kind_bytes[KIND_GRAD], 4 * PARAMETERS, 256);
+    CHECK_NEAR((double)p.tier_bytes[TIER_FILE], 12 * PARAMETERS, 4e6);
+    CHECK(p.tier_bytes[TIER_DEVICE] < state.tier_bytes[TIER_DEVICE] - ((size_t)1 << 30));
+    plan_free(&p);
+    plan_free(&state);
+}
+
+/* Bytes of memory, and in files, of a reward model that only scores. */
+static size_t frozen_bytes(void **test_state, const char *words, size_t *in_files)
+{
+    struct technique_values values;
+    struct hf_config config;
+    struct build b = { .phase = &phase_reward,
+                       .models = { { .prefix = "", .techniques = &values } },
+                       .n_models = 1,
+                       .extents = { [EXTENTS_SCORE] = { .B = 1, .T = 128 } },
+                       .micro_steps = 1,
+                       .ranks = 1 };
+    struct err err = { 0 };
+    struct plan p;
+
+    CHECK_OK(hf_config_named(&config, "opt-350m", &err), &err);
+    CHECK_OK(build_shape(&config, 0, &b.models[0].shape, &err), &err);
+    CHECK_OK(engine_techniques(&values, words, &err), &err);
+    CHECK_OK(build_plan(&b, &p, &err), &err);
+    CHECK_OK(layout_assign(&p, &err), &err);
+    const size_t bytes = p.tier_bytes[TIER_DEVICE];
+    *in_files = p.tier_bytes[TIER_FILE];
+    plan_free(&p);
+    hf_config_free(&config);
+    return bytes;
+}
+
+/* It keeps biases and norms, and of its matrices those that are being read: a layer's, and the embedding. */
+TEST(weights_in_files_leave_a_layer_in_memory)
+{
+    size_t in_files, none;
+    const size_t plain = frozen_bytes(test_state, "", &none);
+    const size_t bytes = frozen_bytes(test_state, "--offload_params", &in_files);
+
+    CHECK_EQ(none, 0);
+    CHECK_NEAR((double)in_files, 4 * PARAMETERS, 2e6);
+    CHECK((double)plain > 4 * PARAMETERS);
+    CHECK(bytes < (size_t)280 << 20);
+}
+
 /* Each technique alone lowers what it is for, against the plain plan. */
 TEST(each_technique_lowers_what_it_is_for)
 {
@@ -173,4 +252,6 @@ TEST(work_is_the_models)
 TEST_MAIN(CASE(state_is_counted_to_the_parameter), CASE(zero_shards_state),
           CASE(stages_of_zero_take_what_their_formulas_say), CASE(zero_2_frees_gradients_as_it_goes),
           CASE(zero_3_frees_weights_as_it_goes), CASE(moments_in_8_bits_are_counted_with_their_scales),
-          CASE(each_technique_lowers_what_it_is_for), CASE(work_is_the_models))
+          CASE(offload_takes_state_out_of_memory), CASE(weights_in_files_leave_a_layer_in_memory),
+          CASE(weights_in_files_leave_the_gradients), CASE(each_technique_lowers_what_it_is_for),
+          CASE(work_is_the_models))

@@ -143,7 +143,7 @@ TEST(a_suggestion_says_what_each_switch_saves)
     ask(&a, 1);
     CHECK_OK(optimize_cost(&a.q, &keep, &cost, &err), &err);
     optimize_suggest(&a.q, 0, cost.bytes - 1, hint, sizeof hint);
-    CHECK(strstr(hint, "--gradient_checkpointing (") && strstr(hint, " less) would fit, with "));
+    CHECK(strstr(hint, "--offload (") && strstr(hint, " less) would fit, with ")); /* which saves most */
     optimize_suggest(&a.q, 0, cost.bytes * 3 / 4, hint, sizeof hint);
     CHECK(strstr(hint, "would fit, with "));
     optimize_suggest(&a.q, 0, 1000, hint, sizeof hint);

@@ -109,7 +109,8 @@ static void write_part(void **test_state, const struct engine *e, const char *di
     struct err err = { 0 };
 
     for (int i = 0; i < n; i++)
-        out[i] = (struct checkpoint_piece){ exec_address(&e->exec, pieces[i]), e->plan.buffers[pieces[i]].bytes };
+        out[i] = (struct checkpoint_piece){ .data = exec_address(&e->exec, pieces[i]),
+                                            .bytes = e->plan.buffers[pieces[i]].bytes };
     CHECK_OK(checkpoint_write_part(dir, name, out, n, &part, &err), &err);
 }
 

@@ -67,7 +67,9 @@ static int save(const char *dir, int64_t step, struct err *err)
     char tmp[FILE_PATH_MAX];
     const double a[2] = { (double)step, 0.1 };
     const int32_t b[3] = { 1, 2, (int32_t)step };
-    const struct checkpoint_piece pieces[] = { { a, sizeof a }, { NULL, 0 }, { b, sizeof b } };
+    const struct checkpoint_piece pieces[] = { { .data = a, .bytes = sizeof a },
+                                               { .data = NULL },
+                                               { .data = b, .bytes = sizeof b } };
     struct checkpoint_part parts[2];
     json_t *state = state_of(step);
 
@@ -89,7 +91,7 @@ static int64_t newest(const char *dir, char *damaged)
     struct err err = { 0 };
     double a[2];
     int32_t b[3];
-    const struct checkpoint_piece_out pieces[] = { { a, sizeof a }, { b, sizeof b } };
+    const struct checkpoint_piece_out pieces[] = { { .data = a, .bytes = sizeof a }, { .data = b, .bytes = sizeof b } };
     json_t *state;
     int64_t step;
     const int found = checkpoint_newest(dir, path, &step, &state, names, sizeof names, &err);
@@ -151,7 +153,7 @@ TEST(sizes_must_match)
     struct err err = { 0 };
     const char *dir = make_dir();
     char path[FILE_PATH_MAX], bytes[40];
-    const struct checkpoint_piece_out large = { bytes, 29 }, small = { bytes, 27 };
+    const struct checkpoint_piece_out large = { .data = bytes, .bytes = 29 }, small = { .data = bytes, .bytes = 27 };
 
     CHECK_OK(save(dir, 3, &err), &err);
     snprintf(path, sizeof path, "%s/checkpoint-3", dir);
@@ -159,6 +161,66 @@ TEST(sizes_must_match)
     CHECK_ERR(checkpoint_read_part(path, "rank-0.bin", &small, 1, &err), &err, ERR_INPUT, "longer");
     CHECK_ERR(checkpoint_read_part(path, "rank-2.bin", &small, 1, &err), &err, ERR_INPUT, "rank-2.bin");
     CHECK_OK(file_remove_tree(dir, &err), &err);
+}
+
+#define FAR_BYTES (((size_t)5 << 19) + 3) /* more than two chunks */
+
+static int get_far(void *context, int number, size_t at, void *out, size_t bytes, struct err *err)
+{
+    if (number != 7)
+        return err_set(err, ERR_SYSTEM, "there is no %d", number);
+    memcpy(out, (char *)context + at, bytes);
+    return 0;
+}
+
+static int put_far(void *context, int number, size_t at, const void *from, size_t bytes, struct err *err)
+{
+    if (number != 7)
+        return err_set(err, ERR_SYSTEM, "there is no %d", number);
+    memcpy((char *)context + at, from, bytes);
+    return 0;
+}
+
+/* Pieces behind functions stand where those of memory would, and come back through them. */
+TEST(pieces_elsewhere_are_streamed)
+{
+    struct err err = { 0 };
+    const char *dir = make_dir();
+    char path[FILE_PATH_MAX], tmp[FILE_PATH_MAX], damaged[64];
+    char *far = calloc(1, FAR_BYTES), *got = calloc(1, FAR_BYTES), near[5];
+    const struct checkpoint_elsewhere there = { get_far, put_far, far };
+    struct checkpoint_piece pieces[] = { { .data = "near", .bytes = 5 },
+                                         { .bytes = FAR_BYTES, .elsewhere = &there, .number = 7 } };
+    struct checkpoint_piece_out back[] = { { .data = near, .bytes = 5 },
+                                           { .bytes = FAR_BYTES, .elsewhere = &there, .number = 7 } };
+    const struct checkpoint_piece_out in_memory[] = { { .data = near, .bytes = 5 },
+                                                      { .data = got, .bytes = FAR_BYTES } };
+    struct checkpoint_part part;
+    json_t *state = state_of(1);
+    int64_t step;
+
+    for (size_t i = 0; i < FAR_BYTES; i++)
+        far[i] = (char)(i ^ i >> 9);
+    CHECK_OK(checkpoint_begin(dir, 1, tmp, &err), &err);
+    CHECK_OK(checkpoint_write_part(tmp, "shared", pieces, 2, &part, &err), &err);
+    pieces[1].number = back[1].number = 8;
+    CHECK_ERR(checkpoint_write_part(tmp, "rank-0", pieces, 2, &part, &err), &err, ERR_SYSTEM, "there is no 8");
+    CHECK_OK(checkpoint_commit(dir, 1, tmp, state, &part, 0, &err), &err);
+    json_decref(state);
+    CHECK_EQ(checkpoint_newest(dir, path, &step, &state, damaged, sizeof damaged, &err), 1);
+    json_decref(state);
+    CHECK_OK(checkpoint_read_part(path, "shared", in_memory, 2, &err), &err);
+    CHECK_EQ(memcmp(got, far, FAR_BYTES), 0);
+    CHECK_ERR(checkpoint_read_part(path, "shared", back, 2, &err), &err, ERR_SYSTEM, "there is no 8");
+    back[1].number = 7;
+    memset(far, 0, FAR_BYTES);
+    CHECK_OK(checkpoint_read_part(path, "shared", back, 2, &err), &err);
+    CHECK_EQ(memcmp(got, far, FAR_BYTES), 0);
+    back[1].bytes++;
+    CHECK_ERR(checkpoint_read_part(path, "shared", back, 1, &err), &err, ERR_INPUT, "longer");
+    CHECK_OK(file_remove_tree(dir, &err), &err);
+    free(far);
+    free(got);
 }
 
 /* Flips a bit in every byte of a part of the newest checkpoint, or cuts it there; the one before must be taken. */
@@ -378,7 +440,7 @@ TEST(failing_allocations_are_errors_and_no_damage)
     CHECK_OK(file_remove_tree(dir, &err), &err);
 }
 
-TEST_MAIN(CASE(the_newest_is_found_and_old_ones_go), CASE(sizes_must_match),
+TEST_MAIN(CASE(the_newest_is_found_and_old_ones_go), CASE(sizes_must_match), CASE(pieces_elsewhere_are_streamed),
           CASE(damage_is_found_and_the_one_before_is_taken), CASE(a_full_disk_leaves_the_last_one),
           CASE(every_system_call_may_fail_or_be_the_last), CASE(a_file_system_without_exchange_will_do),
           CASE(killing_leaves_a_whole_one), CASE(failing_allocations_are_errors_and_no_damage))
