@@ -51,6 +51,20 @@ static int nobody_sends(struct comm *c, void *bytes, int64_t n, int from, struct
     return nobody_there(c, bytes, n, from, err);
 }
 
+static int begin_alone(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err)
+{
+    (void)what;
+    return keep(c, x, n, t, err);
+}
+
+static int end_alone(struct comm *c, void *x, struct err *err)
+{
+    (void)c;
+    (void)x;
+    (void)err;
+    return 0;
+}
+
 static int no_wait(struct comm *c, struct err *err)
 {
     (void)c;
@@ -79,6 +93,9 @@ void comm_alone(struct comm *c)
                         .all_reduce = keep,
                         .reduce_scatter = keep,
                         .all_gather = keep,
+                        .begin = begin_alone,
+                        .end = end_alone,
+                        .progress = nothing,
                         .gather_bytes = copy_bytes,
                         .broadcast = keep_bytes,
                         .send = nobody_there,
@@ -113,10 +130,8 @@ const char *comm_word(enum collective what)
     return words[what];
 }
 
-int comm_run(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err)
+static void count(struct comm *c, enum collective what, int64_t n, enum dtype t)
 {
-    int (*const run[COMM_COLLECTIVES])(struct comm *, void *, int64_t, enum dtype,
-                                       struct err *) = { c->all_reduce, c->reduce_scatter, c->all_gather };
     struct comm_sent *sent = &c->sent[what];
     const double others = (double)(c->ranks - 1);
     const double elements = what == COMM_ALL_REDUCE ? 2 * others / c->ranks * (double)n : others * (double)n;
@@ -124,6 +139,21 @@ int comm_run(struct comm *c, enum collective what, void *x, int64_t n, enum dtyp
     sent->calls++;
     sent->elements += elements;
     sent->bytes += elements * (double)dtype_bytes(t);
+}
+
+int comm_begin(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err)
+{
+    MUST(what == COMM_REDUCE_SCATTER || what == COMM_ALL_GATHER);
+    count(c, what, n, t);
+    return c->begin(c, what, x, n, t, err);
+}
+
+int comm_run(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err)
+{
+    int (*const run[COMM_COLLECTIVES])(struct comm *, void *, int64_t, enum dtype,
+                                       struct err *) = { c->all_reduce, c->reduce_scatter, c->all_gather };
+
+    count(c, what, n, t);
     return run[what](c, x, n, t, err);
 }
 

@@ -32,6 +32,11 @@ struct comm {
     int (*reduce_scatter)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);
     /* x[ranks*n]: every rank's own part x[rank*n ..] becomes known to all. */
     int (*all_gather)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);
+    /* The same of a reduce_scatter or an all_gather, but only begun: x is the communicator's until the end of it. At most
+     * COMM_MAX_PENDING at a time; progress lets them go on, where they do so in calls alone. */
+    int (*begin)(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err);
+    int (*end)(struct comm *c, void *x, struct err *err);
+    void (*progress)(struct comm *c);
     int (*gather_bytes)(struct comm *c, const void *own, void *all, int64_t n, struct err *err); /* all: on rank 0 */
     int (*broadcast)(struct comm *c, void *bytes, int64_t n, struct err *err); /* from rank 0 */
     int (*send)(struct comm *c, const void *bytes, int64_t n, int to, struct err *err); /* to a rank that receives n */
@@ -47,8 +52,11 @@ void comm_alone(struct comm *c);
 int comm_mpi(struct comm *c, struct err *err);
 bool comm_launched(void); /* started by mpirun or srun? */
 
-/* A collective of a plan, n as above: it is counted in c->sent. */
+#define COMM_MAX_PENDING 8
+
+/* A collective of a plan, n as above, or its begin: it is counted in c->sent. */
 int comm_run(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err);
+int comm_begin(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err);
 const char *comm_word(enum collective what); /* "all_reduce" ... */
 
 /* All ranks agree on an outcome, where none of them is inside another collective: result 0 or -1 of this rank, with its err.

@@ -24,8 +24,17 @@
 #define TAG_DATA 0
 #define TAG_WAITING 1
 
+struct pending {
+    char *x; /* NULL: free */
+    enum collective what;
+    int64_t n;
+    enum dtype dtype;
+    MPI_Request request;
+};
+
 /* What comm.own points to. */
 struct world {
+    struct pending pending[COMM_MAX_PENDING];
     MPI_Comm calls; /* for barriers and calls for the missing, apart from data */
     char (*hosts)[HOST_BYTES]; /* of each rank */
     bool *waits; /* of each rank: it has told so */
@@ -135,7 +144,7 @@ static int await(struct comm *c, MPI_Request *request, const char *what, struct 
         if (done || n < EAGER_TESTS)
             continue;
         sched_yield();
-        if (n % 256 == 0 && now_s() > end_s)
+        if (n % 256 == 0 && c->timeout_s > 0 && now_s() > end_s)
             return missing(c, what, err);
     }
     return checked(code, what, err);
@@ -221,14 +230,19 @@ static int scatter_pieces(const struct comm *c, void *x, int64_t n, enum dtype t
     return code;
 }
 
+/* In place, MPI leaves the result at the beginning. */
+static void to_own_part(const struct comm *c, void *x, int64_t n, enum dtype t)
+{
+    if (c->rank > 0)
+        memcpy((char *)x + (size_t)(c->rank * n) * dtype_bytes(t), x, (size_t)n * dtype_bytes(t));
+}
+
 static int scatter(const struct comm *c, void *x, int64_t n, enum dtype t)
 {
     if (n > c->piece)
         return scatter_pieces(c, x, n, t);
     const int code = MPI_Reduce_scatter_block(MPI_IN_PLACE, x, (int)n, type_of(t), sum_of(t), MPI_COMM_WORLD);
-    /* In place, MPI leaves the result at the beginning. */
-    if (c->rank > 0)
-        memcpy((char *)x + (size_t)(c->rank * n) * dtype_bytes(t), x, (size_t)n * dtype_bytes(t));
+    to_own_part(c, x, n, t);
     return code;
 }
 
@@ -292,6 +306,57 @@ static int mpi_all_gather(struct comm *c, void *x, int64_t n, enum dtype t, stru
     static const char what[] = "an all-gather";
 
     return meet(c, what, err) == 0 ? parted(c, gather_all(c, x, n, t), what, err) : -1;
+}
+
+static struct pending *find_pending(struct comm *c, const char *x)
+{
+    struct world *w = c->own;
+
+    for (int i = 0; i < COMM_MAX_PENDING; i++)
+        if (w->pending[i].x == x)
+            return &w->pending[i];
+    MUST(!"room for a collective, or the one that is waited for");
+    return NULL;
+}
+
+/* What is too long for one call is done at once. */
+static int mpi_begin(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err)
+{
+    struct pending *p = find_pending(c, NULL);
+    int code;
+
+    *p = (struct pending){ .x = x, .what = what, .n = n, .dtype = t, .request = MPI_REQUEST_NULL };
+    if (n > c->piece)
+        return what == COMM_REDUCE_SCATTER ? mpi_reduce_scatter(c, x, n, t, err) : mpi_all_gather(c, x, n, t, err);
+    if (what == COMM_REDUCE_SCATTER)
+        code = MPI_Ireduce_scatter_block(MPI_IN_PLACE, x, (int)n, type_of(t), sum_of(t), MPI_COMM_WORLD, &p->request);
+    else
+        code = MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x, (int)n, type_of(t), MPI_COMM_WORLD, &p->request);
+    return checked(code, "beginning a collective", err);
+}
+
+static int mpi_end(struct comm *c, void *x, struct err *err)
+{
+    struct pending *p = find_pending(c, x);
+
+    p->x = NULL;
+    if (p->n > c->piece)
+        return 0;
+    if (await(c, &p->request, p->what == COMM_REDUCE_SCATTER ? "a reduce-scatter" : "an all-gather", err) != 0)
+        return -1;
+    if (p->what == COMM_REDUCE_SCATTER)
+        to_own_part(c, x, p->n, p->dtype);
+    return 0;
+}
+
+static void mpi_progress(struct comm *c)
+{
+    struct world *w = c->own;
+    int done;
+
+    for (int i = 0; i < COMM_MAX_PENDING; i++)
+        if (w->pending[i].x && w->pending[i].request != MPI_REQUEST_NULL)
+            MPI_Test(&w->pending[i].request, &done, MPI_STATUS_IGNORE); /* an error is seen at its end */
 }
 
 static int mpi_gather_bytes(struct comm *c, const void *own, void *all, int64_t n, struct err *err)
@@ -424,6 +489,9 @@ int comm_mpi(struct comm *c, struct err *err)
                         .all_reduce = mpi_all_reduce,
                         .reduce_scatter = mpi_reduce_scatter,
                         .all_gather = mpi_all_gather,
+                        .begin = mpi_begin,
+                        .end = mpi_end,
+                        .progress = mpi_progress,
                         .gather_bytes = mpi_gather_bytes,
                         .broadcast = mpi_broadcast,
                         .send = mpi_send,

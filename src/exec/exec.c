@@ -182,6 +182,18 @@ static int all_reduce(struct exec *e, const struct op_step *s, struct err *err)
     return 0;
 }
 
+/* Of a flat buffer as it lies, R parts: done, or only begun. */
+static int whole_collective(struct exec *e, const struct op_step *s, enum collective what, struct err *err)
+{
+    const struct buffer *b = &e->plan->buffers[s->out[0]];
+    void *x = exec_address(e, s->out[0]);
+
+    if (!s->attrs.begins)
+        return comm_run(e->comm, what, x, b->count / e->plan->ranks, b->dtype, err);
+    e->n_pending++;
+    return comm_begin(e->comm, what, x, b->count / e->plan->ranks, b->dtype, err);
+}
+
 /* The flat buffer is R parts, one a rank; a bucket takes the same piece of every part. Without a bucket the whole is one. */
 static int reduce_scatter(struct exec *e, const struct op_step *s, struct err *err)
 {
@@ -191,9 +203,9 @@ static int reduce_scatter(struct exec *e, const struct op_step *s, struct err *e
     char *x = exec_address(e, s->out[0]), *bucket = exec_address(e, s->out[1]);
 
     MUST(x);
-    if (!bucket) {
+    if (!bucket) { /* padding counts as nothing */
         memset(x + (size_t)s->attrs.count * size, 0, (size_t)(flat->count - s->attrs.count) * size);
-        return comm_run(e->comm, COMM_REDUCE_SCATTER, x, part, flat->dtype, err);
+        return whole_collective(e, s, COMM_REDUCE_SCATTER, err);
     }
     for (int64_t at = 0; at < part; at += s->attrs.bucket) {
         const int64_t left = part - at, n = left < s->attrs.bucket ? left : s->attrs.bucket;
@@ -209,15 +221,16 @@ static int reduce_scatter(struct exec *e, const struct op_step *s, struct err *e
 
 static int run_collective(struct exec *e, const struct op_step *s, struct err *err)
 {
-    const struct buffer *b = &e->plan->buffers[s->out[0]];
-
     switch (s->op) {
     case OP_ALL_REDUCE:
         return all_reduce(e, s, err);
     case OP_REDUCE_SCATTER:
         return reduce_scatter(e, s, err);
+    case OP_WAIT:
+        e->n_pending--;
+        return e->comm->end(e->comm, exec_address(e, s->in[0]), err);
     default:
-        return comm_run(e->comm, COMM_ALL_GATHER, exec_address(e, s->out[0]), b->count / e->plan->ranks, b->dtype, err);
+        return whole_collective(e, s, COMM_ALL_GATHER, err);
     }
 }
 
@@ -278,6 +291,8 @@ int exec_run(struct exec *e, int program, const struct run_context *c, struct er
         e->run_hook(e->run_hook_context, program, c);
     for (int i = 0; i < g->n_steps; i++) {
         const double start_s = e->hook ? seconds_now() : 0;
+        if (e->n_pending > 0)
+            e->comm->progress(e->comm);
         if (run_step(e, program, i, &own, err) != 0) {
             if (!err->where[0])
                 err_where(err, "program %s, step %d (%s)", g->name, i, op_rule(g->steps[i].op)->name);

@@ -22,6 +22,7 @@ struct exec {
     char *block;
     size_t block_bytes;
     struct disk *disk; /* NULL: the plan has nothing in files */
+    int n_pending; /* collectives that have begun and not been waited for */
     exec_hook *hook;
     void *hook_context;
     exec_run_hook *run_hook;

@@ -145,11 +145,12 @@ static const struct op_rule rules[OP_N] = {
     [OP_FILE_READ] = { "file_read", 1, 1, NULL, NULL, false },
     [OP_FILE_WRITE] = { "file_write", 1, 1, NULL, NULL, false },
     [OP_FILE_WAIT] = { "file_wait", 0, 6, NULL, NULL, false },
+    [OP_WAIT] = { "wait", 1, 0, NULL, NULL, false },
 };
 
 bool op_is_collective(enum op op)
 {
-    return op == OP_ALL_REDUCE || op == OP_REDUCE_SCATTER || op == OP_ALL_GATHER;
+    return op == OP_ALL_REDUCE || op == OP_REDUCE_SCATTER || op == OP_ALL_GATHER || op == OP_WAIT;
 }
 
 const struct op_rule *op_rule(enum op op)

@@ -59,6 +59,7 @@
  *  file_read             x in a file                                y (valid after file_wait)                 begin count
  *  file_write            x (left alone until file_wait)             y in a file                               begin count
  *  file_wait             -                                          up to 6 of memory: reads and writes done
+ *  wait                  x                                          -
  *
  * norm: layer norm, epsilon 1e-5, biased variance; statistics in fp32 at least.
  * quantize: each row of w in groups of INT8_GROUP, G = K / INT8_GROUP rounded up; a group's scale is its largest magnitude
@@ -95,7 +96,8 @@
  * ema: ema = p ema + (1-p) param in the range, which is of both tensors; either may be fp32 or bf16.
  * accumulate: y = x, or y + x, in the range of both flat tensors; either may be fp32 or bf16.
  * reduce_scatter: through comm, a bucket at a time; without it, g is sent as it lies, and what follows its first count
- * elements, padding, is cleared before.
+ * elements, padding, is cleared before. With attrs.begins a step only begins what it does with x, and x is not to be touched
+ * until the wait on it.
  * file_read, file_write: start to move elements begin .. begin+count of the share in a file, which in memory begin at 0. */
 #ifndef TUNEUP_GRAPH_OP_H
 #define TUNEUP_GRAPH_OP_H
@@ -153,6 +155,7 @@ enum op {
     OP_FILE_READ,
     OP_FILE_WRITE,
     OP_FILE_WAIT,
+    OP_WAIT,
     OP_N,
 };
 
@@ -185,6 +188,7 @@ struct op_attrs {
     double clip; /* of PPO's losses */
     int64_t begin, count; /* a range of elements of a flat tensor */
     int64_t bucket; /* elements sent at a time */
+    bool begins; /* a later OP_WAIT ends it */
     int group; /* adamw: which of the hyper's learning rates and decays */
 };
 

@@ -78,6 +78,8 @@ static double file_bytes(const struct plan *p, const struct op_step *s)
 struct op_cost cost_step(const struct plan *p, const struct program *g, const struct op_step *s, int64_t B, int64_t T)
 {
     const struct op_rule *rule = op_rule(s->op);
+    if (s->op == OP_WAIT)
+        return (struct op_cost){ 0 };
     struct operand in[OP_MAX_IN], out[OP_MAX_OUT];
     struct op_cost c = { 0 };
 

@@ -25,6 +25,10 @@ static const struct option options[] = {
       .max = 1e15,
       .value = "N",
       .help = "tensors of at most N elements are sent together, and stay whole in stage 3" },
+    { .name = "overlap_comm",
+      .type = OPTION_FLAG,
+      .offset = offsetof(struct zero_options, overlap),
+      .help = "stages 2 and 3: send a layer's gradients, and gather the next one's weights, beside other work" },
     { .name = "zero_generation",
       .type = OPTION_CHOICE,
       .offset = offsetof(struct zero_options, generation),
@@ -183,6 +187,8 @@ static int by_parts(const struct zero_options *o, struct plan *p, const char *mo
     int result = learns ? zero_shard_grads(p, model, &parts, err) : 0;
     if (result == 0 && o->stage == 3)
         result = zero_shard_params(p, model, &parts, o, err);
+    if (result == 0 && o->overlap)
+        result = zero_overlap(p, model, err);
     if (result == 0 && learns)
         result = update_shares(p, model, err);
     zero_parts_free(&parts);

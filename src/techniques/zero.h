@@ -12,6 +12,7 @@ enum { ZERO_ONCE, ZERO_LAYERS };
 struct zero_options {
     int64_t stage;
     int64_t persistence; /* elements of a tensor up to which it is small */
+    bool overlap;
     int generation; /* stage 3: when what answers gathers its weights */
 };
 
@@ -53,5 +54,8 @@ int zero_shard_grads(struct plan *p, const char *model, const struct zero_parts 
 /* zero_params.c, stage 3: weights in shards, gathered where they are used; small ones stay whole. */
 int zero_shard_params(struct plan *p, const char *model, const struct zero_parts *parts, const struct zero_options *o,
                       struct err *err);
+
+/* zero_overlap.c, after both: what a program sends or gathers begins, and is waited for where it is needed. */
+int zero_overlap(struct plan *p, const char *model, struct err *err);
 
 #endif

@@ -7,7 +7,7 @@
 static const enum op alone[] = { OP_ADD,        OP_SUMSQ,        OP_GRAD_SCALE, OP_ADAMW,     OP_ADAMW8,   OP_EMA,
                                  OP_ACCUMULATE, OP_KV_ATTENTION, OP_QUANTIZE,   OP_LINEAR_Q8, OP_LIVE_ROWS };
 
-static const enum op by_exec[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER,
+static const enum op by_exec[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER, OP_WAIT,
                                    OP_FILE_READ,  OP_FILE_WRITE,     OP_FILE_WAIT };
 
 static const struct op_attrs plain = {

@@ -163,6 +163,23 @@ static void check_parts(struct comm *c, struct err *err)
     DEMAND(bf16_to_f32(b[2 * r]) == (float)(4 * r) && bf16_to_f32(b[2 * r + 1]) == (float)(4 * r + 2));
 }
 
+/* Two at once, ended in the order they began in. */
+static void check_begun(struct comm *c, struct err *err)
+{
+    const int r = c->rank;
+    float x[4] = { 0, 1, 2, 3 }, y[4] = { 0 };
+
+    y[2 * r] = (float)(10 + r);
+    DEMAND(comm_begin(c, COMM_REDUCE_SCATTER, x, 2, F32, err) == 0);
+    DEMAND(comm_begin(c, COMM_ALL_GATHER, y, 2, F32, err) == 0);
+    for (int i = 0; i < 100; i++)
+        c->progress(c);
+    DEMAND(c->end(c, x, err) == 0 && x[2 * r] == (float)(4 * r) && x[2 * r + 1] == (float)(4 * r + 2));
+    DEMAND(c->end(c, y, err) == 0 && y[0] == 10 && y[1] == 0 && y[2] == 11);
+    DEMAND(c->sent[COMM_ALL_GATHER].calls > 0 &&
+           c->sent[COMM_ALL_GATHER].bytes == 8 * (double)c->sent[COMM_ALL_GATHER].calls);
+}
+
 static int as_a_rank(void)
 {
     struct err err = { 0 };
@@ -178,7 +195,10 @@ static int as_a_rank(void)
     c.piece = 2; /* as if vectors were longer than MPI can count */
     check_sums(&c, &err);
     check_parts(&c, &err);
+    c.piece = 1;
+    check_begun(&c, &err);
     c.piece = piece;
+    check_begun(&c, &err);
     own = 40 + c.rank;
     DEMAND(c.gather_bytes(&c, &own, all, sizeof own, &err) == 0 && (c.rank > 0 || (all[0] == 40 && all[1] == 41)));
     DEMAND(c.broadcast(&c, &own, sizeof own, &err) == 0 && own == 40 && c.barrier(&c, &err) == 0);

@@ -11,8 +11,16 @@
 
 #define LOCAL_MAX_RANKS 4
 
+struct local_pending {
+    void *x;
+    enum collective what;
+    int64_t n;
+    enum dtype t;
+};
+
 struct local_world {
     int ranks;
+    struct local_pending pending[LOCAL_MAX_RANKS][COMM_MAX_PENDING];
     pthread_barrier_t barrier;
     void *slot[LOCAL_MAX_RANKS];
     pthread_mutex_t mutex; /* of the letter, as is: */
@@ -93,6 +101,35 @@ static inline int local_gather(struct comm *c, void *x, int64_t n, enum dtype t,
     return 0;
 }
 
+/* What has begun is done when it is waited for: whoever reads sooner reads what is not there yet. */
+static inline int local_begin(struct comm *c, enum collective what, void *x, int64_t n, enum dtype t, struct err *err)
+{
+    struct local_world *w = c->own;
+
+    (void)err;
+    for (int i = 0; i < COMM_MAX_PENDING; i++)
+        if (!w->pending[c->rank][i].x) {
+            w->pending[c->rank][i] = (struct local_pending){ x, what, n, t };
+            return 0;
+        }
+    abort();
+}
+
+static inline int local_end(struct comm *c, void *x, struct err *err)
+{
+    struct local_world *w = c->own;
+
+    for (int i = 0; i < COMM_MAX_PENDING; i++) {
+        struct local_pending p = w->pending[c->rank][i];
+        if (p.x != x)
+            continue;
+        w->pending[c->rank][i].x = NULL;
+        return p.what == COMM_REDUCE_SCATTER ? c->reduce_scatter(c, x, p.n, p.t, err)
+                                             : c->all_gather(c, x, p.n, p.t, err);
+    }
+    abort();
+}
+
 static inline int local_gather_bytes(struct comm *c, const void *own, void *all, int64_t n, struct err *err)
 {
     struct local_world *w = c->own;
@@ -158,6 +195,8 @@ static inline void local_comm(struct comm *c, struct local_world *w, int rank)
     c->all_reduce = local_reduce;
     c->reduce_scatter = local_scatter;
     c->all_gather = local_gather;
+    c->begin = local_begin;
+    c->end = local_end;
     c->gather_bytes = local_gather_bytes;
     c->broadcast = local_broadcast;
     c->send = local_send;

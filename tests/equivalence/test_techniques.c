@@ -380,6 +380,8 @@ static void check_ranks(void **test_state, const struct phase *phase, const stru
                                          "--zero_stage 2",
                                          "--zero_stage 3",
                                          "--zero_stage 3 --zero_persistence_threshold 0",
+                                         "--zero_stage 2 --overlap_comm",
+                                         "--zero_stage 3 --zero_persistence_threshold 40 --overlap_comm",
                                          "--zero_stage 3 --zero_persistence_threshold 40 --gradient_checkpointing",
                                          "--zero_stage 2 --zero_persistence_threshold 0 --gradient_checkpointing" };
     const struct job job = { .phase = phase, .shape = shape, .updates = MAX_UPDATES, .rows = rows, .alike = true };
