@@ -5,6 +5,7 @@
  *   TILE_ROWS       rows of a product that are kept in registers, two vectors each; 4 and more
  *   FMA(a, b, c)    a*b + c of vectors
  *   LARGER(a, b)    a where a > b, else b (NaN in a is passed over)
+ *   LARGEST(v), ADD_UP(v)  of the lanes
  * Products follow Goto and van de Geijn 2008 (doi 10.1145/1356052.1356053) below their packing: a tile of c stays in
  * registers while k runs. */
 
@@ -173,8 +174,8 @@ INLINE float ISA(largest)(const float *x, int64_t n)
 
     for (; j + LANES <= n; j += LANES)
         most = LARGER(*(const VEC *)(x + j), most);
-    for (int i = 0; i < LANES; i++)
-        max = most[i] > max ? most[i] : max;
+    if (j > 0)
+        max = LARGEST(most);
     for (; j < n; j++)
         max = x[j] > max ? x[j] : max;
     return max;
@@ -186,7 +187,6 @@ INLINE float ISA(exp_row)(float *x, int64_t n, float shift)
 {
     VEC total = ISA(all)(0), part = total;
     int64_t j = 0;
-    float sum = 0;
 
     for (; j + LANES <= n; j += LANES) {
         const VEC e = ISA(exp)(*(const VEC *)(x + j) - shift);
@@ -205,10 +205,7 @@ INLINE float ISA(exp_row)(float *x, int64_t n, float shift)
         for (int64_t i = j; i < n; i++)
             x[i] = e[i - j];
     }
-    total += part;
-    for (int i = 0; i < LANES; i++)
-        sum += total[i];
-    return sum;
+    return ADD_UP(total + part);
 }
 
 INLINE void ISA(hide)(float *x, int64_t columns, int32_t first, int32_t end)
@@ -232,7 +229,7 @@ TARGET static void ISA(softmax)(float *s, int64_t lds, int64_t rows, int64_t col
         /* Nothing seen yet: -inf - -inf would be no number. */
         const float shift = most == -INFINITY ? 0 : most;
 
-        factor[i] = max[i] == most ? 1 : expf(max[i] - shift);
+        factor[i] = max[i] == most ? 1 : ISA(exp)(ISA(all)(max[i] - shift))[0];
         sum[i] = sum[i] * factor[i] + ISA(exp_row)(x, columns, shift);
         max[i] = most;
     }
@@ -249,9 +246,12 @@ TARGET static void ISA(exponential)(float *s, int64_t lds, int64_t rows, int64_t
 
 TARGET static void ISA(scale_rows)(float *x, int64_t ldx, int64_t rows, int64_t columns, const float *factor)
 {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns && factor[i] != 1; j++)
-            x[i * ldx + j] *= factor[i];
+    for (int64_t i = 0; i < rows; i++) {
+        const float f = factor[i];
+
+        for (int64_t j = 0; f != 1 && j < columns; j++)
+            x[i * ldx + j] *= f;
+    }
 }
 
 TARGET static void ISA(dot_rows)(float *out, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows,
@@ -261,12 +261,10 @@ TARGET static void ISA(dot_rows)(float *out, const float *a, int64_t lda, const 
         const float *x = a + i * lda, *y = b + i * ldb;
         VEC total = ISA(all)(0);
         int64_t j = 0;
-        float sum = 0;
 
         for (; j + LANES <= columns; j += LANES)
             total = FMA(*(const VEC *)(x + j), *(const VEC *)(y + j), total);
-        for (int l = 0; l < LANES; l++)
-            sum += total[l];
+        float sum = ADD_UP(total);
         for (; j < columns; j++)
             sum += x[j] * y[j];
         out[i] = sum;
@@ -303,3 +301,5 @@ static const struct block ISA(block) = {
 #undef TILE_ROWS
 #undef FMA
 #undef LARGER
+#undef LARGEST
+#undef ADD_UP

@@ -5,6 +5,7 @@
  * decoding, have kernels of their own. */
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/narrow.h"
+#include "backend/cpu/simd.h"
 
 static int64_t rows_of(const struct buffer *b)
 {
@@ -98,19 +99,25 @@ static int dx_run(struct backend *b, const struct kernel *k, void *const *in, vo
     return matmul_run(cpu_of(b)->matmul, &s, in[0], in[1], NULL, out[0], scratch, k->scratch_bytes, err);
 }
 
-#define STRIP 64 /* columns that one thread sums at a time */
+#define STRIP 128 /* columns that one thread sums at a time */
 #define GROUP 32 /* rows summed before they are added to the total: shorter sums round less */
 
-static void sum_group(float *sum, const void *dy, enum dtype type, int64_t ld, int64_t rows, int64_t columns)
+SIMD_CLONES static void sum_wide(float *restrict sum, const float *restrict dy, int64_t ld, int64_t rows,
+                                 int64_t columns)
 {
-    const float *wide = dy;
-    const uint16_t *narrow = dy;
-
-    for (int64_t j = 0; j < columns; j++)
-        sum[j] = 0;
     for (int64_t i = 0; i < rows; i++)
+#pragma omp simd
         for (int64_t j = 0; j < columns; j++)
-            sum[j] += type == F32 ? wide[i * ld + j] : bf16_to_f32(narrow[i * ld + j]);
+            sum[j] += dy[i * ld + j];
+}
+
+SIMD_CLONES static void sum_narrow(float *restrict sum, const uint16_t *restrict dy, int64_t ld, int64_t rows,
+                                   int64_t columns)
+{
+    for (int64_t i = 0; i < rows; i++)
+#pragma omp simd
+        for (int64_t j = 0; j < columns; j++)
+            sum[j] += bf16_to_f32(dy[i * ld + j]);
 }
 
 static void store_sum(void *db, enum dtype type, const float *sum, int64_t columns, bool add)
@@ -133,11 +140,16 @@ static void sum_rows(void *db, enum dtype db_type, const void *dy, enum dtype ty
 #pragma omp parallel for schedule(static)
     for (int64_t j = 0; j < columns; j += STRIP) {
         const int64_t n = columns - j < STRIP ? columns - j : STRIP;
-        float total[STRIP] = { 0 }, part[STRIP];
+        float total[STRIP] = { 0 };
 
         for (int64_t i = 0; i < rows; i += GROUP) {
-            sum_group(part, (const char *)dy + (size_t)(i * columns + j) * dtype_bytes(type), type, columns,
-                      rows - i < GROUP ? rows - i : GROUP, n);
+            const int64_t group = rows - i < GROUP ? rows - i : GROUP, at = i * columns + j;
+            float part[STRIP] = { 0 };
+
+            if (type == F32)
+                sum_wide(part, (const float *)dy + at, columns, group, n);
+            else
+                sum_narrow(part, (const uint16_t *)dy + at, columns, group, n);
             for (int64_t l = 0; l < n; l++)
                 total[l] += part[l];
         }
