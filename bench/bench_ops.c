@@ -97,7 +97,7 @@ static const struct option table[] = {
       .type = OPTION_FLAG,
       .offset = offsetof(struct options, compare),
       .value = NULL,
-      .help = "each product by oneDNN as well: * after its name" },
+      .help = "what goes by tiles also without them, by oneDNN and in fp32: * after its name" },
     { 0 },
 };
 
@@ -454,6 +454,11 @@ static void run_rounds(struct bench *all, int n, const struct options *o, struct
     free(scratch);
 }
 
+static bool by_tiles(enum op op)
+{
+    return op_rule(op)->matmul || op == OP_FLASH_ATTENTION || op == OP_FLASH_ATTENTION_GRAD;
+}
+
 int main(int argc, char **argv)
 {
     struct options o;
@@ -480,7 +485,7 @@ int main(int argc, char **argv)
         if (!o.only || strstr(cases[i].name, o.only)) {
             all[n] = (struct bench){ .of = &cases[i], .ways = ways };
             make_case(&all[n++], &o, &b, &err);
-            if (!o.compare || !op_rule(cases[i].op)->matmul)
+            if (!o.compare || !by_tiles(cases[i].op))
                 continue;
             all[n] = (struct bench){ .of = &cases[i], .vendor = true, .ways = vendor };
             make_case(&all[n++], &o, &b, &err);

@@ -19,7 +19,7 @@
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 #define INLINE TARGET static inline __attribute__((always_inline))
 
-#define STRIP 32 /* rows of a, or columns of b, that are packed side by side: two tiles */
+#define STRIP AMX_STRIP /* rows of a, or columns of b, that are packed side by side: two tiles */
 #define DEPTH 32 /* of K in a tile */
 #define TILE (16 * 32) /* bf16 numbers in a tile; or twice as many bytes */
 #define K_MOST 2048
@@ -149,31 +149,62 @@ INLINE __m512i wide_words(const uint16_t *x, int64_t n)
                                          : _mm256_maskz_loadu_epi16(first_lanes(n), x));
 }
 
-/* An operand: K runs along its rows, or across them. */
-struct source {
-    const uint16_t *x;
-    int64_t ld;
-    bool across;
-};
-
-/* v[i] = `depth` numbers of row i, of 16; across: v[p] = the pairs 2p and 2p+1 of K, of 16 columns. */
-INLINE void load(__m512i *v, const struct source *s, int64_t row, int64_t k, int64_t rows, int64_t depth)
+/* 16 rows, `depth` numbers of each. */
+INLINE void load_along(__m512i *v, const uint16_t *x, int64_t ld, int64_t rows, int64_t depth)
 {
-    if (s->across)
-        for (int i = 0; i < 16; i++) {
-            const uint16_t *x = s->x + (k + 2 * i) * s->ld + row;
-            const __m512i first = wide_words(x, 2 * i < depth ? rows : 0),
-                          second = wide_words(x + s->ld, 2 * i + 1 < depth ? rows : 0);
+    for (int i = 0; i < 16; i++)
+        v[i] = words(x + i * ld, i < rows ? depth : 0);
+}
 
-            v[i] = _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
-        }
+/* The pairs 2i and 2i+1 of K, of 16 columns. */
+INLINE void load_across(__m512i *v, const uint16_t *x, int64_t ld, int64_t rows, int64_t depth)
+{
+    for (int i = 0; i < 16; i++) {
+        const __m512i first = wide_words(x + 2 * i * ld, 2 * i < depth ? rows : 0),
+                      second = wide_words(x + (2 * i + 1) * ld, 2 * i + 1 < depth ? rows : 0);
+
+        v[i] = _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
+    }
+}
+
+INLINE __m512 floats(const float *x, int64_t n)
+{
+    return n > 0 ? _mm512_maskz_loadu_ps(first_lanes(n), x) : _mm512_setzero_ps();
+}
+
+INLINE void load_along_wide(__m512i *v, const float *x, int64_t ld, int64_t rows, int64_t depth)
+{
+    for (int i = 0; i < 16; i++)
+        v[i] = (__m512i)_mm512_cvtne2ps_pbh(floats(x + i * ld + 16, i < rows ? depth - 16 : 0),
+                                            floats(x + i * ld, i < rows ? depth : 0));
+}
+
+INLINE void load_across_wide(__m512i *v, const float *x, int64_t ld, int64_t rows, int64_t depth)
+{
+    static const _Alignas(64) uint16_t order[32] = { 0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31 };
+    const __m512i pairs = _mm512_load_si512(order);
+
+    for (int i = 0; i < 16; i++) {
+        const __m512 first = floats(x + 2 * i * ld, 2 * i < depth ? rows : 0),
+                     second = floats(x + (2 * i + 1) * ld, 2 * i + 1 < depth ? rows : 0);
+
+        v[i] = _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+    }
+}
+
+INLINE void load(__m512i *v, const struct amx_source *s, int64_t row, int64_t k, int64_t rows, int64_t depth)
+{
+    const int64_t at = s->across ? k * s->ld + row : row * s->ld + k;
+
+    if (s->type == BF16)
+        (s->across ? load_across : load_along)(v, (const uint16_t *)s->x + at, s->ld, rows, depth);
     else
-        for (int i = 0; i < 16; i++)
-            v[i] = words(s->x + (row + i) * s->ld + k, i < rows ? depth : 0);
+        (s->across ? load_across_wide : load_along_wide)(v, (const float *)s->x + at, s->ld, rows, depth);
 }
 
 /* The tile of 16 rows and DEPTH of K; as_pairs: as b wants it. */
-INLINE void pack_tile(uint16_t *out, const struct source *s, int64_t row, int64_t k, int64_t rows, int64_t depth,
+INLINE void pack_tile(uint16_t *out, const struct amx_source *s, int64_t row, int64_t k, int64_t rows, int64_t depth,
                       bool as_pairs)
 {
     __m512i v[16];
@@ -186,8 +217,8 @@ INLINE void pack_tile(uint16_t *out, const struct source *s, int64_t row, int64_
 }
 
 /* A strip's two tiles of K from k on, of at most STRIP rows and DEPTH. */
-TARGET static void pack_pair(uint16_t *out, const struct source *s, int64_t row, int64_t k, int64_t rows, int64_t depth,
-                             bool as_pairs)
+TARGET static void pack_pair(uint16_t *out, const struct amx_source *s, int64_t row, int64_t k, int64_t rows,
+                             int64_t depth, bool as_pairs)
 {
     if (rows >= STRIP && depth >= DEPTH) {
         pack_tile(out, s, row, k, 16, DEPTH, as_pairs);
@@ -196,6 +227,23 @@ TARGET static void pack_pair(uint16_t *out, const struct source *s, int64_t row,
         pack_tile(out, s, row, k, smaller(rows, 16), smaller(depth, DEPTH), as_pairs);
         pack_tile(out + TILE, s, row + 16, k, smaller(rows - 16, 16), smaller(depth, DEPTH), as_pairs);
     }
+}
+
+static void pack_small(uint16_t *out, const struct amx_source *s, int64_t rows, int64_t depth, bool as_pairs)
+{
+    for (int64_t i = 0; i < rows; i += STRIP)
+        for (int64_t j = 0; j < depth; j += DEPTH, out += 2 * TILE)
+            pack_pair(out, s, i, j, rows - i, depth - j, as_pairs);
+}
+
+void amx_pack_a(uint16_t *out, const struct amx_source *s, int64_t rows, int64_t depth)
+{
+    pack_small(out, s, rows, depth, false);
+}
+
+void amx_pack_b(uint16_t *out, const struct amx_source *s, int64_t columns, int64_t depth)
+{
+    pack_small(out, s, columns, depth, true);
 }
 
 /* --- tiles --- */
@@ -212,71 +260,82 @@ static const struct config config = { .palette = 1,
                                       .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 },
                                       .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
 
-#define LOAD(tile, from) __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"((int64_t)64) : "memory")
-#define STORE(tile, to)                                                                                                \
-    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"((int64_t)64) : "memory")
+#define LOAD(tile, from, step)                                                                                         \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"((int64_t)(step)) : "memory")
+#define STORE(tile, to, step)                                                                                          \
+    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"((int64_t)(step)) : "memory")
 #define ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
 #define MULTIPLY(sum, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
 
-static void begin_tiles(void)
+void amx_begin(void)
 {
     __asm__ volatile("ldtilecfg %0" : : "m"(config));
 }
 
-static void end_tiles(void)
+void amx_end(void)
 {
     __asm__ volatile("tilerelease" : :);
 }
 
-/* sum[32,32], as four tiles, += the product of two strips. */
-static void multiply(float *sum, const uint16_t *a, const uint16_t *b, int64_t depth, bool add)
+/* sum[32,32] += the product of two strips; only its upper half unless `both`. */
+static inline __attribute__((always_inline)) void
+multiply_tiles(float *sum, int64_t ld, const uint16_t *a, const uint16_t *b, int64_t depth, bool add, const bool both)
 {
+    float *const lower = sum + 16 * ld;
+    const int64_t step = ld * (int64_t)sizeof *sum;
+
     if (add) {
-        LOAD(0, sum);
-        LOAD(1, sum + 256);
-        LOAD(2, sum + 512);
-        LOAD(3, sum + 768);
+        LOAD(0, sum, step);
+        LOAD(1, sum + 16, step);
     } else {
         ZERO(0);
         ZERO(1);
+    }
+    if (add && both) {
+        LOAD(2, lower, step);
+        LOAD(3, lower + 16, step);
+    } else {
         ZERO(2);
         ZERO(3);
     }
     for (int64_t k = 0; k < depth; k += DEPTH, a += 2 * TILE, b += 2 * TILE) {
-        LOAD(4, a);
-        LOAD(6, b);
+        LOAD(4, a, 64);
+        LOAD(6, b, 64);
         MULTIPLY(0, 4, 6);
-        LOAD(7, b + TILE);
+        LOAD(7, b + TILE, 64);
         MULTIPLY(1, 4, 7);
-        LOAD(5, a + TILE);
-        MULTIPLY(2, 5, 6);
-        MULTIPLY(3, 5, 7);
+        if (both) {
+            LOAD(5, a + TILE, 64);
+            MULTIPLY(2, 5, 6);
+            MULTIPLY(3, 5, 7);
+        }
     }
-    STORE(0, sum);
-    STORE(1, sum + 256);
-    STORE(2, sum + 512);
-    STORE(3, sum + 768);
+    STORE(0, sum, step);
+    STORE(1, sum + 16, step);
+    if (both) {
+        STORE(2, lower, step);
+        STORE(3, lower + 16, step);
+    }
 }
 
-/* The same for a strip whose second half is empty. */
-static void multiply_half(float *sum, const uint16_t *a, const uint16_t *b, int64_t depth, bool add)
+/* Rows of a that do not reach the lower tiles leave them alone. */
+static void multiply(float *sum, int64_t ld, const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth,
+                     bool add)
 {
-    if (add) {
-        LOAD(0, sum);
-        LOAD(1, sum + 256);
-    } else {
-        ZERO(0);
-        ZERO(1);
-    }
-    for (int64_t k = 0; k < depth; k += DEPTH, a += 2 * TILE, b += 2 * TILE) {
-        LOAD(4, a);
-        LOAD(6, b);
-        MULTIPLY(0, 4, 6);
-        LOAD(7, b + TILE);
-        MULTIPLY(1, 4, 7);
-    }
-    STORE(0, sum);
-    STORE(1, sum + 256);
+    if (rows > 16)
+        multiply_tiles(sum, ld, a, b, depth, add, true);
+    else
+        multiply_tiles(sum, ld, a, b, depth, add, false);
+}
+
+void amx_multiply(float *c, int64_t ldc, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n, int64_t k,
+                  bool add)
+{
+    const int64_t depth = whole(k, DEPTH);
+
+    for (int64_t j = 0; j < n; j += STRIP)
+        for (int64_t i = 0; i < m; i += STRIP)
+            multiply(c + i * ldc + j, ldc, a + i * depth, b + j * depth, STRIP, depth, add);
 }
 
 /* --- the end of a product --- */
@@ -317,15 +376,14 @@ TARGET static void finish(const struct end *e, const float *sum, int64_t m, int6
 
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j += 16)
-            finish_vector(e, _mm512_load_ps(sum + (i / 16 * 2 + j / 16) * 256 + i % 16 * 16), m + i, n + j,
-                          first_lanes(columns - j));
+            finish_vector(e, _mm512_load_ps(sum + i * STRIP + j), m + i, n + j, first_lanes(columns - j));
 }
 
 /* --- the whole --- */
 
 struct job {
     struct end end;
-    struct source a, b;
+    struct amx_source a, b;
     struct blocks blocks;
     uint16_t *packed_a, *packed_b;
     float *sum; /* between pieces of K */
@@ -337,7 +395,7 @@ struct at {
 };
 
 /* Strips of rows (for b: of columns) from `row` on, K from k on, in the order in which they lie in memory. */
-static void pack(uint16_t *out, const struct source *s, int64_t row, int64_t k, int64_t rows, int64_t depth,
+static void pack(uint16_t *out, const struct amx_source *s, int64_t row, int64_t k, int64_t rows, int64_t depth,
                  bool as_pairs)
 {
     const int64_t strip = whole(depth, DEPTH) * STRIP;
@@ -365,8 +423,7 @@ static void multiply_strip(const struct job *j, const struct at *at, int64_t i)
     for (int64_t n = 0; n < at->columns; n += STRIP) {
         float *sum = j->end.s->K > j->blocks.k ? j->sum + i * whole(j->end.s->N, STRIP) + (at->n + n) * STRIP : own;
 
-        (at->rows - i > 16 ? multiply : multiply_half)(sum, j->packed_a + i * depth, j->packed_b + n * depth, depth,
-                                                       at->k > 0);
+        multiply(sum, STRIP, j->packed_a + i * depth, j->packed_b + n * depth, at->rows - i, depth, at->k > 0);
         if (ends)
             finish(&j->end, sum, at->m + i, at->n + n);
     }
@@ -388,33 +445,30 @@ static void run_panels(const struct job *j, struct at *at)
 /* All that takes time then is to read b, stored [N,K], once: it goes into tiles as it lies, and c is made transposed, 16 of
  * its columns at a time. Two sums, of every other DEPTH of K, wait for nothing but themselves. */
 
-#define LOAD_ROWS(tile, from, bytes)                                                                                   \
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"((int64_t)(bytes)) : "memory")
-
 /* sum[2][16 columns, 16 rows], for 16 columns of c whose weights lie at w. The next ones' are asked for. */
 static void multiply_few(float *sum, const uint16_t *w, int64_t K, int64_t depth, const uint16_t *rows)
 {
     ZERO(0);
     ZERO(1);
     for (int64_t k = 0; k < depth; k += 2 * DEPTH) {
-        LOAD(4, rows + k * FEW);
-        LOAD_ROWS(6, w + k, 2 * K);
+        LOAD(4, rows + k * FEW, 64);
+        LOAD(6, w + k, 2 * K);
         MULTIPLY(0, 6, 4);
-        LOAD(5, rows + (k + DEPTH) * FEW);
-        LOAD_ROWS(7, w + k + DEPTH, 2 * K);
+        LOAD(5, rows + (k + DEPTH) * FEW, 64);
+        LOAD(7, w + k + DEPTH, 2 * K);
         MULTIPLY(1, 7, 5);
         for (int64_t i = 16; i < 32; i++) {
             __builtin_prefetch(w + i * K + k);
             __builtin_prefetch(w + i * K + k + DEPTH);
         }
     }
-    STORE(0, sum);
-    STORE(1, sum + 256);
+    STORE(0, sum, 64);
+    STORE(1, sum + 256, 64);
 }
 
 /* What multiply_few leaves: weights that do not fill tiles. */
-TARGET static void multiply_rest(float *sum, const struct source *w, int64_t n, int64_t columns, int64_t k, int64_t K,
-                                 const uint16_t *rows)
+TARGET static void multiply_rest(float *sum, const struct amx_source *w, int64_t n, int64_t columns, int64_t k,
+                                 int64_t K, const uint16_t *rows)
 {
     _Alignas(64) uint16_t tile[TILE];
 
@@ -422,16 +476,16 @@ TARGET static void multiply_rest(float *sum, const struct source *w, int64_t n, 
         float *half = sum + k / DEPTH % 2 * 256;
 
         pack_tile(tile, w, n, k, columns, smaller(K - k, DEPTH), false);
-        LOAD(0, half);
-        LOAD(4, rows + k * FEW);
-        LOAD(6, tile);
+        LOAD(0, half, 64);
+        LOAD(4, rows + k * FEW, 64);
+        LOAD(6, tile, 64);
         MULTIPLY(0, 6, 4);
-        STORE(0, half);
+        STORE(0, half, 64);
     }
 }
 
 /* Columns n .. n+15 of c, as far as there are. */
-TARGET static void few_columns(const struct end *e, const struct source *w, int64_t n, const uint16_t *rows)
+TARGET static void few_columns(const struct end *e, const struct amx_source *w, int64_t n, const uint16_t *rows)
 {
     const int64_t columns = smaller(16, e->s->N - n), K = e->s->K,
                   depth = columns == 16 ? K / (2 * DEPTH) * 2 * DEPTH : 0;
@@ -439,16 +493,16 @@ TARGET static void few_columns(const struct end *e, const struct source *w, int6
     __m512i v[16];
 
     if (depth > 0)
-        multiply_few(sum, w->x + n * w->ld, K, depth, rows);
+        multiply_few(sum, (const uint16_t *)w->x + n * w->ld, K, depth, rows);
     multiply_rest(sum, w, n, columns, depth, K, rows);
     for (int i = 0; i < 16; i++)
         v[i] = _mm512_castps_si512(_mm512_add_ps(_mm512_load_ps(sum + 16 * i), _mm512_load_ps(sum + 256 + 16 * i)));
     turn(v);
     for (int64_t m = 0; m < e->s->M; m++)
-        finish_vector(e, _mm512_castsi512_ps(v[m]), m, n, (__mmask16)((1u << columns) - 1));
+        finish_vector(e, _mm512_castsi512_ps(v[m]), m, n, first_lanes(columns));
 }
 
-TARGET static void pack_few(uint16_t *out, const struct source *x, int64_t M, int64_t K)
+TARGET static void pack_few(uint16_t *out, const struct amx_source *x, int64_t M, int64_t K)
 {
     for (int64_t k = 0; k < K; k += DEPTH)
         pack_tile(out + k * FEW, x, 0, k, M, smaller(K - k, DEPTH), true);
@@ -456,16 +510,16 @@ TARGET static void pack_few(uint16_t *out, const struct source *x, int64_t M, in
 
 static void run_few(const struct end *e, const void *a, const void *b, void *scratch)
 {
-    const struct source x = { a, e->s->K, false }, w = { b, e->s->K, false };
+    const struct amx_source x = { a, e->s->K, BF16, false }, w = { b, e->s->K, BF16, false };
 
     pack_few(scratch, &x, e->s->M, e->s->K);
 #pragma omp parallel
     {
-        begin_tiles();
+        amx_begin();
 #pragma omp for schedule(dynamic, 2)
         for (int64_t n = 0; n < e->s->N; n += 16)
             few_columns(e, &w, n, scratch);
-        end_tiles();
+        amx_end();
     }
 }
 
@@ -475,8 +529,8 @@ static void run_packed(const struct matmul_shape *s, const void *a, const void *
     const struct room room = room_of(s);
     char *const packed_b = (char *)scratch + room.a_bytes;
     struct job j = { .end = { s, bias, c },
-                     .a = { a, s->a_transposed ? s->M : s->K, s->a_transposed },
-                     .b = { b, s->b_transposed ? s->K : s->N, !s->b_transposed },
+                     .a = { a, s->a_transposed ? s->M : s->K, BF16, s->a_transposed },
+                     .b = { b, s->b_transposed ? s->K : s->N, BF16, !s->b_transposed },
                      .blocks = blocks_of(s),
                      .packed_a = scratch,
                      .packed_b = (void *)packed_b,
@@ -486,7 +540,7 @@ static void run_packed(const struct matmul_shape *s, const void *a, const void *
     {
         struct at at = { 0 };
 
-        begin_tiles();
+        amx_begin();
         for (at.m = 0; at.m < s->M; at.m += j.blocks.m)
             for (at.k = 0; at.k < s->K; at.k += j.blocks.k) {
                 at.rows = smaller(j.blocks.m, s->M - at.m);
@@ -494,7 +548,7 @@ static void run_packed(const struct matmul_shape *s, const void *a, const void *
                 pack(j.packed_a, &j.a, at.m, at.k, at.rows, at.depth, false);
                 run_panels(&j, &at);
             }
-        end_tiles();
+        amx_end();
     }
 }
 

@@ -21,4 +21,33 @@ size_t amx_scratch(const struct matmul_shape *s);
 /* As matmul_run, for bf16 operands and a dense; on OpenMP's threads. */
 void amx_run(const struct matmul_shape *s, const void *a, const void *b, const void *bias, void *c, void *scratch);
 
+/* --- small matrices, within one thread: what attention is made of --- */
+
+/* An operand as it lies in memory: `rows` of it with K along each of them, or, across, K of them with a row of the operand
+ * in each column. fp32 is rounded to bf16. */
+struct amx_source {
+    const void *x;
+    int64_t ld;
+    enum dtype type;
+    bool across;
+};
+
+#define AMX_STRIP 32 /* packed rows, and K, are whole strips; what is beyond the operand is zero */
+
+static inline int64_t amx_whole(int64_t n)
+{
+    return (n + AMX_STRIP - 1) / AMX_STRIP * AMX_STRIP;
+}
+
+/* Packs the first `rows` and `depth` of K: amx_whole(rows) * amx_whole(depth) numbers, 64-byte aligned. */
+void amx_pack_a(uint16_t *out, const struct amx_source *s, int64_t rows, int64_t depth);
+void amx_pack_b(uint16_t *out, const struct amx_source *s, int64_t columns, int64_t depth);
+
+/* The thread's tiles, for amx_multiply. */
+void amx_begin(void);
+void amx_end(void);
+/* c = (add: c +) a b, packed; m, n and k are rounded up to whole strips, in c as well, whose rows are ldc apart. */
+void amx_multiply(float *c, int64_t ldc, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n, int64_t k,
+                  bool add);
+
 #endif

@@ -2,7 +2,7 @@
  * 2022, arXiv:2205.14135, algorithms 1 and 4). Blocks that causality or the spans hide are never visited.
  *
  * A head's keys and values, and in the gradient its queries, are first copied as fp32 to memory of the thread, which stays
- * in its cache: rows of a head lie H*D apart in the tensors. */
+ * in its cache: rows of a head lie H*D apart in the tensors. With tile registers, bf16 goes another way (flash_tiles.c). */
 #include "backend/cpu/flash.h"
 
 #include <string.h>
@@ -79,7 +79,7 @@ int64_t flash_floats(const struct heads *keys)
 {
     struct forward w;
 
-    return forward_work(keys, NULL, &w);
+    return keys->tiles ? flash_tiles_floats(keys) : forward_work(keys, NULL, &w);
 }
 
 void flash_head(const struct flash *f, float *work, int64_t head)
@@ -88,6 +88,10 @@ void flash_head(const struct flash *f, float *work, int64_t head)
     struct span seen = heads_span(&keys, head);
     struct forward w;
 
+    if (g->tiles) {
+        flash_tiles_head(f, work, head);
+        return;
+    }
     seen.end = f->at + g->T < seen.end ? f->at + g->T : seen.end; /* keys beyond are not there yet */
     forward_work(&keys, work, &w);
     read_keys(&keys, &w, f->k, f->v, head, seen);
@@ -129,6 +133,13 @@ static int64_t backward_work(const struct heads *g, float *work, struct backward
     w->p = heads_take(work, &used, BLOCK_TOKENS * BLOCK_TOKENS);
     w->ds = heads_take(work, &used, BLOCK_TOKENS * BLOCK_TOKENS);
     return used;
+}
+
+static int64_t backward_floats(const struct heads *g)
+{
+    struct backward w;
+
+    return g->tiles ? flash_tiles_grad_floats(g) : backward_work(g, NULL, &w);
 }
 
 /* All queries of the head, their incoming gradients, and mean; dq serves as room for o until it is needed. */
@@ -185,6 +196,10 @@ static void backward_head(const struct heads *all, float *work, int64_t head, vo
     const struct span seen = heads_span(g, head);
     struct backward w;
 
+    if (g->tiles) {
+        flash_tiles_grad_head(all, work, head, in, out);
+        return;
+    }
     backward_work(g, work, &w);
     w.lse = (float *)in[5] + head * g->line;
     read_queries(g, &w, head, in[0], in[1], in[4]);
@@ -228,10 +243,9 @@ static int grad_prepare(struct backend *b, struct kernel *k, struct err *err)
 {
     const struct shape *lse = &kernel_in(k, 5)->shape;
     const struct heads g = heads_of(b, k, NULL, lse->dim[0], lse->dim[2]);
-    struct backward w;
 
     (void)err;
-    k->scratch_bytes = (size_t)backward_work(&g, NULL, &w) * sizeof(float) * (size_t)b->threads;
+    k->scratch_bytes = (size_t)backward_floats(&g) * sizeof(float) * (size_t)b->threads;
     return 0;
 }
 
@@ -239,8 +253,7 @@ static int grad_run(struct backend *b, const struct kernel *k, void *const *in, 
                     const struct run_context *c, struct err *err)
 {
     const struct heads g = heads_now(b, k, in[6], c);
-    struct backward w;
-    const int64_t each = backward_work(&g, NULL, &w);
+    const int64_t each = backward_floats(&g);
 
     (void)err;
 #pragma omp parallel for schedule(dynamic) num_threads(b->threads)

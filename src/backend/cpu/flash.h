@@ -18,4 +18,10 @@ int64_t flash_floats(const struct heads *keys);
 /* All queries of head `head` of B*H. work is 64-byte aligned and the thread's own. */
 void flash_head(const struct flash *f, float *work, int64_t head);
 
+/* The same in bf16 by tiles, where g->tiles: what flash.c chooses. */
+int64_t flash_tiles_floats(const struct heads *keys);
+void flash_tiles_head(const struct flash *f, float *work, int64_t head);
+int64_t flash_tiles_grad_floats(const struct heads *g);
+void flash_tiles_grad_head(const struct heads *all, float *work, int64_t head, void *const *in, void *const *out);
+
 #endif

@@ -22,6 +22,7 @@ struct heads {
     int64_t line; /* the batch's T: [B,H,T] and the like have such lines, however many of it one row uses */
     const struct live_row *live; /* of packed tensors; NULL: row b's tokens begin at b*T */
     float scale;
+    bool tiles; /* flash attention by tiles (flash_tiles.c) */
 };
 
 static inline int64_t heads_blocks(int64_t T)
@@ -46,7 +47,8 @@ static inline struct heads heads_of(const struct backend *b, const struct kernel
                            .padded_T = heads_blocks(T) * BLOCK_TOKENS,
                            .padded_D = block_padded(D),
                            .line = T,
-                           .scale = 1.0f / sqrtf((float)D) };
+                           .scale = 1.0f / sqrtf((float)D),
+                           .tiles = q->dtype == BF16 && matmul_ways(cpu_of(b)->matmul).tiles };
 }
 
 /* Of what a run works on. */
