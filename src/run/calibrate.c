@@ -382,13 +382,16 @@ static int time_all(struct collector *c, struct err *err)
 {
     static const struct phase *const phases[] = { &phase_sft, &phase_ppo, &phase_reward };
 
-    for (int i = 0; i < (c->quick ? 1 : COUNT_OF(sizes)); i++)
-        for (int k = 0; k < (c->ranks > 1 ? sizes[i].pair_phases : sizes[i].phases); k++) {
+    for (int i = 0; i < (c->quick ? 1 : COUNT_OF(sizes)); i++) {
+        const int n = c->ranks > 1 ? sizes[i].pair_phases : sizes[i].phases;
+
+        for (int k = 0; k < n && k < COUNT_OF(phases); k++) {
             log_progress("timing ops%s: size %d of %d, %s", c->ranks > 1 ? " of two ranks" : "", i + 1, COUNT_OF(sizes),
                          phases[k]->name);
             if (time_phase(c, phases[k], &sizes[i], err) != 0)
                 return -1;
         }
+    }
     log_progress("%s", "");
     return c->failed ? err_set(err, ERR_MEMORY, "no memory for timings") : 0;
 }
