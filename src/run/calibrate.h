@@ -2,7 +2,7 @@
  *
  * Ops are timed where they will be predicted: inside plans, each of this program's own kernels, at several sizes of OPT, with
  * the table's techniques off and on, so that an op that a new technique brings is timed unasked. Called by `tuneup doctor
- * --profile`; takes under a minute and about a gibibyte. */
+ * --profile`; takes a minute or two and about a gibibyte. */
 #ifndef TUNEUP_RUN_CALIBRATE_H
 #define TUNEUP_RUN_CALIBRATE_H
 
