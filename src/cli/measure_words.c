@@ -127,7 +127,7 @@ static int find_label(const struct loaded *l, const char *label)
     return -1;
 }
 
-static void print_ratio(const struct comparison *row, enum ratio_kind kind)
+static void print_ratio(const struct comparison *row, enum ratio_kind kind, const char *of)
 {
     const struct ratio *r = &row->ratios[kind];
     char number[96], verdict[160];
@@ -138,13 +138,14 @@ static void print_ratio(const struct comparison *row, enum ratio_kind kind)
         return;
     }
     stats_verdict(&r->e, verdict, sizeof verdict);
-    log_note("%-10s %s%s%s", ratio_names[kind], number, verdict[0] ? ", " : "", verdict);
+    log_note("%-10s %s%s%s%s", ratio_names[kind], number, of, verdict[0] ? ", " : "", verdict);
 }
 
 static int print_rows(struct loaded *l, int cell, int base, struct err *err)
 {
     struct comparisons c = { 0 };
     char a[128], b[128];
+    const bool gpus = ratios_own_peaks(l, cell) && ratios_own_peaks(l, base); /* a command counts nothing else itself */
 
     l->cells[cell].baseline = base;
     l->cells[base].baseline = base;
@@ -155,7 +156,7 @@ static int print_rows(struct loaded *l, int cell, int base, struct err *err)
             log_note("%s over %s, %d and %d runs:", log_safe(a, sizeof a, l->cells[cell].name),
                      log_safe(b, sizeof b, l->cells[base].name), c.rows[i].n_done, c.rows[i].n_base_done);
             for (enum ratio_kind k = RATIO_SPEED; k <= RATIO_ENERGY; k++)
-                print_ratio(&c.rows[i], k);
+                print_ratio(&c.rows[i], k, k == RATIO_MEMORY && gpus ? " of GPU memory" : "");
         }
     ratios_free(&c);
     return 0;

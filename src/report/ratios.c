@@ -54,18 +54,34 @@ static bool is_command(const struct loaded *l, const struct load_run *r)
     return l->cells[r->cell].is_command;
 }
 
+/* Commands are compared on the steps after the warm-up, as phases are, where every run of the baseline's group told its steps;
+ * else on the whole run. */
+static bool is_whole(const struct loaded *l, const struct load_run *r)
+{
+    if (!is_command(l, r))
+        return false;
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *other = &l->runs[i];
+
+        if (l->cells[other->cell].baseline == l->cells[r->cell].baseline && other->block >= 0 && other->done &&
+            !(other->steady_s > 0))
+            return true;
+    }
+    return false;
+}
+
 static double joules_of(const struct loaded *l, const struct load_run *r)
 {
-    const char *state = is_command(l, r) ? r->energy_state : r->steady_energy_state;
+    const char *state = is_whole(l, r) ? r->energy_state : r->steady_energy_state;
 
     if (strcmp(state, "measured") != 0 && strcmp(state, "estimated") != 0)
         return NAN;
-    return is_command(l, r) ? r->joules : r->steady_j;
+    return is_whole(l, r) ? r->joules : r->steady_j;
 }
 
 double ratios_value(const struct loaded *l, const struct load_run *r, enum ratio_kind kind, bool own)
 {
-    const double time = is_command(l, r) ? r->seconds : r->steady_s;
+    const double time = is_whole(l, r) ? r->seconds : r->steady_s;
     const int64_t memory = own ? r->own_peak_bytes : r->peak_bytes;
 
     if (!r->done)
@@ -167,9 +183,9 @@ static void judge_energy(const struct loaded *l, const struct comparison *c, str
 
         if ((r->cell != c->cell && r->cell != c->base) || r->block < 0 || !r->done)
             continue;
-        const char *state = is_command(l, r) ? r->energy_state : r->steady_energy_state;
+        const char *state = is_whole(l, r) ? r->energy_state : r->steady_energy_state;
         if (isnan(joules_of(l, r))) {
-            const char *reason = is_command(l, r) ? r->energy_reason : r->steady_energy_reason;
+            const char *reason = is_whole(l, r) ? r->energy_reason : r->steady_energy_reason;
 
             ratio->source = RATIO_UNAVAILABLE;
             snprintf(ratio->reason, sizeof ratio->reason, "%s", reason[0] ? reason : "no meter read the energy");
@@ -256,7 +272,7 @@ static void widen_by_grain(const struct loaded *l, const struct comparison *c, s
         const struct load_run *r = &l->runs[i];
 
         if (compared(c, r)) {
-            const double window_s = is_command(l, r) ? r->seconds : r->steady_s;
+            const double window_s = is_whole(l, r) ? r->seconds : r->steady_s;
             double *w = &worst[r->cell == c->base];
 
             *w = fmax(*w, update_s(r->energy_domains ? r->energy_domains : "") / window_s);

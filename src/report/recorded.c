@@ -11,6 +11,7 @@
 
 #define RECORDED_MAX_BYTES (256 << 20)
 #define MANY 1e300
+#define GPU_BYTES ((int64_t)64 << 20) /* as in study/recorder.h: less is not a run's */
 
 static char *copy(const char *text, struct err *err)
 {
@@ -107,6 +108,27 @@ static int read_energy(struct load_run *r, const json_t *energy, const char *pat
     return r->energy_state && r->energy_reason && r->energy_domains ? 0 : -1;
 }
 
+/* What the command told of its steps, and the memory that its GPUs held. */
+static int read_own_words(struct load_run *r, const json_t *record, const char *path, struct err *err)
+{
+    const json_t *steps = json_object_get(record, "steps");
+    int64_t gpu_bytes = -1;
+
+    if (json_get_int(record, path, "gpu_peak_bytes", 0, INT64_MAX, &gpu_bytes, err) < 0)
+        return -1;
+    if (gpu_bytes >= GPU_BYTES)
+        r->own_peak_bytes = gpu_bytes;
+    if (!json_is_object(steps))
+        return 0;
+    return json_get_int(steps, path, "warmup_steps", 0, INT64_MAX, &r->warmup_steps, err) < 0 ||
+                   json_get_real(steps, path, "steady_seconds", 0, MANY, &r->steady_s, err) < 0 ||
+                   json_get_real(steps, path, "steady_joules", 0, MANY, &r->steady_j, err) < 0 ||
+                   json_get_real(steps, path, "tokens_per_second", 0, MANY, &r->tokens_per_s, err) < 0 ||
+                   json_get_real(steps, path, "final_loss", -MANY, MANY, &r->final_loss, err) < 0
+               ? -1
+               : 0;
+}
+
 static int read_numbers(struct load_run *r, const json_t *record, const char *path, struct err *err)
 {
     if (json_get_int(record, path, "exit_status", 0, 255, &r->exit_status, err) < 0 ||
@@ -118,6 +140,8 @@ static int read_numbers(struct load_run *r, const json_t *record, const char *pa
         json_get_int(record, path, "tokens", 0, INT64_MAX, &r->tokens, err) < 0 ||
         json_get_real(record, path, "steal_seconds", 0, MANY, &r->steal_s, err) < 0 ||
         json_get_real(record, path, "final_loss", -MANY, MANY, &r->final_loss, err) < 0)
+        return -1;
+    if (read_own_words(r, record, path, err) != 0)
         return -1;
     if (!isnan(r->seconds))
         return 0;
@@ -141,6 +165,7 @@ static char *machine_of(const json_t *record, struct err *err)
 static int read_words(struct load_run *r, const json_t *record, struct err *err)
 {
     char *argv = json_dumps(json_object_get(record, "command"), JSON_COMPACT), reason[64] = "";
+    const json_t *energy_state = json_object_get(json_object_get(record, "energy"), "state");
 
     if (!r->done)
         snprintf(reason, sizeof reason, "it ended with status %lld", (long long)r->exit_status);
@@ -149,8 +174,8 @@ static int read_words(struct load_run *r, const json_t *record, struct err *err)
     r->state = copy(r->done ? "done" : "failed", err);
     r->reason = copy(reason, err);
     r->stderr_tail = copy("", err);
-    r->steady_energy_state = copy("", err);
-    r->steady_energy_reason = copy("", err);
+    r->steady_energy_state = copy(isnan(r->steady_j) ? "unavailable" : json_string_value(energy_state), err);
+    r->steady_energy_reason = copy(isnan(r->steady_j) ? "no joules are known of its steps' window" : "", err);
     r->run_json = copy("", err);
     r->machine = machine_of(record, err);
     free(argv);

@@ -82,7 +82,8 @@ static int read_rank_peaks(struct outcome *o, const json_t *list)
 /* What has a place of its own, in the struct or beside the run. */
 static const char *const placed[] = { "step",       "loss",      "lr",         "grad_norm",    "tokens",
                                       "seconds",    "joules",    "peak_bytes", "steps",        "tokens_per_second",
-                                      "final_loss", "eval_loss", "perplexity", "warmup_steps", NULL };
+                                      "final_loss", "eval_loss", "perplexity", "warmup_steps", "rank",
+                                      NULL };
 
 static bool is_placed(const char *name)
 {
@@ -174,8 +175,20 @@ static int add_step(struct outcome *o, const json_t *line, const char *path, str
     return add_metrics(o, line, s.step, err);
 }
 
-/* Lines without the key are other things (an evaluation): the study keeps optimizer steps, and iterations of PPO, alone. */
-static int read_metrics(struct outcome *o, const char *path, const char *key, struct err *err)
+/* A command's line, as measure/steps.h has it: of rank 0, with a step after the last one; what is none is left out there too. */
+static int add_told(struct outcome *o, const json_t *line, const char *path, struct err *err)
+{
+    const json_t *step = json_object_get(line, "step"), *rank = json_object_get(line, "rank");
+    const json_int_t last = o->n_steps > 0 ? o->steps[o->n_steps - 1].step : -1;
+
+    if (!json_is_integer(step) || json_integer_value(step) <= last || json_integer_value(rank) != 0)
+        return 0;
+    return add_step(o, line, path, err) == 0 || err->code == ERR_INPUT ? 0 : -1;
+}
+
+/* Of a phase, lines without "seconds" are other things (an evaluation): the study keeps optimizer steps, and iterations of
+ * PPO, alone. */
+static int read_metrics(struct outcome *o, const char *path, bool command, struct err *err)
 {
     size_t n = 0;
     char *text = file_read(path, METRICS_MAX_BYTES, &n, err);
@@ -190,7 +203,10 @@ static int read_metrics(struct outcome *o, const char *path, const char *key, st
         if (end == line)
             continue;
         json_t *value = json_parse(line, (size_t)(end - line), path, number, err);
-        failed = !value || (json_object_get(value, key) && add_step(o, value, path, err) != 0) ? -1 : 0;
+        failed = command                             ? add_told(o, value, path, err)
+                 : !value                            ? -1
+                 : json_object_get(value, "seconds") ? add_step(o, value, path, err)
+                                                     : 0;
         json_decref(value);
     }
     mem_free(text);
@@ -229,7 +245,7 @@ int outcome_read(struct outcome *o, const char *folder, struct err *err)
     json_t *run = o->run_json ? json_parse(o->run_json, n, path, 1, err) : NULL;
     const int failed = !run || read_run(o, run, path, err) != 0;
     json_decref(run);
-    if (failed || file_join(path, folder, "metrics.jsonl", err) != 0 || read_metrics(o, path, "seconds", err) != 0) {
+    if (failed || file_join(path, folder, "metrics.jsonl", err) != 0 || read_metrics(o, path, false, err) != 0) {
         outcome_free(o);
         return -1;
     }
@@ -285,13 +301,11 @@ static int find_loss(struct outcome *o, const char *folder, const char *pattern,
     return 0;
 }
 
-int outcome_read_command(struct outcome *o, const char *folder, const char *pattern, struct err *err)
+int outcome_read_command(struct outcome *o, const char *folder, const char *metrics, const char *pattern,
+                         struct err *err)
 {
-    char path[FILE_PATH_MAX];
-
     outcome_init(o);
-    if (file_join(path, folder, "metrics.jsonl", err) != 0 ||
-        (file_exists(path) && read_metrics(o, path, "step", err) != 0))
+    if (metrics && read_metrics(o, metrics, true, err) != 0)
         goto failed;
     for (int i = 0; i < o->n_steps; i++)
         if (!isnan(o->steps[i].loss))

@@ -42,10 +42,11 @@ struct outcome {
 void outcome_init(struct outcome *o); /* all unknown */
 /* Reads folder/run.json and folder/metrics.jsonl. ERR_INPUT for what does not follow their form. */
 int outcome_read(struct outcome *o, const char *folder, struct err *err);
-/* Of a command: folder/metrics.jsonl, which it may have written (TUNEUP_METRICS_FILE names it) lines with a "step", and, unless
- * pattern is NULL, the last number that its output (folder/stdout.txt, then stderr.txt) has where the pattern's group is: the
+/* Of a command: the file in which it told its steps (measure/steps.h; NULL: none), with whatever other numbers its lines have,
+ * and, unless pattern is NULL, the last number that its output (folder/stdout.txt, then stderr.txt) has where the pattern's group is: the
  * final loss. Neither need be there. */
-int outcome_read_command(struct outcome *o, const char *folder, const char *pattern, struct err *err);
+int outcome_read_command(struct outcome *o, const char *folder, const char *metrics, const char *pattern,
+                         struct err *err);
 void outcome_free(struct outcome *o);
 
 #endif

@@ -110,52 +110,54 @@ static int add_numbers(struct outcome *o, const struct job_record *r, const stru
     return w ? add_metric(o, "allocated_bytes", known(w->allocated_bytes), err) : 0;
 }
 
+/* What the meter saw of a step goes over what the outcome has of it already. */
+static void fill_step(struct outcome_step *out, const struct steps_one *one, double before_s, double before_j)
+{
+    out->step = one->step;
+    out->tokens = one->tokens;
+    out->peak_bytes = one->allocated_bytes;
+    out->loss = one->loss;
+    out->seconds = one->at_s - before_s;
+    out->joules = one->joules - before_j;
+}
+
 static int add_steps(struct outcome *o, const struct steps *s, const struct steps_window *w, struct err *err)
 {
-    double before_s = s->start_s, before_j = 0;
+    if (o->n_steps != s->n) {
+        void *grown = mem_resize(o->steps, s->n, sizeof *o->steps, MEM_RECORD, err);
 
-    o->steps = mem_array(s->n, 1, sizeof *o->steps, MEM_RECORD, err);
-    if (!o->steps)
-        return -1;
-    for (int64_t i = 0; i < s->n; i++) {
-        const struct steps_one *one = &s->items[i];
-
-        o->steps[o->n_steps++] = (struct outcome_step){ .step = one->step,
-                                                        .tokens = one->tokens,
-                                                        .peak_bytes = one->allocated_bytes,
-                                                        .loss = one->loss,
-                                                        .lr = NAN,
-                                                        .grad_norm = NAN,
-                                                        .seconds = one->at_s - before_s,
-                                                        .joules = one->joules - before_j };
-        before_s = one->at_s;
-        before_j = one->joules;
+        if (!grown)
+            return -1;
+        o->steps = grown;
+        for (int64_t i = 0; i < s->n; i++)
+            o->steps[i] = (struct outcome_step){ .lr = NAN, .grad_norm = NAN };
+        o->n_steps = (int)s->n;
     }
+    for (int64_t i = 0; i < s->n; i++)
+        fill_step(&o->steps[i], &s->items[i], i > 0 ? s->items[i - 1].at_s : s->start_s,
+                  i > 0 ? s->items[i - 1].joules : 0);
     o->warmup_steps = w->warmup;
     o->steady_s = w->seconds;
     o->steady_j = w->joules;
-    o->final_loss = w->final_loss;
+    if (isnan(o->final_loss))
+        o->final_loss = w->final_loss;
     o->tokens = w->tokens >= 0 && w->tokens < 1e18 ? (int64_t)w->tokens : -1;
     o->tokens_per_s = w->tokens / w->seconds;
     return 0;
 }
 
-static int fill_outcome(struct outcome *o, const struct job_record *r, const struct steps *s,
-                        const struct steps_window *w, struct err *err)
+int recorder_outcome(struct outcome *o, const struct job_record *r, const struct steps *s, const struct steps_window *w,
+                     struct err *err)
 {
-    outcome_init(o);
-    if (s && s->n > 0 && add_steps(o, s, w, err) != 0) {
-        outcome_free(o);
+    if (s && s->n > 0 && add_steps(o, s, w, err) != 0)
         return -1;
-    }
     if (!isnan(o->steady_j))
         snprintf(o->energy_state, sizeof o->energy_state, "%s", meter_state_name(r->energy.state));
     snprintf(o->energy_reason, sizeof o->energy_reason, "%.500s",
-             isnan(o->steady_j) && w && w->reason[0] ? w->reason : r->energy.reason);
-    const int result = add_numbers(o, r, w, err);
-    if (result != 0)
-        outcome_free(o);
-    return result;
+             isnan(o->steady_j) && s && s->n > 0 && w->reason[0] ? w->reason : r->energy.reason);
+    if (r->gpus.peak_bytes >= RECORDER_GPU_BYTES)
+        o->peak_bytes = r->gpus.peak_bytes;
+    return add_numbers(o, r, s ? w : NULL, err);
 }
 
 /* ---- the run ---- */
@@ -210,17 +212,16 @@ int recorder_add(struct recorder *rec, const char *label, const json_t *command,
     char place[256];
     int result = -1;
 
+    outcome_init(&o);
     json_decref(described);
     snprintf(place, sizeof place, "%s, %s, %d CPUs", machine->host, machine->cpu, machine->n_cpus);
     if (!argv || !machine_text)
         err_set(err, ERR_MEMORY, "could not write down the run");
-    else if (fill_outcome(&o, record, steps, w, err) == 0) {
-        if (db_begin(db, err) == 0) {
-            const int64_t cell = add_study(db, machine_text, err) != 0 ? -1 : cell_of(db, label, argv, err);
-            result = db_end(db, cell < 0 ? -1 : add_run(rec, cell, argv, place, record, &o, err), err);
-        }
-        outcome_free(&o);
+    else if (recorder_outcome(&o, record, steps, w, err) == 0 && db_begin(db, err) == 0) {
+        const int64_t cell = add_study(db, machine_text, err) != 0 ? -1 : cell_of(db, label, argv, err);
+        result = db_end(db, cell < 0 ? -1 : add_run(rec, cell, argv, place, record, &o, err), err);
     }
+    outcome_free(&o);
     free(argv);
     free(machine_text);
     return result;

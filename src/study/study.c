@@ -22,8 +22,11 @@
 #include "measure/machine.h"
 #include "measure/noise.h"
 #include "study/builtin.h"
+#include "study/recorder.h"
 #include "study/supply.h"
 #include "study/study_store.h"
+
+#define COMMAND_WARMUP_STEPS 1 /* of those that a command tells */
 
 static volatile sig_atomic_t caught_signal;
 
@@ -128,8 +131,22 @@ static bool out_of_memory(const char *tail)
     return false;
 }
 
+/* A command's own file and words, and what the meter was told. */
+static int command_outcome(struct outcome *o, const struct cell *c, const struct job_record *m,
+                           const struct steps *steps, const char *folder, struct err *err)
+{
+    struct steps_window w;
+
+    if (outcome_read_command(o, folder, steps ? steps->path : NULL, c->loss_pattern, err) != 0)
+        return -1;
+    if (steps)
+        steps_window(steps, COMMAND_WARMUP_STEPS, &w);
+    return recorder_outcome(o, m, steps, steps ? &w : NULL, err);
+}
+
 static int record(struct session *session, int cell, int64_t block, int position, const struct words *argv,
-                  const struct job_record *m, const struct noise *noise, const char *folder, struct err *err)
+                  const struct job_record *m, const struct noise *noise, const struct steps *steps, const char *folder,
+                  struct err *err)
 {
     const struct cell *c = &session->s->cells[cell];
     char reason[600] = "", tail[2048] = "", path[FILE_PATH_MAX], domains[ENERGY_MAX_DOMAINS * 84];
@@ -144,7 +161,7 @@ static int record(struct session *session, int cell, int64_t block, int position
     } else {
         if (file_join(path, folder, "out", err) != 0)
             return -1;
-        done = (c->is_command ? outcome_read_command(&outcome, folder, c->loss_pattern, &why)
+        done = (c->is_command ? command_outcome(&outcome, c, m, steps, folder, &why)
                               : outcome_read(&outcome, path, &why)) == 0;
         if (!done)
             snprintf(reason, sizeof reason, "its record cannot be read: %.500s", why.what);
@@ -208,21 +225,12 @@ static void note_unstarted(const char *folder, const struct err *why)
     }
 }
 
-/* A cell's folder is where its command runs, so that its own files are named by whole paths. */
-static int build_environment(const struct cell *c, const char *metrics, struct words *out, struct err *err)
+static int build_environment(const struct cell *c, struct words *out, struct err *err)
 {
-    char cwd[FILE_PATH_MAX];
-
     for (int i = 0; i < c->environment.n; i++)
         if (words_add(out, err, "%s", c->environment.v[i]) != 0)
             return -1;
-    if (!c->is_command)
-        return 0;
-    if (metrics[0] == '/')
-        return words_add(out, err, "TUNEUP_METRICS_FILE=%s", metrics);
-    if (!getcwd(cwd, sizeof cwd))
-        return err_errno(err, "could not find the folder that this runs in");
-    return words_add(out, err, "TUNEUP_METRICS_FILE=%s/%s", cwd, metrics);
+    return 0;
 }
 
 /* 0 = recorded, n > 0 = signal n ended it and nothing is recorded, -1 = error. */
@@ -230,17 +238,18 @@ static int run_cell(struct session *session, int cell, int64_t block, int positi
 {
     const struct cell *c = &session->s->cells[cell];
     const char *folder = session->run_folder;
-    char out[FILE_PATH_MAX], errors[FILE_PATH_MAX], metrics[FILE_PATH_MAX];
+    char out[FILE_PATH_MAX], errors[FILE_PATH_MAX];
     struct words argv = { 0 }, environment = { 0 };
     struct noise before, after, noise;
     struct job_record measured;
+    struct steps steps;
     struct err why;
+    const bool told = c->is_command && steps_open(&steps, false, &why) == 0;
     int result = -1;
 
     if (file_remove_tree(folder, err) != 0 || file_make_dir(folder, err) != 0 ||
         file_join(out, folder, "stdout.txt", err) != 0 || file_join(errors, folder, "stderr.txt", err) != 0 ||
-        file_join(metrics, folder, "metrics.jsonl", err) != 0 || build_argv(session, c, folder, &argv, err) != 0 ||
-        build_environment(c, metrics, &environment, err) != 0)
+        build_argv(session, c, folder, &argv, err) != 0 || build_environment(c, &environment, err) != 0)
         goto done;
     const struct job_options options = {
         .stdin_path = "/dev/null",
@@ -249,6 +258,7 @@ static int run_cell(struct session *session, int cell, int64_t block, int positi
         .timeout_s = session->s->timeout_s,
         .own_group = true,
         .extra_env = (const char *const *)environment.v,
+        .steps = told ? &steps : NULL,
     };
     noise_read(&before);
     if (job_measure(argv.v, &options, &measured, &why) != 0)
@@ -258,12 +268,14 @@ static int run_cell(struct session *session, int cell, int64_t block, int positi
     result = measured.passed_signal == SIGINT || measured.passed_signal == SIGTERM ? measured.passed_signal
                                                                                    : (int)caught_signal;
     if (result == 0)
-        result = record(session, cell, block, position, &argv, &measured, &noise, folder, err);
+        result = record(session, cell, block, position, &argv, &measured, &noise, told ? &steps : NULL, folder, err);
     if (file_remove_tree(folder, &why) != 0)
         log_warning("%s", why.what);
 done:
     words_free(&argv);
     words_free(&environment);
+    if (told)
+        steps_close(&steps);
     return result;
 }
 

@@ -35,3 +35,31 @@ s = json.load(open("record.json"))["steps"]
 assert s["told"] == 4 and s["allocated_bytes"] == 2 << 30, s
 END
 }
+
+@test "a study's commands tell their steps by the same snippet" {
+    sed 's/0.08/0.02/' train.py >quick.py
+    printf '%s\n' 'name: steps' 'blocks: 2' 'warmup: 0' 'cells:' \
+        '  - { name: plain, command: [sh, -c, "sleep 0.3; python3 train.py"] }' \
+        '  - { name: quick, command: [sh, -c, "sleep 0.3; python3 quick.py"] }' >study.yaml
+    "$T" study study.yaml --output out -q >/dev/null
+    "$T" compare out/study.db --json >compared.json
+    python3 - <<'END'
+import json
+row = json.load(open("compared.json"))["comparisons"][0]
+assert row["ratios"]["SpeedUp"]["value"] > 2, row["ratios"]["SpeedUp"]
+assert row["ratios"]["SpeedUpWholeRun"]["value"] < 2, row["ratios"]["SpeedUpWholeRun"]
+assert row["quality"]["final_loss"] == -1, row["quality"]
+END
+}
+
+@test "lines of a file are compared on their steps too" {
+    sed 's/0.08/0.02/' train.py >quick.py
+    "$T" measure -q -o runs.jsonl --label plain -- sh -c 'sleep 0.3; python3 train.py'
+    "$T" measure -q -o runs.jsonl --label quick -- sh -c 'sleep 0.3; python3 quick.py'
+    "$T" compare runs.jsonl --json >compared.json
+    python3 - <<'END'
+import json
+row = json.load(open("compared.json"))["comparisons"][0]
+assert row["ratios"]["SpeedUp"]["value"] > 2, row["ratios"]["SpeedUp"]
+END
+}

@@ -92,6 +92,43 @@ TEST(steps_and_numbers_are_kept)
     fixture_free(&f);
 }
 
+/* Loading takes long and is the same for both; what counts is a step. And on GPUs the memory that runs out is theirs. */
+TEST(windows_and_gpu_memory_are_compared_where_all_runs_have_them)
+{
+    const struct fixture f = fixture_new();
+    char path[128];
+    struct loaded l;
+    struct comparisons c;
+    struct err err = { 0 };
+    struct steps_one items[] = { { 1, 10, 5, 3.0, 150, 50 }, { 2, 10, 5, 3.0, 160, 90 } };
+    struct steps s = { .items = items, .n = 2, .start_s = 100 };
+    struct steps_window w = { .n = 1, .warmup = 1, .seconds = 10, .joules = 40, .tokens = 10, .final_loss = 3 };
+    struct job_record base = record(60, 120), quick = record(55, 100);
+    base.gpus.peak_bytes = 8LL << 30;
+    quick.gpus.peak_bytes = 2LL << 30;
+    snprintf(path, sizeof path, "%s/runs.db", f.root);
+    add(path, "base", &base, &s, &w);
+    w.seconds = 5;
+    w.joules = 10;
+    add(path, "quick", &quick, &s, &w);
+    CHECK_OK(load_study(&l, path, &err), &err);
+    CHECK_OK(ratios_build(&c, &l, &err), &err);
+    CHECK_NEAR(c.rows[0].ratios[RATIO_SPEED].e.value, 2, 1e-9);
+    CHECK_NEAR(c.rows[0].ratios[RATIO_ENERGY].e.value, 4, 1e-9);
+    CHECK_NEAR(c.rows[0].ratios[RATIO_MEMORY].e.value, 4, 1e-9);
+    CHECK_NEAR(c.rows[0].ratios[RATIO_WHOLE].e.value, 60.0 / 55, 1e-9);
+    ratios_free(&c);
+    load_free(&l);
+    add(path, "quick", &quick, NULL, NULL); /* one that tells no steps: the whole runs are compared */
+    CHECK_OK(load_study(&l, path, &err), &err);
+    CHECK_OK(ratios_build(&c, &l, &err), &err);
+    CHECK_NEAR(c.rows[0].ratios[RATIO_SPEED].e.value, 60.0 / 55, 1e-9);
+    CHECK_NEAR(c.rows[0].ratios[RATIO_ENERGY].e.value, 1.2, 1e-9);
+    ratios_free(&c);
+    load_free(&l);
+    fixture_free(&f);
+}
+
 TEST(study_of_another_kind_is_refused)
 {
     const struct fixture f = fixture_new();
@@ -110,4 +147,4 @@ TEST(study_of_another_kind_is_refused)
 }
 
 TEST_MAIN(CASE(labels_are_cells_and_the_first_is_the_baseline), CASE(steps_and_numbers_are_kept),
-          CASE(study_of_another_kind_is_refused))
+          CASE(windows_and_gpu_memory_are_compared_where_all_runs_have_them), CASE(study_of_another_kind_is_refused))
