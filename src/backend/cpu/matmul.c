@@ -21,7 +21,7 @@ struct product {
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, bias, c, scratch;
     size_t scratch_bytes;
-    size_t most_bytes[2]; /* the most that it or one of smaller M (or, the second, K) wants, once asked */
+    size_t most_bytes[2]; /* what is planned for it and those of smaller M (or, the second, K), once asked */
     bool asked[2];
     struct product *next;
 };
@@ -245,12 +245,11 @@ static void drop_last(struct matmul *m)
 }
 
 /* The product of a shape, most recently used from now on. */
-static struct product *find(struct matmul *m, const struct matmul_shape *s, size_t scratch_max, struct err *err)
+static struct product *find(struct matmul *m, const struct matmul_shape *s, struct err *err)
 {
     struct product *p = take(m, s);
 
     if (p) {
-        MUST(p->scratch_bytes <= scratch_max);
         keep_first(m, p);
         return p;
     }
@@ -264,7 +263,6 @@ static struct product *find(struct matmul *m, const struct matmul_shape *s, size
         failed_product(err, "make a matrix product", status, s);
         return NULL;
     }
-    MUST(p->scratch_bytes <= scratch_max);
     if (m->n_kept >= KEPT_MAX)
         drop_last(m);
     keep_first(m, p);
@@ -277,51 +275,68 @@ static void raise(size_t *bytes, size_t to)
         *bytes = to;
 }
 
-/* on_tiles: set when it is one of oneDNN's products for AMX. */
-static dnnl_status_t raise_to(const struct matmul *m, const struct matmul_shape *s, size_t *bytes, bool *on_tiles)
+static dnnl_status_t raise_to(const struct matmul *m, const struct matmul_shape *s, size_t *bytes)
 {
     struct matmul_shape form = *s;
     dnnl_status_t status = dnnl_success;
 
     for (int adds = 0; adds <= (int)s->add && status == dnnl_success; adds++) {
-        const char *kernel = "";
         struct descs d;
         dnnl_primitive_desc_t pd = NULL;
 
         form.add = adds;
         status = plan_product(m, &form, &d, &pd);
-        if (status == dnnl_success) {
+        if (status == dnnl_success)
             raise(bytes, dnnl_memory_desc_get_size(dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0)));
-            status = dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&kernel);
-        }
-        *on_tiles |= strstr(kernel, "amx") != NULL;
         if (pd)
             dnnl_primitive_desc_destroy(pd);
     }
     return status;
 }
 
-#define ROWS_STEP 16
-#define ROWS_MOST 1024 /* from here on more rows want no more; seen: 497 */
+/* The extent that varies from run to run. */
+static int64_t *rows_of(struct matmul_shape *s, bool depth)
+{
+    return depth ? &s->K : &s->M;
+}
 
-/* Raises *bytes to what any product wants that differs from s in having fewer rows (K if `depth`, else M) or in adding
- * nothing. oneDNN's products for AMX block each number of rows in their own way, and fewer may well want more, up to 15 times
- * as much; so each is asked, 40 us long. The others want the same for all, or more for more, in steps of 16, up to some
- * hundreds: asking at the steps is a precaution. */
+/* Whether the product may be done a part of the rows after another: both operands lie by rows, sums round once. */
+static bool may_cut(const struct matmul_shape *s, bool depth)
+{
+    return !depth || (s->a_transposed && !s->b_transposed && s->c == F32);
+}
+
+/* oneDNN blocks each number of rows (K if `depth`, else M) in its own way, and fewer may want more scratch, on AMX up to 15
+ * times as much. What is planned has to suffice for all of them: it is what powers of two want, up to the one that is not
+ * below s, and numbers that want more than the powers up to theirs are cut into powers (in_parts). Where cutting will not
+ * do, each number is asked, 20 us long. With and without adding. */
 static dnnl_status_t most_scratch(const struct matmul *m, const struct matmul_shape *s, bool depth, size_t *bytes)
 {
-    struct matmul_shape fewer = *s;
-    int64_t *rows = depth ? &fewer.K : &fewer.M;
-    const int64_t all = *rows;
-    bool on_tiles = false;
-    dnnl_status_t status = raise_to(m, &fewer, bytes, &on_tiles);
+    struct matmul_shape other = *s;
+    int64_t *rows = rows_of(&other, depth);
+    const bool cut = may_cut(s, depth);
+    const int64_t all = *rows, end = cut ? 2 * all : all + 1;
+    dnnl_status_t status = dnnl_success;
 
-    for (*rows = 1; *rows < all && status == dnnl_success; *rows += on_tiles ? 1 : ROWS_STEP) {
-        if (!on_tiles && *rows > ROWS_MOST)
-            break;
-        status = raise_to(m, &fewer, bytes, &on_tiles);
-    }
+    for (*rows = 1; *rows < end && status == dnnl_success; *rows += cut ? *rows : 1)
+        status = raise_to(m, &other, bytes);
     return status;
+}
+
+/* The product with its most_bytes; NULL on error. */
+static struct product *find_asked(struct matmul *m, const struct matmul_shape *s, bool depth, struct err *err)
+{
+    struct product *p = find(m, s, err);
+
+    if (!p || p->asked[depth])
+        return p;
+    const dnnl_status_t status = most_scratch(m, s, depth, &p->most_bytes[depth]);
+    if (status != dnnl_success) {
+        failed_product(err, "tell the scratch of a matrix product", status, s);
+        return NULL;
+    }
+    p->asked[depth] = true;
+    return p;
 }
 
 /* oneDNN's arguments are not const, yet it writes to c and scratch alone. */
@@ -335,29 +350,72 @@ static void *writable(const void *p)
     return u.out;
 }
 
-static int execute(struct matmul *m, const struct matmul_shape *s, const void *a, const void *b, const void *bias,
-                   void *c, void *scratch, size_t scratch_bytes, struct err *err)
-{
-    struct product *p = find(m, s, scratch_bytes, err);
+/* What a run hands over. */
+struct call {
+    const void *a, *b, *bias;
+    void *c, *scratch;
+    size_t scratch_bytes;
+};
 
-    if (!p)
-        return -1;
+static int run_product(struct matmul *m, struct product *p, const struct call *call, struct err *err)
+{
     const dnnl_exec_arg_t args[] = {
         { DNNL_ARG_SRC, p->a },     { DNNL_ARG_WEIGHTS, p->b },
         { DNNL_ARG_DST, p->c },     { DNNL_ARG_SCRATCHPAD, p->scratch },
         { DNNL_ARG_BIAS, p->bias },
     };
-    void *const handles[] = { writable(a), writable(b), c, scratch, writable(bias) };
-    const int n = s->bias ? 5 : 4;
+    void *const handles[] = { writable(call->a), writable(call->b), call->c, call->scratch, writable(call->bias) };
+    const int n = p->shape.bias ? 5 : 4;
     dnnl_status_t status = dnnl_success;
 
+    MUST(p->scratch_bytes <= call->scratch_bytes);
     for (int i = 0; i < n && status == dnnl_success; i++)
         status = dnnl_memory_set_data_handle(args[i].memory, handles[i]);
     if (status == dnnl_success)
         status = dnnl_primitive_execute(p->primitive, m->stream, n, args);
     if (status == dnnl_success)
         status = dnnl_stream_wait(m->stream);
-    return status == dnnl_success ? 0 : failed_product(err, "run a matrix product", status, s);
+    return status == dnnl_success ? 0 : failed_product(err, "run a matrix product", status, &p->shape);
+}
+
+/* A power of two of rows after another, the largest first. */
+static int in_parts(struct matmul *m, const struct matmul_shape *s, bool depth, const struct call *call,
+                    struct err *err)
+{
+    struct matmul_shape part = *s;
+    struct call now = *call;
+    int64_t left = depth ? s->K : s->M;
+
+    MUST(may_cut(s, depth));
+    while (left > 0) {
+        int64_t n = 1;
+
+        while (2 * n <= left)
+            n *= 2;
+        left -= n;
+        *rows_of(&part, depth) = n;
+        part.bias = s->bias && (!depth || left == 0);
+        part.relu = s->relu && (!depth || left == 0);
+        struct product *p = find(m, &part, err);
+        if (!p || run_product(m, p, &now, err) != 0)
+            return -1;
+        part.add = s->add || depth;
+        now.a = (const char *)now.a + (size_t)(n * (depth ? s->M : s->lda ? s->lda : s->K)) * dtype_bytes(s->ab);
+        if (depth)
+            now.b = (const char *)now.b + (size_t)(n * s->N) * dtype_bytes(s->ab);
+        else
+            now.c = (char *)now.c + (size_t)(n * s->N) * dtype_bytes(s->c);
+    }
+    return 0;
+}
+
+static int execute(struct matmul *m, const struct matmul_shape *s, bool depth, const struct call *call, struct err *err)
+{
+    struct product *p = find_asked(m, s, depth, err);
+
+    if (!p)
+        return -1;
+    return p->scratch_bytes <= p->most_bytes[depth] ? run_product(m, p, call, err) : in_parts(m, s, depth, call, err);
 }
 
 static int64_t smaller(int64_t a, int64_t b)
@@ -427,7 +485,8 @@ static int turned(struct matmul *m, const struct matmul_shape *s, const float *a
         part.K = smaller(piece, s->K - k);
         part.add = s->add || k > 0;
         turn(m, scratch, b, F32, s->N, k, 0, part.K, s->N);
-        if (execute(m, &part, a + k, scratch, NULL, c, (char *)scratch + own, scratch_bytes - own, err) != 0)
+        const struct call call = { a + k, scratch, NULL, c, (char *)scratch + own, scratch_bytes - own };
+        if (execute(m, &part, false, &call, err) != 0)
             return -1;
     }
     return 0;
@@ -542,7 +601,8 @@ static int widened_block(struct matmul *mm, const struct matmul_shape *s, const 
             widen_operand(p->b, b, s->b_transposed, s->b_transposed ? s->K : s->N, k, n, part.K, columns);
         else
             turn(mm, p->b, b, BF16, s->N, k, n, part.K, columns);
-        if (execute(mm, &part, p->a, p->b, NULL, p->sum, p->rest, p->rest_bytes, err) != 0)
+        const struct call call = { p->a, p->b, NULL, p->sum, p->rest, p->rest_bytes };
+        if (execute(mm, &part, s->a_transposed, &call, err) != 0)
             return -1;
     }
 #pragma omp parallel for schedule(static)
@@ -594,8 +654,13 @@ static int transposed_first(struct matmul *mm, const struct matmul_shape *s, con
     for (int64_t m = 0; m < s->M; m += part.M) {
         part.M = smaller(s->M - m, TRANSPOSED_MAX);
         transpose(scratch, a, s->M, s->K, m, part.M);
-        if (execute(mm, &part, scratch, b, bias, (char *)c + (size_t)(m * s->N) * dtype_bytes(s->c),
-                    (char *)scratch + own, scratch_bytes - own, err) != 0)
+        const struct call call = { scratch,
+                                   b,
+                                   bias,
+                                   (char *)c + (size_t)(m * s->N) * dtype_bytes(s->c),
+                                   (char *)scratch + own,
+                                   scratch_bytes - own };
+        if (execute(mm, &part, true, &call, err) != 0)
             return -1;
     }
     return 0;
@@ -623,17 +688,10 @@ static enum way way_of(const struct matmul *m, const struct matmul_shape *s)
 static int prepare(struct matmul *m, const struct matmul_shape *s, bool depth, size_t own, size_t *scratch_bytes,
                    struct err *err)
 {
-    struct product *p = find(m, s, SIZE_MAX, err);
+    const struct product *p = find_asked(m, s, depth, err);
 
     if (!p)
         return -1;
-    if (!p->asked[depth]) {
-        const dnnl_status_t status = most_scratch(m, s, depth, &p->most_bytes[depth]);
-
-        if (status != dnnl_success)
-            return failed_product(err, "tell the scratch of a matrix product", status, s);
-        p->asked[depth] = true;
-    }
     raise(scratch_bytes, own + p->most_bytes[depth]);
     return 0;
 }
@@ -697,7 +755,7 @@ int matmul_run(struct matmul *m, const struct matmul_shape *s, const void *a, co
     case WAY_VENDOR:
         break;
     }
-    return execute(m, s, a, b, bias, c, scratch, scratch_bytes, err);
+    return execute(m, s, s->a_transposed, &(struct call){ a, b, bias, c, scratch, scratch_bytes }, err);
 }
 
 struct matmul_ways matmul_ways(const struct matmul *m)
