@@ -136,6 +136,8 @@ static double op_seconds(const struct predictor *m, enum op op, int type, double
 
 static double messages(const struct plan *p, const struct op_step *s)
 {
+    if (s->op == OP_WAIT) /* it has no output: what it waits for was counted where it began */
+        return 0;
     const struct buffer *b = &p->buffers[s->out[0]];
     const double n = s->attrs.count > 0 ? (double)s->attrs.count : (double)shape_count(&b->shape);
     const double each = s->attrs.bucket > 0 ? (double)s->attrs.bucket : n;
