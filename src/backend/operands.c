@@ -3,6 +3,7 @@
 #include "backend/operands.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 
 #include "graph/optimizer.h"
@@ -11,18 +12,20 @@ static const char *const forms[OP_N][2] = {
     [OP_EMBED] = { "i[N] w[V,C]", "w[N,C]" },
     [OP_EMBED_GRAD] = { "i[N] w[N,C]", "+w[V,C]" },
     [OP_ADD] = { "w[*] w[*]", "w[*]" },
-    [OP_LINEAR] = { "w[N,K] w[M,K] w?[M]", "o[N,M]" },
+    [OP_LINEAR] = { "w[N,K] w[M,K] w?[M] o?[N,M]", "o[N,M]" },
     [OP_QUANTIZE] = { "w[M,K]", "q[M,K] f[M,G]" },
     [OP_LINEAR_Q8] = { "w[N,K] q[M,K] f[M,G] w?[M]", "o[N,M]" },
     [OP_LINEAR_DX] = { "w[N,M] w[M,K]", "+w[N,K]" },
     [OP_LINEAR_DW] = { "w[N,M] w[N,K]", "+w[M,K] +w?[M]" },
+    [OP_BIAS_GRAD] = { "w[N,M]", "+w[M]" },
     [OP_RELU] = { "w[*]", "w[*]" },
     [OP_RELU_GRAD] = { "w[*] w[*]", "w[*]" },
     [OP_DROPOUT] = { "w[N,C]", "w[N,C]" },
+    [OP_SCALE] = { "w[N,C]", "w[N,C]" },
     [OP_LAYERNORM] = { "w[N,C] w[C] w[C]", "w[N,C] f[N,2]" },
-    [OP_LAYERNORM_GRAD] = { "w[N,C] w[N,C] f[N,2] w[C]", "w[N,C] +w[C] +w[C]" },
+    [OP_LAYERNORM_GRAD] = { "w[N,C] w[N,C] f[N,2] w[C]", "w[N,C] +w?[C] +w?[C]" },
     [OP_ADD_NORM] = { "w[N,C] w[N,C] w[C] w[C]", "w[N,C] w[N,C] f[N,2]" },
-    [OP_ADD_NORM_GRAD] = { "w[N,C] w?[N,C] w[N,C] f[N,2] w[C]", "w[N,C] w?[N,C] +w[C] +w[C]" },
+    [OP_ADD_NORM_GRAD] = { "w[N,C] w?[N,C] w[N,C] f[N,2] w[C]", "w[N,C] w?[N,C] +w?[C] +w?[C]" },
     [OP_ATTENTION] = { "w[N,C] w[N,C] w[N,C] i[B,2]", "w[N,C] w[B,H,T,T]" },
     [OP_ATTENTION_GRAD] = { "w[N,C] w[N,C] w[N,C] w[N,C] w[B,H,T,T] i[B,2]", "w[N,C] w[N,C] w[N,C]" },
     [OP_FLASH_ATTENTION] = { "w[N,C] w[N,C] w[N,C] i[B,2]", "w[N,C] f[B,H,T]" },
@@ -31,9 +34,9 @@ static const char *const forms[OP_N][2] = {
     [OP_CROSS_ENTROPY] = { "w[N,V] i[N] f[2] f?[N] f?[N]", "f[1] f[N] f?[N]" },
     [OP_CROSS_ENTROPY_GRAD] = { "w[N,V] f[N] i[N] f[2] f?[N] f?[N]", "w[N,V]" },
     [OP_LINEAR_CE] = { "w[N,E] w[V,E] i[N] f[2] f?[N] f?[N]", "f[1] f?[N]" },
-    [OP_LINEAR_CE_TRAIN] = { "w[N,E] w[V,E] i[N] f[2] f?[N] f?[N]", "f[1] w[N,E] +w[V,E] f?[N]" },
+    [OP_LINEAR_CE_TRAIN] = { "w[N,E] w[V,E] i[N] f[2] f?[N] f?[N]", "f[1] w[N,E] +w?[V,E] f?[N]" },
     [OP_VALUE_HEAD] = { "w[N,E] w[1,E]", "f[N]" },
-    [OP_VALUE_HEAD_GRAD] = { "f[N] w[N,E] w[1,E]", "w[N,E] +w[1,E]" },
+    [OP_VALUE_HEAD_GRAD] = { "f[N] w[N,E] w[1,E]", "w[N,E] +w?[1,E]" },
     [OP_PAIR_LOSS] = { "f[N] i[Q,5] f[2]", "f[1]" },
     [OP_PAIR_LOSS_GRAD] = { "f[N] i[Q,5] f[2]", "f[N]" },
     [OP_VALUE_LOSS] = { "f[N] f[N] f[N] i[N] f[2]", "f[1]" },
@@ -245,6 +248,12 @@ static int check_attrs(const struct checker *c, const struct op_form *form)
     if (!(a->p >= 0 && a->p < 1))
         return err_set(c->err, ERR_RUN, "%s with the probability or decay %g", name, (double)a->p);
     switch (c->step->op) {
+    case OP_LINEAR:
+        if (c->step->in[3] >= 0 && c->plan->buffers[c->step->in[3]].dtype != c->plan->buffers[c->step->out[0]].dtype)
+            return refuse(c, &c->plan->buffers[c->step->in[3]], "it is not of the result's type");
+        return 0;
+    case OP_SCALE:
+        return isfinite(a->scale) ? 0 : err_set(c->err, ERR_RUN, "%s by %g", name, a->scale);
     case OP_LINEAR_CE:
     case OP_LINEAR_CE_TRAIN:
         if (a->chunk < 1)

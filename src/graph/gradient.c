@@ -1,16 +1,33 @@
 /* Reverse-mode differentiation (Griewank and Walther 2008, ch. 3): the forward nodes are visited last to first, and each op's
  * rule adds the nodes that turn gradients of its outputs into gradients of its inputs. A value used several times gets
- * several contributions: ops that can add to their output do so in place, the others get an explicit OP_ADD. */
+ * several contributions: ops that can add to their output do so in place, the others get an explicit OP_ADD. Nothing is made
+ * that only leads to what does not learn. */
 #include "graph/graph.h"
 
 #include "base/mem.h"
 
 bool graph_wants_grad(const struct graph *g, int value)
 {
-    if (value < 0)
-        return false;
-    const struct value *v = &g->values[value];
-    return !v->input && (v->kind == KIND_PARAM || v->kind == KIND_ACTIVATION);
+    return value >= 0 && g->values[value].learns;
+}
+
+static bool node_learns(const struct graph *g, const struct node *n)
+{
+    for (int k = 0; k < OP_MAX_IN; k++)
+        if (graph_wants_grad(g, n->in[k]))
+            return true;
+    return false;
+}
+
+/* From parameters through the forward nodes, which are in the order they will run. */
+static void find_learning(struct graph *g)
+{
+    for (int i = 0; i < g->n_values; i++)
+        g->values[i].learns = g->values[i].kind == KIND_PARAM && !g->values[i].frozen;
+    for (int i = 0; i < g->n_nodes; i++)
+        for (int k = 0; k < OP_MAX_OUT && node_learns(g, &g->nodes[i]); k++)
+            if (g->nodes[i].out[k] >= 0)
+                g->values[g->nodes[i].out[k]].learns = true;
 }
 
 static int new_grad(struct graph *g, int value)
@@ -26,10 +43,12 @@ static int new_grad(struct graph *g, int value)
 
 int graph_grad_begin(struct graph *g, int value, bool can_add, enum accumulate *how)
 {
-    const int have = g->values[value].grad;
-    const bool of_param = g->values[value].kind == KIND_PARAM;
+    const int have = value < 0 ? -1 : g->values[value].grad;
+    const bool of_param = value >= 0 && g->values[value].kind == KIND_PARAM;
 
     MUST(can_add || !of_param);
+    if (value < 0 || (of_param && !graph_wants_grad(g, value)))
+        return -1;
     *how = of_param ? ACCUMULATE_UNLESS_FIRST : ACCUMULATE_NO;
     if (have < 0 || !can_add || g->values[have].n_owners > 1) /* a shared gradient may still be read elsewhere */
         return new_grad(g, value);
@@ -39,10 +58,9 @@ int graph_grad_begin(struct graph *g, int value, bool can_add, enum accumulate *
 
 void graph_grad_end(struct graph *g, int value, int written)
 {
-    const int have = g->values[value].grad;
-
-    if (have == written)
+    if (written < 0 || !graph_wants_grad(g, value) || g->values[value].grad == written)
         return;
+    const int have = g->values[value].grad;
     if (have < 0) {
         g->values[value].grad = written;
         g->values[written].n_owners++;
@@ -61,6 +79,7 @@ int graph_gradient(struct graph *g, int loss, struct err *err)
 
     if (graph_check(g, err) != 0)
         return -1;
+    find_learning(g);
     g->pass = PASS_BACKWARD;
     g->by = "gradient";
     for (int i = n_forward - 1; i >= 0; i--) {
@@ -73,7 +92,7 @@ int graph_gradient(struct graph *g, int loss, struct err *err)
             dout[k] = out < 0 ? -1 : g->values[out].grad;
             reached = reached || dout[k] >= 0 || (out >= 0 && out == loss);
         }
-        if (!reached || !rule->gradient)
+        if (!reached || !rule->gradient || !node_learns(g, &g->nodes[i]))
             continue;
         g->layer = g->nodes[i].layer;
         if (rule->gradient(g, i, dout, err) != 0 || graph_check(g, err) != 0)

@@ -191,6 +191,17 @@ void graph_move_node(struct graph *g, int from, int to)
     g->nodes[to] = moved;
 }
 
+int graph_insert_node(struct graph *g, int at, enum op op, struct op_attrs attrs, const int *in, const int *out)
+{
+    const int last = graph_node(g, op, attrs, in, out);
+
+    MUST(at <= last || g->failure.code != ERR_NONE);
+    if (g->failure.code != ERR_NONE)
+        return 0;
+    graph_move_node(g, last, at);
+    return at;
+}
+
 void graph_remove_node(struct graph *g, int node)
 {
     memmove(&g->nodes[node], &g->nodes[node + 1], (size_t)(g->n_nodes - node - 1) * sizeof *g->nodes);

@@ -29,6 +29,8 @@ struct value {
     bool working; /* its type is the run's working type, which bf16 changes */
     bool input; /* set before the program runs, or read after it */
     bool packed; /* its first extent is of live rows: at most these in a run */
+    bool frozen; /* a parameter that does not learn */
+    bool learns; /* a parameter that does, or what depends on one: gradient.c */
     struct shape shape;
     int grad; /* its gradient, or -1 */
     int n_owners; /* of a gradient: how many values it is the gradient of */
@@ -79,6 +81,8 @@ int graph_find_param(const struct graph *g, const char *name); /* of the graph's
 /* Adds a node at the end; inputs and outputs are lists that end with NODE_END, -1 stands for a missing one. */
 #define NODE_END (-2)
 int graph_node(struct graph *g, enum op op, struct op_attrs attrs, const int *in, const int *out);
+/* The same before node `at`. */
+int graph_insert_node(struct graph *g, int at, enum op op, struct op_attrs attrs, const int *in, const int *out);
 #define NODE_LIST(...) ((const int[]){ __VA_ARGS__, NODE_END })
 void graph_move_node(struct graph *g, int from, int to);
 void graph_remove_node(struct graph *g, int node);
@@ -88,11 +92,13 @@ void graph_remove_unread(struct graph *g);
 int graph_producer(const struct graph *g, int value); /* the node that writes it first, or -1 */
 int graph_only_user(const struct graph *g, int value, enum op op); /* its one user, if that is this op; else -1 */
 
-/* gradient.c: adds the backward pass of the scalar value loss. Parameters get their gradients in values of KIND_GRAD. */
+/* gradient.c: adds the backward pass of the scalar value loss, as far down as something learns. Parameters that do get their
+ * gradients in values of KIND_GRAD. */
 int graph_gradient(struct graph *g, int loss, struct err *err);
 /* For gradient rules: where the contribution to the gradient of value is to be written, and how. Ops that can add
  * (can_add) add in place to what there is; others get a fresh value. graph_grad_end then makes what was written the gradient,
- * with an OP_ADD where it is one of several. */
+ * with an OP_ADD where it is one of several. For a frozen parameter or none: -1, and *how stays; for an activation that no
+ * gradient is wanted of: a value for what the op writes all the same. Both are nothing to graph_grad_end. */
 int graph_grad_begin(struct graph *g, int value, bool can_add, enum accumulate *how);
 void graph_grad_end(struct graph *g, int value, int written);
 bool graph_wants_grad(const struct graph *g, int value);

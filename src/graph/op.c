@@ -82,7 +82,7 @@ static double linear_ce_flops(const struct operand *in, const struct operand *ou
 
 static double linear_ce_train_flops(const struct operand *in, const struct operand *out, const struct op_attrs *attrs)
 {
-    return 3 * linear_ce_flops(in, out, attrs);
+    return (out[2].there ? 3 : 2) * linear_ce_flops(in, out, attrs);
 }
 
 static double value_head_flops(const struct operand *in, const struct operand *out, const struct op_attrs *attrs)
@@ -103,14 +103,16 @@ static const struct op_rule rules[OP_N] = {
     [OP_EMBED] = { "embed", 2, 1, op_embed_gradient, NULL, false },
     [OP_EMBED_GRAD] = { "embed_grad", 2, 1, NULL, NULL, false },
     [OP_ADD] = { "add", 2, 1, op_add_gradient, NULL, false },
-    [OP_LINEAR] = { "linear", 3, 1, op_linear_gradient, linear_flops, true },
+    [OP_LINEAR] = { "linear", 4, 1, op_linear_gradient, linear_flops, true },
     [OP_QUANTIZE] = { "quantize", 1, 2, NULL, NULL, false },
     [OP_LINEAR_Q8] = { "linear_q8", 4, 1, NULL, linear_flops, true },
     [OP_LINEAR_DX] = { "linear_dx", 2, 1, NULL, linear_dx_flops, true },
     [OP_LINEAR_DW] = { "linear_dw", 2, 2, NULL, linear_dw_flops, true },
+    [OP_BIAS_GRAD] = { "bias_grad", 1, 1, NULL, NULL, false },
     [OP_RELU] = { "relu", 1, 1, op_relu_gradient, NULL, false },
     [OP_RELU_GRAD] = { "relu_grad", 2, 1, NULL, NULL, false },
     [OP_DROPOUT] = { "dropout", 1, 1, op_dropout_gradient, NULL, false },
+    [OP_SCALE] = { "scale", 1, 1, op_dropout_gradient, NULL, false },
     [OP_LAYERNORM] = { "layernorm", 3, 2, op_layernorm_gradient, NULL, false },
     [OP_LAYERNORM_GRAD] = { "layernorm_grad", 4, 3, NULL, NULL, false },
     [OP_ADD_NORM] = { "add_norm", 4, 3, op_add_norm_gradient, NULL, false },
@@ -151,6 +153,11 @@ static const struct op_rule rules[OP_N] = {
 bool op_is_collective(enum op op)
 {
     return op == OP_ALL_REDUCE || op == OP_REDUCE_SCATTER || op == OP_ALL_GATHER || op == OP_WAIT;
+}
+
+int op_in_place(enum op op)
+{
+    return op == OP_LINEAR ? 3 : -1;
 }
 
 const struct op_rule *op_rule(enum op op)

@@ -8,20 +8,22 @@
  *  embed                 ids[N] i32, table[V,C]                     y[N,C]
  *  embed_grad            ids[N], dy[N,C]                            +dtable[V,C]                              skip_row
  *  add                   a, b                                       y (shape of a)
- *  linear                x[N,K], w[M,K], bias[M]|[]                 y[N,M], also f32                          relu
+ *  linear                x[N,K], w[M,K], bias[M]|[], z[N,M]|[]      y[N,M], also f32, as z                    relu
  *  quantize              w[M,K]                                     wq[M,K] i8, scales[M,G] f32
  *  linear_q8             x[N,K], wq[M,K] i8, scales[M,G] f32,       y[N,M], also f32                          relu
  *                        bias[M]|[]
  *  linear_dx             dy[N,M], w[M,K]                            +dx[N,K]
  *  linear_dw             dy[N,M], x[N,K]                            +dw[M,K], +db[M]|[]
+ *  bias_grad             dy[N,M]                                    +db[M]
  *  relu                  x                                          y
  *  relu_grad             dy, y                                      dx = dy where y > 0, else 0
  *  dropout               x[N,C]                                     y[N,C] (its own gradient op too)          p site
+ *  scale                 x[N,C]                                     y[N,C] (its own gradient op too)          scale
  *  layernorm             x[N,C], g[C], b[C]                         y[N,C], stats[N,2] f32 (mean, 1/sd)
- *  layernorm_grad        dy, x, stats, g                            dx, +dg[C], +db[C]
+ *  layernorm_grad        dy, x, stats, g                            dx, +dg[C]|[], +db[C]|[]
  *  add_norm              a[N,C], r[N,C], g, b                       s = a + dropout(r), y = norm(s), stats    p site
  *  add_norm_grad         dy, ds|[], s, stats, g                     dz (to a), dr (to r; [] if p = 0),
- *                                                                   +dg, +db                                  p site
+ *                                                                   +dg|[], +db|[]                            p site
  *  attention             q, k, v [N,C], spans[B,2] i32              o[N,C], probs[B,H,T,T]                    heads
  *  attention_grad        do, q, k, v, probs, spans                  dq, dk, dv                                heads
  *  flash_attention       q, k, v [N,C], spans                       o[N,C], lse[B,H,T] f32                    heads
@@ -33,9 +35,10 @@
  *                        advantage|[]
  *  linear_ce             h[N,E], w[V,E], targets, norm, old|[],     loss[1] f32, logp[N] f32|[]               chunk clip
  *                        advantage|[]
- *  linear_ce_train       h, w, targets, norm, old|[], advantage|[]  loss, dh[N,E], +dw[V,E], logp[N] f32|[]   chunk clip
+ *  linear_ce_train       h, w, targets, norm, old|[], advantage|[]  loss, dh[N,E], +dw[V,E]|[],               chunk clip
+ *                                                                   logp[N] f32|[]
  *  value_head            h[N,E], w[1,E]                             r[N] f32
- *  value_head_grad       dr[N] f32, h, w                            dh[N,E], +dw[1,E]
+ *  value_head_grad       dr[N] f32, h, w                            dh[N,E], +dw[1,E]|[]
  *  pair_loss             r[N] f32, pairs[Q,5] i32, norm[2] f32      loss[1] f32
  *  pair_loss_grad        r, pairs, norm                             dr[N] f32
  *  value_loss            v[N] f32, old[N] f32, returns[N] f32,      loss[1] f32                               clip
@@ -61,6 +64,8 @@
  *  file_wait             -                                          up to 6 of memory: reads and writes done
  *  wait                  x                                          -
  *
+ * linear: y = x wT + bias + z, then ReLU; y may have the memory of z. Gradients of what does not learn are
+ * left out.
  * norm: layer norm, epsilon 1e-5, biased variance; statistics in fp32 at least.
  * quantize: each row of w in groups of INT8_GROUP, G = K / INT8_GROUP rounded up; a group's scale is its largest magnitude
  * over 127, wq = w * (127 / that magnitude), to the nearest even, all in fp32. A group with what is not finite has the scale
@@ -118,9 +123,11 @@ enum op {
     OP_LINEAR_Q8,
     OP_LINEAR_DX,
     OP_LINEAR_DW,
+    OP_BIAS_GRAD,
     OP_RELU,
     OP_RELU_GRAD,
     OP_DROPOUT,
+    OP_SCALE,
     OP_LAYERNORM,
     OP_LAYERNORM_GRAD,
     OP_ADD_NORM,
@@ -186,10 +193,12 @@ struct op_attrs {
     int64_t chunk; /* linear_ce: rows at a time */
     bool padding, shares; /* live_rows: padding is live too; a rejected row begins where its text does */
     double clip; /* of PPO's losses */
+    double scale;
     int64_t begin, count; /* a range of elements of a flat tensor */
     int64_t bucket; /* elements sent at a time */
     bool begins; /* a later OP_WAIT ends it */
     int group; /* adamw: which of the hyper's learning rates and decays */
+    double rate; /* adamw: the group's own highest learning rate; 0: the run's */
 };
 
 struct op_cost {
@@ -219,6 +228,7 @@ struct op_rule {
 };
 
 const struct op_rule *op_rule(enum op op);
+int op_in_place(enum op op); /* the input over which output 0 may be written, if nobody reads it any more; -1 = none */
 bool op_is_collective(enum op op); /* by all ranks together, through comm rather than a kernel */
 static inline bool op_moves_files(enum op op)
 {
@@ -230,7 +240,7 @@ int op_embed_gradient(struct graph *g, int node, const int *dout, struct err *er
 int op_add_gradient(struct graph *g, int node, const int *dout, struct err *err);
 int op_linear_gradient(struct graph *g, int node, const int *dout, struct err *err);
 int op_relu_gradient(struct graph *g, int node, const int *dout, struct err *err);
-int op_dropout_gradient(struct graph *g, int node, const int *dout, struct err *err);
+int op_dropout_gradient(struct graph *g, int node, const int *dout, struct err *err); /* scale's too */
 int op_layernorm_gradient(struct graph *g, int node, const int *dout, struct err *err);
 int op_add_norm_gradient(struct graph *g, int node, const int *dout, struct err *err);
 int op_attention_gradient(struct graph *g, int node, const int *dout, struct err *err);

@@ -1,9 +1,9 @@
 /* Where every buffer lies. Persistent buffers follow each other; the transient buffers of each program are packed into one
  * region that all programs share, by lifetime: largest first, each at the lowest offset where it overlaps no placed buffer
- * that lives at the same time (greedy by size: Pisarchyk and Lee 2020, arXiv:2001.03288). Caches begin that region:
- * the programs that use them find them there from run to run, the others write over them. Then comes the scratch that the
- * hungriest kernel wants. What lives in files follows each other there. The answer is the prediction and the allocation at
- * once. */
+ * that lives at the same time (greedy by size: Pisarchyk and Lee 2020, arXiv:2001.03288). A result takes over the place of an
+ * operand that it can be written over. Caches begin that region: the programs that use them find them there from run to run,
+ * the others write over them. Then comes the scratch that the hungriest kernel wants. What lives in files follows each other
+ * there. The answer is the prediction and the allocation at once. */
 #include "plan/plan.h"
 
 #include <inttypes.h>
@@ -68,6 +68,31 @@ static void find_lifetimes(struct plan *p)
                 note_use(p, step->in[k], s);
             for (int k = 0; k < OP_MAX_OUT; k++)
                 note_use(p, step->out[k], s);
+        }
+}
+
+static bool has_own_place(const struct plan *p, int buffer, int program)
+{
+    const struct buffer *b = buffer < 0 ? NULL : &p->buffers[buffer];
+
+    return b && b->parent < 0 && !b->persistent && b->program == program;
+}
+
+/* Where an op can write its result over an operand that is dead after it, the operand becomes a view of the result. */
+static void share_places(struct plan *p)
+{
+    for (int g = 0; g < p->n_programs; g++)
+        for (int i = 0; i < p->programs[g].n_steps; i++) {
+            const struct op_step *s = &p->programs[g].steps[i];
+            const int over = op_in_place(s->op), from = over < 0 ? -1 : s->in[over], to = s->out[0];
+            if (!has_own_place(p, from, g) || !has_own_place(p, to, g))
+                continue;
+            struct buffer *dead = &p->buffers[from], *result = &p->buffers[to];
+            if (dead->last_step != i || result->first_step != i || dead->bytes != result->bytes)
+                continue;
+            dead->parent = to;
+            dead->parent_begin = 0;
+            result->first_step = dead->first_step;
         }
 }
 
@@ -236,6 +261,7 @@ int layout_assign(struct plan *p, struct err *err)
         if (size_buffer(&p->buffers[i], err) != 0)
             return -1;
     find_lifetimes(p);
+    share_places(p);
     for (int g = 0; g < p->n_programs; g++)
         for (int s = 0; s < p->programs[g].n_steps; s++)
             if (p->programs[g].steps[s].scratch_bytes > p->scratch_bytes)

@@ -25,6 +25,7 @@ struct sample {
     int64_t planned_B, planned_T; /* 0 = as B and T */
     bool wide; /* fp32 where the working type may also be that */
     bool bare; /* without optional operands */
+    bool frozen; /* without the gradients that are optional */
     bool later_micro;
     bool packed; /* token tensors hold live rows alone */
     bool shares; /* and some rows share their beginning with another */
@@ -58,8 +59,10 @@ static const struct gradient_link links[] = {
     { OP_EMBED, OP_EMBED_GRAD, "i0 d0", "1" },
     { OP_LINEAR, OP_LINEAR_DX, "d0 i1", "0" },
     { OP_LINEAR, OP_LINEAR_DW, "d0 i0", "12" },
+    { OP_LINEAR, OP_BIAS_GRAD, "d0", "2" },
     { OP_RELU, OP_RELU_GRAD, "d0 o0", "0" },
     { OP_DROPOUT, OP_DROPOUT, "d0", "0" },
+    { OP_SCALE, OP_SCALE, "d0", "0" },
     { OP_LAYERNORM, OP_LAYERNORM_GRAD, "d0 i0 o1 i1", "012" },
     { OP_ADD_NORM, OP_ADD_NORM_GRAD, "d1 d0 o0 o2 i2", "0123" },
     { OP_ATTENTION, OP_ATTENTION_GRAD, "d0 i0 i1 i2 o1 i3", "012" },
@@ -263,7 +266,7 @@ static inline void fixture_init(struct fixture *f, const struct sample *s)
                               .shards = 1,
                               .parent = -1 };
         f->used[i] = shape_count(&used);
-        if (form->optional && s->bare)
+        if (form->optional && (s->bare || (s->frozen && form->adds)))
             continue;
         *(i < f->form.n_in ? &f->step.in[i] : &f->step.out[i - f->form.n_in]) = i;
         b->count = shape_count(&b->shape);

@@ -11,7 +11,7 @@ static const enum op by_exec[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATH
                                    OP_FILE_READ,  OP_FILE_WRITE,     OP_FILE_WAIT };
 
 static const struct op_attrs plain = {
-    .heads = 2, .p = 0.1f, .site = 3, .skip_row = -1, .chunk = 3, .clip = 0.5, .count = 50
+    .heads = 2, .p = 0.1f, .site = 3, .skip_row = -1, .chunk = 3, .clip = 0.5, .scale = -0.75, .count = 50
 };
 
 static bool listed(const enum op *list, int n, enum op op)
@@ -75,7 +75,7 @@ static double slope(const struct gradient_link *link, struct fixture *forward, c
     return (side[1] - side[0]) / (2 * h);
 }
 
-static void check_gradient(const struct gradient_link *link, bool bare, struct backend *b)
+static void check_gradient(const struct gradient_link *link, bool bare, bool frozen, struct backend *b)
 {
     const struct sample s = { .op = link->gradient,
                               .attrs = plain,
@@ -87,7 +87,8 @@ static void check_gradient(const struct gradient_link *link, bool bare, struct b
                               .M = 4,
                               .V = 7,
                               .E = 3,
-                              .bare = bare };
+                              .bare = bare,
+                              .frozen = frozen };
     struct fixture forward, gradient;
 
     fixture_init(&gradient, &s);
@@ -96,7 +97,7 @@ static void check_gradient(const struct gradient_link *link, bool bare, struct b
     for (int o = 0; link->out[o]; o++) {
         const int input = link->out[o] - '0', output = gradient.form.n_in + o;
 
-        if (link->out[o] == '.' || !gradient.data[output])
+        if (link->out[o] == '.' || !gradient.data[output] || !forward.data[input])
             continue;
         for (int64_t at = 0; at < gradient.used[output]; at++) {
             const double want = slope(link, &forward, &gradient, input, at, b), is = get(&gradient, output, at);
@@ -118,7 +119,8 @@ TEST(gradients_are_finite_differences)
     CHECK_OK(backend_open(&b, "ref", 1, &err), &err);
     for (int i = 0; i < COUNT_OF(links); i++)
         for (int bare = 0; bare < 2; bare++)
-            check_gradient(&links[i], bare, &b);
+            for (int frozen = 0; frozen < 2; frozen++)
+                check_gradient(&links[i], bare, frozen, &b);
     b.close(&b);
 }
 
@@ -556,14 +558,14 @@ static void check_sample(struct sample s, struct backend *cpu, struct backend *r
     fixture_free(&roomy);
 }
 
-static bool has_sums(enum op op)
+static bool has_sums(enum op op, bool optional)
 {
     struct op_form form;
     bool adds = false;
 
     operands_form(op, &form);
     for (int i = 0; i < form.n_out; i++)
-        adds = adds || form.out[i].adds;
+        adds = adds || (form.out[i].adds && (!optional || form.out[i].optional));
     return adds;
 }
 
@@ -597,7 +599,15 @@ static void check_variants(const struct sample *s, struct backend *cpu, struct b
     v.packed = packs(s->op);
     if (v.packed && s->type == F32)
         check_sample(v, cpu, ref, "packed");
-    if (!has_sums(s->op))
+    v = *s;
+    v.attrs.relu = true;
+    if (s->op == OP_LINEAR)
+        check_sample(v, cpu, ref, "with relu");
+    v = *s;
+    v.frozen = true;
+    if (has_sums(s->op, true))
+        check_sample(v, cpu, ref, "frozen");
+    if (!has_sums(s->op, false))
         return;
     v = *s;
     v.attrs.accumulate = ACCUMULATE_YES;
@@ -663,14 +673,15 @@ static void check_q8(struct backend *b, struct backend *ref)
 
     s.op = OP_LINEAR;
     fixture_init(&linear, &s);
+    linear.step.in[3] = -1;
     copy_operand(&linear, 0, &q8, 0);
     copy_operand(&linear, 2, &q8, 3);
     for (int64_t i = 0; i < s.M * s.K; i++)
         put(&linear, 1, i, get(&q8, 1, i) * get(&q8, 2, i / s.K * 3 + i % s.K / INT8_GROUP));
     fixture_run(&linear, ref);
     for (int64_t i = 0; i < s.B * s.M; i++)
-        if (!(fabs(get(&q8, 4, i) - get(&linear, 3, i)) <= 1e-5 * 40 * sqrt((double)s.K)))
-            fail_msg("element %d is %g, with full weights %g", (int)i, get(&q8, 4, i), get(&linear, 3, i));
+        if (!(fabs(get(&q8, 4, i) - get(&linear, 4, i)) <= 1e-5 * 40 * sqrt((double)s.K)))
+            fail_msg("element %d is %g, with full weights %g", (int)i, get(&q8, 4, i), get(&linear, 4, i));
     fixture_free(&q8);
     fixture_free(&linear);
 }

@@ -62,6 +62,31 @@ TEST(scratch_and_kinds_add_up)
     plan_free(&p);
 }
 
+/* y = x wT + z: y is written over z, unless somebody still wants z. Laid out twice, as it must come out the same. */
+TEST(sum_is_written_over_its_operand)
+{
+    for (int wanted = 0; wanted < 2; wanted++) {
+        struct op_step sum = plan_step(OP_LINEAR, "model"), later = plan_step(OP_RELU, "model");
+        struct err err = { 0 };
+        struct plan p;
+
+        chain(test_state, &p, 3); /* a > b > c */
+        const struct buffer y = transient("y", 16), last = transient("last", 16);
+        CHECK_EQ(plan_add_buffer(&p, &y, &err), 3);
+        CHECK_EQ(plan_add_buffer(&p, &last, &err), 4);
+        sum.in[0] = 0, sum.in[1] = 1, sum.in[3] = 2, sum.out[0] = 3;
+        later.in[0] = wanted ? 2 : 3, later.out[0] = 4;
+        CHECK_OK(plan_insert(&p, 0, 2, &sum, &err), &err);
+        CHECK_OK(plan_insert(&p, 0, 3, &later, &err), &err);
+        for (int i = 0; i < 2; i++) {
+            CHECK_OK(layout_assign(&p, &err), &err);
+            CHECK_EQ(p.buffers[3].offset == p.buffers[2].offset, !wanted);
+            CHECK_EQ(p.tier_bytes[TIER_DEVICE], wanted ? 256 : 192);
+        }
+        plan_free(&p);
+    }
+}
+
 /* "fill" writes a cache of 16 floats and one buffer, "other" has two or more that live at once. */
 TEST(caches_lie_where_other_programs_work)
 {
@@ -176,5 +201,6 @@ TEST(layout_is_deterministic)
     plan_free(&p);
 }
 
-TEST_MAIN(CASE(dead_buffer_is_reused), CASE(scratch_and_kinds_add_up), CASE(caches_lie_where_other_programs_work),
-          CASE(absurd_size_is_refused), CASE(a_models_buffers_are_disjoint), CASE(layout_is_deterministic))
+TEST_MAIN(CASE(dead_buffer_is_reused), CASE(scratch_and_kinds_add_up), CASE(sum_is_written_over_its_operand),
+          CASE(caches_lie_where_other_programs_work), CASE(absurd_size_is_refused), CASE(a_models_buffers_are_disjoint),
+          CASE(layout_is_deterministic))

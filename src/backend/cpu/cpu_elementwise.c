@@ -22,6 +22,13 @@ SIMD_CLONES static void relu_grad_tile(float *restrict dx, const float *restrict
         dx[i] = y[i] > 0 ? dy[i] : 0;
 }
 
+SIMD_CLONES static void scale_tile(float *restrict y, const float *restrict x, float scale, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        y[i] = scale * x[i];
+}
+
 /* Of one operand or two of one shape. */
 static void map_part(const struct cpu_call *a, int part)
 {
@@ -32,13 +39,15 @@ static void map_part(const struct cpu_call *a, int part)
     for (int64_t i = p.begin; i < p.end; i += SIMD_TILE) {
         const int64_t n = p.end - i < SIMD_TILE ? p.end - i : SIMD_TILE;
         const float *x = simd_load(a->in[0], a->type, i, n, first);
-        const float *z = op == OP_RELU ? NULL : simd_load(a->in[1], a->type, i, n, second);
+        const float *z = op == OP_RELU || op == OP_SCALE ? NULL : simd_load(a->in[1], a->type, i, n, second);
         float *y = simd_room(a->out[0], a->type, i, result);
 
         if (op == OP_ADD)
             add_tile(y, x, z, n);
         else if (op == OP_RELU)
             relu_tile(y, x, n);
+        else if (op == OP_SCALE)
+            scale_tile(y, x, (float)a->attrs->scale, n);
         else
             relu_grad_tile(y, x, z, n);
         simd_store(a->out[0], a->type, i, n, y);
@@ -93,4 +102,5 @@ static int dropout_run(struct backend *b, const struct kernel *k, void *const *i
 }
 
 const struct cpu_op cpu_add = { cpu_no_scratch, map_run }, cpu_relu = { cpu_no_scratch, map_run },
-                    cpu_relu_grad = { cpu_no_scratch, map_run }, cpu_dropout = { dropout_prepare, dropout_run };
+                    cpu_relu_grad = { cpu_no_scratch, map_run }, cpu_scale = { cpu_no_scratch, map_run },
+                    cpu_dropout = { dropout_prepare, dropout_run };

@@ -232,6 +232,8 @@ static void sum_part(const struct cpu_call *a, int part)
     for (int which = 0; which < 2; which++) {
         float *sum = cpu_buffer(a, 0, GRAD_DG + which) + p.begin;
 
+        if (!a->out[operands_of(a)->dg + which])
+            continue;
         for (int other = 1; other < a->parts; other++)
             simd_add(sum, cpu_buffer(a, other, GRAD_DG + which) + p.begin, p.end - p.begin);
         cpu_give(a, operands_of(a)->dg + which, p.begin, p.end - p.begin, sum);

@@ -94,7 +94,8 @@ static int head_grad_run(struct backend *b, const struct kernel *k, void *const 
     cpu_parts(&a, head_grad_part);
     for (int part = 1; part < a.parts; part++)
         simd_add(cpu_buffer(&a, 0, BUFFER_DW), cpu_buffer(&a, part, BUFFER_DW), width(k));
-    cpu_give(&a, 1, 0, width(k), cpu_buffer(&a, 0, BUFFER_DW));
+    if (out[1])
+        cpu_give(&a, 1, 0, width(k), cpu_buffer(&a, 0, BUFFER_DW));
     return 0;
 }
 

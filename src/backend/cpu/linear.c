@@ -1,9 +1,12 @@
-/* linear, linear_dx, linear_dw: y = x wT + bias and its two gradients, each one matrix product.
+/* linear, linear_dx, linear_dw: y = x wT + bias + z and its gradients, each one matrix product; bias_grad, where the weights
+ * do not learn.
  *
  * A run may have fewer rows than planned; its products have exactly its rows, so that its numbers are the same bits
  * whatever was planned. matmul.c makes such a product when it first sees it and keeps it: 0.2 ms each (AVX2). Few rows, as in
  * decoding, have kernels of their own. */
-#include "backend/cpu/cpu.h"
+#include <string.h>
+
+#include "backend/cpu/call.h"
 #include "backend/cpu/narrow.h"
 #include "backend/cpu/simd.h"
 
@@ -28,7 +31,8 @@ static struct matmul_shape shape_linear(const struct kernel *k, int64_t rows)
                                   .ab = x->dtype,
                                   .c = y->dtype,
                                   .bias = kernel_in(k, 2) != NULL,
-                                  .relu = k->step->attrs.relu };
+                                  .relu = k->step->attrs.relu,
+                                  .add = kernel_in(k, 3) != NULL };
 }
 
 static struct matmul_shape shape_dx(const struct kernel *k, int64_t rows, bool add)
@@ -76,6 +80,8 @@ static int linear_run(struct backend *b, const struct kernel *k, void *const *in
 {
     const struct matmul_shape s = shape_linear(k, kernel_rows(k, c));
 
+    if (s.add && in[3] != out[0]) /* products add in place */
+        memcpy(out[0], in[3], (size_t)(s.M * s.N) * dtype_bytes(s.c));
     if (is_narrow(cpu_of(b), &s)) {
         narrow_run(cpu_of(b)->isa, b->threads, &s, in[0], in[1], in[2], out[0], scratch);
         return 0;
@@ -176,6 +182,19 @@ static int dw_run(struct backend *b, const struct kernel *k, void *const *in, vo
     return matmul_run(cpu_of(b)->matmul, &s, in[0], in[1], NULL, out[0], scratch, k->scratch_bytes, err);
 }
 
+static int bias_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                    const struct run_context *c, struct err *err)
+{
+    const struct buffer *dy = kernel_in(k, 0), *db = kernel_out(k, 0);
+
+    (void)b;
+    (void)scratch;
+    (void)err;
+    sum_rows(out[0], db->dtype, in[0], dy->dtype, kernel_rows(k, c), columns_of(dy), kernel_adds(k, c));
+    return 0;
+}
+
 const struct cpu_op cpu_linear = { linear_prepare, linear_run };
 const struct cpu_op cpu_linear_dx = { dx_prepare, dx_run };
 const struct cpu_op cpu_linear_dw = { dw_prepare, dw_run };
+const struct cpu_op cpu_bias_grad = { cpu_no_scratch, bias_run };

@@ -30,7 +30,7 @@ struct work {
     struct room room;
     enum dtype type;
     int64_t N, E, V, chunk;
-    bool train;
+    bool train, learns; /* learns: dw is wanted */
     const void *h, *w;
     const int32_t *target;
     const float *norm, *old, *advantage; /* the last two: NULL = cross-entropy */
@@ -60,14 +60,15 @@ static struct work work_of(const struct backend *b, const struct kernel *k, bool
                           .E = h->shape.dim[1],
                           .V = w->shape.dim[0],
                           .chunk = chunk < N ? chunk : N,
-                          .train = train };
+                          .train = train,
+                          .learns = train && kernel_out(k, 2) };
 }
 
 /* Fills w->room for a planned N; returns the bytes before the matrix products' own. */
 static size_t lay_out(struct work *w, int64_t planned, char *scratch)
 {
     const size_t size = dtype_bytes(w->type);
-    const bool bf16 = w->type == BF16, sums = w->train && bf16 && planned > w->chunk;
+    const bool bf16 = w->type == BF16, sums = w->learns && bf16 && planned > w->chunk;
     size_t used = 0;
     const size_t row = take(&used, planned, sizeof *w->room.row), loss = take(&used, w->chunk, sizeof *w->room.loss),
                  h = take(&used, w->chunk * w->E, size), dh = take(&used, w->train ? w->chunk * w->E : 0, size),
@@ -111,7 +112,7 @@ static int prepare(struct backend *b, struct kernel *k, bool train, struct err *
     const struct matmul_shape shapes[] = { shape_logits(&w, w.chunk), shape_dh(&w, w.chunk),
                                            shape_dw(&w, w.chunk, w.type, true), shape_dw(&w, w.chunk, F32, true) };
 
-    for (int i = 0; i < (train ? COUNT_OF(shapes) : 1); i++)
+    for (int i = 0; i < (w.learns ? COUNT_OF(shapes) : train ? 2 : 1); i++)
         if (matmul_prepare(w.matmul, &shapes[i], &products, err) != 0)
             return -1;
     k->scratch_bytes = lay_out(&w, w.N, NULL) + products;
@@ -193,7 +194,9 @@ static int chunk_pass(const struct work *w, const int64_t *row, int64_t rows, bo
         *loss += r->loss[i];
     if (!w->train)
         return 0;
-    if (product(w, shape_dh(w, rows), r->dlogits, w->w, r->dh, err) != 0 ||
+    if (product(w, shape_dh(w, rows), r->dlogits, w->w, r->dh, err) != 0)
+        return -1;
+    if (w->learns &&
         product(w, shape_dw(w, rows, into, adds), r->dlogits, r->h, r->dw ? (void *)r->dw : w->dw, err) != 0)
         return -1;
     copy_rows(w, row, rows, false);
@@ -230,7 +233,7 @@ static int all_chunks(struct work *w, float *loss, struct err *err)
         if (chunk_pass(w, w->room.row + i, rows, adds, &sum, err) != 0)
             return -1;
     }
-    if (w->train && n == 0 && !w->adds)
+    if (w->learns && n == 0 && !w->adds)
         memset(w->dw, 0, (size_t)(w->V * w->E) * dtype_bytes(w->type));
     if (w->room.dw)
         round_dw(w);

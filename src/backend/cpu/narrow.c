@@ -28,6 +28,8 @@ static inline void finish(const struct narrow_job *j, int64_t m, int64_t n, floa
 {
     if (j->bias)
         sum += element(j->bias, j->type, n);
+    if (j->add)
+        sum += element(j->y, j->y_type, m * j->N + n);
     if (j->relu && sum < 0)
         sum = 0;
     if (j->y_type == F32)
@@ -123,7 +125,8 @@ static struct narrow_job job_of(const struct matmul_shape *s, const void *w, con
                                 .K = s->K,
                                 .type = s->ab,
                                 .y_type = s->c,
-                                .relu = s->relu };
+                                .relu = s->relu,
+                                .add = s->add };
 }
 
 static void run(const struct narrow *n, int threads, const struct narrow_job *j)

@@ -1,6 +1,6 @@
 /* backend/cpu/narrow.h - products of a few rows with a matrix of weights, which is what decoding consists of:
  *
- *     y[M,N] = x[M,K] wT (+ bias[N]) (relu),   w stored [N,K],   M at most NARROW_ROWS
+ *     y[M,N] = x[M,K] wT (+ bias[N]) (+ y) (relu),   w stored [N,K],   M at most NARROW_ROWS
  *
  * Each weight is read from memory once, whatever M, and this reading is all that takes time: oneDNN's products, made for
  * tall matrices, reach half of what memory gives. A row's result has the same bits in whatever company it is computed and by
@@ -22,7 +22,7 @@ struct narrow_job {
     void *y; /* [M,N] */
     int64_t M, N, K;
     enum dtype type, y_type; /* of w (unless it is int8) and bias; of y */
-    bool relu;
+    bool relu, add;
 };
 
 /* What a single query sees of a cache: n keys or values, rows ldw apart, of H heads of D channels each. All heads go side by
@@ -49,7 +49,7 @@ const struct narrow *narrow_of(enum cpu_isa isa);
 
 /* Bytes of scratch for x of any M. */
 size_t narrow_scratch(const struct matmul_shape *s);
-/* As matmul_run, for a shape with b transposed and a dense, nothing added. */
+/* As matmul_run, for a shape with b transposed and a dense. */
 void narrow_run(enum cpu_isa isa, int threads, const struct matmul_shape *s, const void *x, const void *w,
                 const void *bias, void *y, void *scratch);
 

@@ -87,5 +87,15 @@ static int dropout(const struct ref_call *r)
     return 0;
 }
 
+static int scale(const struct ref_call *r)
+{
+    const struct ref_tensor x = ref_in(r, 0), y = ref_out(r, 0);
+
+    for (int64_t i = 0, n = kernel_elements(r->kernel, r->c); i < n; i++)
+        ref_set(y, i, r->attrs->scale * ref_get(x, i));
+    return 0;
+}
+
 const struct ref_op ref_embed = { embed, NULL }, ref_embed_grad = { embed_grad, NULL }, ref_add = { add, NULL },
-                    ref_relu = { relu, NULL }, ref_relu_grad = { relu_grad, NULL }, ref_dropout = { dropout, NULL };
+                    ref_relu = { relu, NULL }, ref_relu_grad = { relu_grad, NULL }, ref_dropout = { dropout, NULL },
+                    ref_scale = { scale, NULL };

@@ -156,7 +156,7 @@ static int linear_ce_train(const struct ref_call *r)
         for (int64_t e = 0; e < E; e++)
             ref_set(ref_out(r, 1), n * E + e, dh[e]);
     }
-    for (int64_t i = 0; i < V * E; i++)
+    for (int64_t i = 0; ref_out(r, 2).data && i < V * E; i++)
         ref_give(r, ref_out(r, 2), i, dw[i]);
     ref_set(ref_out(r, 0), 0, sum * ref_get(ref_in(r, 3), 0));
     return 0;

@@ -27,7 +27,8 @@ static int value_head_grad(const struct ref_call *r)
             sum += ref_get(dr, n) * ref_get(h, n * w.width + e);
             ref_set(ref_out(r, 0), n * w.width + e, ref_get(dr, n) * ref_get(w, e));
         }
-        ref_give(r, ref_out(r, 1), e, sum);
+        if (ref_out(r, 1).data)
+            ref_give(r, ref_out(r, 1), e, sum);
     }
     return 0;
 }

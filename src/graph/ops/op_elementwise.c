@@ -22,8 +22,7 @@ int op_add_gradient(struct graph *g, int node, const int *dout, struct err *err)
 
     (void)err;
     for (int i = 0; i < 2; i++)
-        if (graph_wants_grad(g, n.in[i]))
-            graph_grad_end(g, n.in[i], dout[0]);
+        graph_grad_end(g, n.in[i], dout[0]);
     return 0;
 }
 
@@ -46,7 +45,7 @@ int op_dropout_gradient(struct graph *g, int node, const int *dout, struct err *
 
     (void)err;
     const int dx = graph_grad_begin(g, n.in[0], false, &how);
-    graph_node(g, OP_DROPOUT, n.attrs, NODE_LIST(dout[0]), NODE_LIST(dx));
+    graph_node(g, n.op, n.attrs, NODE_LIST(dout[0]), NODE_LIST(dx));
     graph_grad_end(g, n.in[0], dx);
     return 0;
 }

@@ -1,11 +1,12 @@
-/* Products with weights, and what is fused into them. With y = x wT + b:  dx = dy w,  dw = dyT x,  db = column sums of dy. */
+/* Products with weights, and what is fused into them. With y = x wT + b + z:  dx = dy w,  dw = dyT x,  db = column sums of dy,
+ * dz = dy. */
 #include "graph/graph.h"
 
 int op_linear_gradient(struct graph *g, int node, const int *dout, struct err *err)
 {
     const struct node n = g->nodes[node];
     const int x = n.in[0], w = n.in[1], bias = n.in[2];
-    enum accumulate how;
+    enum accumulate how = ACCUMULATE_NO;
     int dy = dout[0];
 
     (void)err;
@@ -17,22 +18,19 @@ int op_linear_gradient(struct graph *g, int node, const int *dout, struct err *e
         graph_node(g, OP_RELU_GRAD, (struct op_attrs){ 0 }, NODE_LIST(dy, y), NODE_LIST(dz));
         dy = dz;
     }
-    if (graph_wants_grad(g, w)) {
-        const int dw = graph_grad_begin(g, w, true, &how);
-        enum accumulate bias_how = how;
-        const int db = graph_wants_grad(g, bias) ? graph_grad_begin(g, bias, true, &bias_how) : -1;
-
-        MUST(bias_how == how);
+    const int dw = graph_grad_begin(g, w, true, &how), db = graph_grad_begin(g, bias, true, &how);
+    if (dw >= 0)
         graph_node(g, OP_LINEAR_DW, (struct op_attrs){ .accumulate = how }, NODE_LIST(dy, x), NODE_LIST(dw, db));
-        graph_grad_end(g, w, dw);
-        if (db >= 0)
-            graph_grad_end(g, bias, db);
-    }
+    else if (db >= 0)
+        graph_node(g, OP_BIAS_GRAD, (struct op_attrs){ .accumulate = how }, NODE_LIST(dy), NODE_LIST(db));
+    graph_grad_end(g, w, dw);
+    graph_grad_end(g, bias, db);
     if (graph_wants_grad(g, x)) {
         const int dx = graph_grad_begin(g, x, true, &how);
         graph_node(g, OP_LINEAR_DX, (struct op_attrs){ .accumulate = how }, NODE_LIST(dy, w), NODE_LIST(dx));
         graph_grad_end(g, x, dx);
     }
+    graph_grad_end(g, n.in[3], dy);
     return 0;
 }
 
@@ -41,7 +39,7 @@ int op_linear_gradient(struct graph *g, int node, const int *dout, struct err *e
 int op_linear_ce_gradient(struct graph *g, int node, const int *dout, struct err *err)
 {
     const int h = g->nodes[node].in[0], w = g->nodes[node].in[1];
-    enum accumulate how, h_how;
+    enum accumulate how = ACCUMULATE_NO, h_how;
 
     (void)dout;
     (void)err;

@@ -9,7 +9,8 @@ int op_layernorm_gradient(struct graph *g, int node, const int *dout, struct err
     enum accumulate how;
 
     (void)err;
-    const int dg = graph_grad_begin(g, gain, true, &attrs.accumulate), db = graph_grad_begin(g, bias, true, &how);
+    const int dg = graph_grad_begin(g, gain, true, &attrs.accumulate);
+    const int db = graph_grad_begin(g, bias, true, &attrs.accumulate);
     const int dx = graph_grad_begin(g, x, false, &how);
     graph_node(g, OP_LAYERNORM_GRAD, attrs, NODE_LIST(dout[0], x, n.out[1], gain), NODE_LIST(dx, dg, db));
     graph_grad_end(g, gain, dg);
@@ -27,16 +28,15 @@ int op_add_norm_gradient(struct graph *g, int node, const int *dout, struct err 
 
     (void)err;
     MUST(dout[1] >= 0); /* the norm's output is used wherever the op is */
-    const int dg = graph_grad_begin(g, gain, true, &attrs.accumulate), db = graph_grad_begin(g, bias, true, &how);
+    const int dg = graph_grad_begin(g, gain, true, &attrs.accumulate);
+    const int db = graph_grad_begin(g, bias, true, &attrs.accumulate);
     const int dz = graph_grad_begin(g, a, false, &how);
     const int dr = attrs.p > 0 ? graph_grad_begin(g, r, false, &how) : -1;
     graph_node(g, OP_ADD_NORM_GRAD, attrs, NODE_LIST(dout[1], dout[0], n.out[0], n.out[2], gain),
                NODE_LIST(dz, dr, dg, db));
     graph_grad_end(g, gain, dg);
     graph_grad_end(g, bias, db);
-    if (graph_wants_grad(g, r))
-        graph_grad_end(g, r, dr >= 0 ? dr : dz);
-    if (graph_wants_grad(g, a))
-        graph_grad_end(g, a, dz);
+    graph_grad_end(g, r, dr >= 0 ? dr : dz);
+    graph_grad_end(g, a, dz);
     return 0;
 }
