@@ -36,6 +36,7 @@ void file_out_abort(struct file_out *o); /* removes the temporary file; accepts 
 int file_make_dir(const char *path, struct err *err); /* with parents; an existing folder is fine */
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
+bool file_is_same(const char *a, const char *b); /* both are there, and one file or folder */
 int file_sync_dir(const char *path, struct err *err);
 int file_remove_tree(const char *path, struct err *err); /* the folder and what is in it; absent is fine */
 /* folder + "/" + name into out[FILE_PATH_MAX]; ERR_INPUT when that is too long. */

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "graph/optimizer.h"
 
 static double *input(const struct exec *e, const char *model, const char *name)
 {
@@ -26,18 +25,28 @@ void trainer_init(struct trainer *t, struct exec *e, const char *model, const st
         .update = plan_find_program(e->plan, model, "update"),
         .hyper = input(e, model, "hyper"),
         .grad_sum = input(e, model, "grad_sum"),
+        .group = -1,
     };
+    for (int g = 0; g < OPTIMIZER_GROUPS; g++)
+        t->rates[g] = o->learning_rate;
+    for (int i = 0; i < e->plan->programs[t->update].n_steps; i++) {
+        const struct op_step *s = &e->plan->programs[t->update].steps[i];
+        if (s->op != OP_ADAMW && s->op != OP_ADAMW8)
+            continue;
+        if (s->attrs.rate > 0)
+            t->rates[s->attrs.group] = s->attrs.rate;
+        t->group = t->group < 0 ? s->attrs.group : t->group;
+    }
 }
 
 static double set_hyper(struct trainer *t)
 {
     const struct trainer_options *o = &t->options;
     const double n = (double)(t->n_updates + 1);
-    const double rate =
-        o->learning_rate * schedule_factor(o->schedule, t->n_updates, o->warmup, o->total, o->learning_rate);
 
     for (int g = 0; g < OPTIMIZER_GROUPS; g++) {
-        t->hyper[HYPER_LR + g] = rate;
+        t->hyper[HYPER_LR + g] =
+            t->rates[g] * schedule_factor(o->schedule, t->n_updates, o->warmup, o->total, t->rates[g]);
         t->hyper[HYPER_DECAY + g] = g == GROUP_NO_DECAY ? 0 : o->weight_decay;
     }
     t->hyper[HYPER_BETA1] = o->beta1;
@@ -46,7 +55,7 @@ static double set_hyper(struct trainer *t)
     t->hyper[HYPER_CORRECTION1] = 1 - pow(o->beta1, n);
     t->hyper[HYPER_CORRECTION2] = 1 - pow(o->beta2, n);
     t->hyper[HYPER_CLIP] = o->clip;
-    return rate;
+    return t->hyper[HYPER_LR + t->group];
 }
 
 bool trainer_finite(const struct exec *e, int buffer)

@@ -3,6 +3,7 @@
 #define TUNEUP_PHASES_TRAINER_H
 
 #include "exec/exec.h"
+#include "graph/optimizer.h"
 #include "phases/schedule.h"
 
 struct trainer_options {
@@ -16,6 +17,8 @@ struct trainer {
     const char *model; /* prefix: "", or "actor/" */
     struct exec *exec; /* borrowed */
     int reduce, update;
+    double rates[OPTIMIZER_GROUPS]; /* the highest of each group */
+    int group; /* whose rate is told: the first that learns */
     double *hyper, *grad_sum;
     int64_t n_updates; /* done so far: all the state there is beside the plan's buffers */
 };

@@ -2,6 +2,7 @@
  * parameters, caches, inputs) is one buffer in all programs that name it; everything else is the program's own. */
 #include "plan/plan.h"
 
+#include <string.h>
 #include <strings.h>
 
 #include "base/mem.h"
@@ -13,7 +14,7 @@ static int group_of(const char *name)
     static const char *const no_decay[] = { "bias", "layer_norm.weight", "layernorm.weight", "norm.weight",
                                             "ln_f.weight" };
 
-    if (strcasestr(name, "lora_right_weight") || strcasestr(name, "lora_left_weight"))
+    if (strstr(name, ".lora_A.") || strstr(name, ".lora_B."))
         return GROUP_LORA;
     for (int i = 0; i < COUNT_OF(no_decay); i++)
         if (strcasestr(name, no_decay[i]))

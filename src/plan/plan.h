@@ -33,6 +33,7 @@ struct buffer {
     int first_step, last_step; /* its lifetime there: layout.c derives it after the last rewrite */
     int64_t count; /* elements this rank holds */
     size_t bytes, offset; /* this rank's share, and its place in the tier's block */
+    double scale; /* of an adapter's weights: by how much its product counts */
     const char *by; /* who added it, or changed it last */
     const char *model; /* prefix of the model whose state or activation it is: "actor/", or "" */
 };
@@ -109,8 +110,13 @@ int plan_lower(struct plan *p, const struct graph *g, const char *name, int64_t 
  * in the same memory: from a model's first micro-batch to its update no other model trains. */
 int plan_update(struct plan *p, const char *model, struct err *err);
 
+/* share.c: after all rewrites of both: weights of the model `with` that do not learn take the place of the same ones of `model`,
+ * where these do not learn either. For two models of the very same files. */
+void plan_share(struct plan *p, const char *model, const char *with);
+
 /* average.c: after plan_update of a model, a moving average of its weights as the model `into`, of the same tensors in fp32,
- * and the program "update" of that model: average = decay * average + (1 - decay) * weight. */
+ * and the program "update" of that model: average = decay * average + (1 - decay) * weight. Weights that do not learn are
+ * the model's own. */
 int plan_average(struct plan *p, const char *model, const char *into, double decay, struct err *err);
 
 /* layout.c: sizes, lifetimes, offsets. Every buffer and the scratch are aligned to 64 bytes, those of files to their blocks. */

@@ -69,6 +69,15 @@ static int build_program(const struct build *b, const struct phase_program *w, s
     return result;
 }
 
+/* Each with the first of the same files. */
+static void share_weights(const struct build *b, struct plan *p)
+{
+    for (int i = 1; i < b->n_models; i++)
+        for (int k = 0; k < i && b->models[i].files != 0; k++)
+            if (b->models[k].files == b->models[i].files)
+                plan_share(p, b->models[k].prefix, b->models[i].prefix);
+}
+
 int build_plan(const struct build *b, struct plan *p, struct err *err)
 {
     int result = 0;
@@ -90,6 +99,8 @@ int build_plan(const struct build *b, struct plan *p, struct err *err)
             result = plan_update(p, b->models[i].prefix, err);
     for (int i = 0; i < b->n_models && result == 0; i++)
         result = technique_on_plan(b->models[i].techniques, p, b->models[i].prefix, err);
+    if (result == 0)
+        share_weights(b, p);
     if (result == 0 && b->averaged)
         result = plan_average(p, b->averaged, b->average, b->average_decay, err);
     if (result != 0)

@@ -12,6 +12,7 @@ struct build_model {
     const char *prefix; /* as the phase's programs name it: "", or "actor/" */
     struct opt_shape shape;
     const struct technique_values *techniques;
+    int files; /* models with the same number here, not 0, have the same files, and share what does not learn */
 };
 
 #define BUILD_MODELS_MAX 6

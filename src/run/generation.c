@@ -7,6 +7,7 @@
 
 #include "measure/machine.h"
 #include "plan/print.h"
+#include "run/adapter.h"
 #include "run/spec.h"
 #include "run/weights.h"
 
@@ -22,6 +23,11 @@ static const struct option model_options[] = {
       AT(model),
       .value = "DIR",
       .help = "model directory in Hugging Face's form, with its tokenizer" },
+    { .name = "lora_adapter",
+      .type = OPTION_STRING,
+      AT(adapter),
+      .value = "DIR",
+      .help = "an adapter beside it, in PEFT's form, such as OUTPUT/adapter of a run with --lora_dim" },
     { .name = "allow_nonfinite",
       .type = OPTION_FLAG,
       AT(allow_nonfinite),
@@ -133,7 +139,15 @@ static int check_model(const struct generation *g, struct err *err)
     return err_hint(err, "Use the tokenizer files that came with the model.");
 }
 
-int generation_open(struct generation *g, const struct generation_options *o, struct err *err)
+static int open_adapter(struct generation *g, struct generation_options *o, struct err *err)
+{
+    if (!o->adapter)
+        return 0;
+    technique_set_text(&o->techniques, "lora_adapter", o->adapter);
+    return adapter_dir_open(&g->adapter, o->adapter, err);
+}
+
+int generation_open(struct generation *g, struct generation_options *o, struct err *err)
 {
     *g = (struct generation){ .options = o };
     comm_alone(&g->comm);
@@ -142,7 +156,7 @@ int generation_open(struct generation *g, const struct generation_options *o, st
         return err_hint(err, "Name a model directory, such as the result of tuneup sft.");
     }
     if (model_dir_open(&g->model, o->model, err) == 0 && bpe_open(&g->tokenizer, o->model, err) == 0 &&
-        check_model(g, err) == 0) {
+        check_model(g, err) == 0 && open_adapter(g, o, err) == 0) {
         g->positions = g->model.config.max_positions;
         return 0;
     }
@@ -210,14 +224,19 @@ int generation_start(struct generation *g, int64_t B, int64_t S, struct err *err
 {
     const struct generate_options o = answers(g);
 
+    const struct weights_source from = { .files = &g->model,
+                                         .adapter = g->options->adapter ? &g->adapter : NULL,
+                                         .allow_nonfinite = g->options->allow_nonfinite };
+
     MUST(S <= g->positions);
     if (build(g, B, S, err) != 0 ||
         backend_open(&g->backend, g->options->backend == 1 ? "ref" : "cpu", threads_of(g->options), err) != 0 ||
         exec_prepare(&g->exec, &g->plan, &g->backend, &g->comm, err) != 0 || check_memory(g, B, S, err) != 0 ||
-        exec_allocate(&g->exec, err) != 0 ||
-        weights_load(&g->exec, "", &g->model, g->options->allow_nonfinite, err) != 0)
+        (from.adapter && adapter_check(&g->plan, "", false, from.adapter, err) != 0) ||
+        exec_allocate(&g->exec, err) != 0 || weights_load_from(&g->exec, "", &from, err) != 0)
         return -1;
     model_dir_close(&g->model); /* a pytorch_model.bin would stay in memory */
+    model_dir_close(&g->adapter);
     return generator_init(&g->generator, &g->exec, "", &o, err);
 }
 
@@ -230,5 +249,6 @@ void generation_close(struct generation *g)
         g->backend.close(&g->backend);
     bpe_close(g->tokenizer);
     model_dir_close(&g->model);
+    model_dir_close(&g->adapter);
     *g = (struct generation){ 0 };
 }

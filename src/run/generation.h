@@ -10,19 +10,19 @@
 #include "text/bpe.h"
 
 struct generation_options {
-    const char *model;
+    const char *model, *adapter;
     int64_t max_new_tokens, min_new_tokens, top_k, seed;
     double temperature, top_p;
     int64_t threads;
     int backend;
     const char *memory_limit;
     bool allow_nonfinite;
-    struct technique_values techniques; /* of them the number formats are offered as options */
+    struct technique_values techniques; /* of them the number formats are offered as options, and: adapter */
 };
 
 struct generation {
     const struct generation_options *options; /* borrowed */
-    struct model_dir model; /* until the weights are loaded */
+    struct model_dir model, adapter; /* until the weights are loaded */
     int64_t positions; /* of the model: ids of a prompt and its answer */
     struct bpe *tokenizer;
     struct comm comm;
@@ -36,7 +36,7 @@ struct generation {
 int generation_sets(struct generation_options *o, struct option_set *sets);
 /* Reads what the folder holds. ERR_USAGE: no model is named. ERR_INPUT: no model or tokenizer there, a reward model, a
  * tokenizer with more ids than the model has. On error *g is empty. */
-int generation_open(struct generation *g, const struct generation_options *o, struct err *err);
+int generation_open(struct generation *g, struct generation_options *o, struct err *err);
 /* Makes room for B rows of S columns, prompts and answers together, S at most the model's positions; loads the weights.
  * ERR_INFEASIBLE when that exceeds --memory_limit or what the machine has. */
 int generation_start(struct generation *g, int64_t B, int64_t S, struct err *err);

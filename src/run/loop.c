@@ -17,7 +17,12 @@
 static int models(const struct spec *s, bool trains, struct run_model *out)
 {
     out[0] = (struct run_model){
-        .prefix = "", .dir = s->model, .value_head = s->phase->value_head, .new_head = trains, .learns = trains
+        .prefix = "",
+        .dir = s->model,
+        .adapter = technique_text(&s->techniques, "lora_adapter"),
+        .value_head = s->phase->value_head,
+        .new_head = trains,
+        .learns = trains,
     };
     return 1;
 }

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "run/ppo_run.h"
@@ -14,13 +15,20 @@ int ppo_models(const struct spec *base, bool trains, struct run_model *m)
 {
     const struct ppo_spec *s = ppo_spec_of(base);
 
-    m[PPO_ACTOR] = (struct run_model){ .prefix = "actor/", .dir = base->model, .learns = trains };
-    m[PPO_REFERENCE] = (struct run_model){ .prefix = "reference/", .dir = s->reference };
-    m[PPO_CRITIC] = (struct run_model){ .prefix = "critic/", .dir = s->critic, .value_head = true, .learns = trains };
-    m[PPO_REWARD_MODEL] = (struct run_model){ .prefix = "reward/", .dir = s->reward, .value_head = true };
+    const char *const actors = technique_text(&s->actor, "lora_adapter");
+    const char *const critics = technique_text(&s->critic_techniques, "lora_adapter");
+
+    m[PPO_ACTOR] = (struct run_model){ .prefix = "actor/", .dir = base->model, .adapter = actors, .learns = trains };
+    m[PPO_REFERENCE] = (struct run_model){ .prefix = "reference/", .dir = s->reference, .adapter = actors };
+    m[PPO_CRITIC] = (struct run_model){
+        .prefix = "critic/", .dir = s->critic, .adapter = critics, .value_head = true, .learns = trains
+    };
+    m[PPO_REWARD_MODEL] =
+        (struct run_model){ .prefix = "reward/", .dir = s->reward, .adapter = critics, .value_head = true };
     if (!s->average)
         return PPO_AVERAGE;
-    m[PPO_AVERAGE] = (struct run_model){ .prefix = AVERAGE_PREFIX, .dir = base->model, .learns = trains };
+    m[PPO_AVERAGE] =
+        (struct run_model){ .prefix = AVERAGE_PREFIX, .dir = base->model, .adapter = actors, .learns = trains };
     return PPO_AVERAGE + 1;
 }
 
@@ -37,16 +45,24 @@ static int set_option(struct technique_values *v, const char *technique, const c
     return option_set_text(o, v->slot[t], text, err);
 }
 
-/* The techniques of a model that only scores are those of the one it is like, in a type and a place of its own. */
-static int frozen_like(const struct ppo_spec *s, const struct technique_values *like, bool offloaded,
+/* The techniques of a model that only scores are those of the one it is like, in a type and a place of its own: but in that
+ * one's type where they can share weights, which then are in memory anyway. */
+static int frozen_like(const struct ppo_spec *s, const struct technique_values *like, bool shares, bool offloaded,
                        struct technique_values *out, struct err *err)
 {
     *out = *like;
+    technique_forget(out);
     if (set_option(out, "offload", "offload_params", offloaded ? "true" : "false", err) != 0)
         return -1;
-    return s->frozen == FROZEN_AS_RUN
+    return s->frozen == FROZEN_AS_RUN || (shares && !offloaded && technique_freezes(like))
                ? 0
                : set_option(out, "bf16", "dtype", s->frozen == FROZEN_BF16 ? "bf16" : "fp32", err);
+}
+
+/* However the folder is written. A language model and a reward model are never the same. */
+static bool same_files(const struct run_model *m, int a, int b)
+{
+    return m[a].value_head == m[b].value_head && (strcmp(m[a].dir, m[b].dir) == 0 || file_is_same(m[a].dir, m[b].dir));
 }
 
 static int64_t pieces(int64_t n, int64_t size)
@@ -117,12 +133,16 @@ int ppo_plan(const struct spec *base, const struct run_model *m, bool trains, in
     set_extents(s, b.extents);
     for (int i = 0; i < EXTENTS_N; i++)
         memcpy(b.extents[i].live_max, live->most[i], sizeof live->most[i]);
-    if (check_shapes(s, m, err) != 0 || frozen_like(s, &s->actor, s->offload_reference, &reference, err) != 0 ||
-        frozen_like(s, &s->critic_techniques, s->offload_reward, &reward, err) != 0)
+    if (check_shapes(s, m, err) != 0 ||
+        frozen_like(s, &s->actor, same_files(m, PPO_ACTOR, PPO_REFERENCE), s->offload_reference, &reference, err) !=
+            0 ||
+        frozen_like(s, &s->critic_techniques, same_files(m, PPO_CRITIC, PPO_REWARD_MODEL), s->offload_reward, &reward,
+                    err) != 0)
         return -1;
     for (int i = 0; i < PPO_AVERAGE; i++) {
         b.models[i].prefix = m[i].prefix;
         b.models[i].techniques = values[i];
+        b.models[i].files = same_files(m, i, i - i % 2) ? i - i % 2 + 1 : 0;
         if (build_shape(&m[i].config, dropouts[i], &b.models[i].shape, err) != 0)
             return -1;
     }

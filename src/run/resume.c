@@ -1,7 +1,8 @@
 /* What a checkpoint holds: the parameters, and the optimizer's state with the master weights, wherever they lie. What every
- * rank has alike is written by rank 0 ("shared"); shards are written by their owners ("rank-N"); a map (statemap.h) says what lies where, so that
- * other shards can be made of them. Random numbers, order of data and schedule are
- * functions of the position, so the position is all the rest there is. */
+ * rank has alike is written by rank 0 ("shared"); shards are written by their owners ("rank-N"); a map (statemap.h) says what
+ * lies where, so that other shards can be made of them. Random numbers, order of data and schedule are functions of the
+ * position, so the position is all the rest there is. Of weights that do not learn it has a mark: the files that they are read
+ * from again must not have changed. */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "run/run.h"
@@ -19,7 +21,8 @@
 #define RUN_JSON_MAX ((size_t)64 << 20)
 #define MANY ((int64_t)1 << 53)
 
-/* A model that does not learn is read from its own folder again. */
+/* A model that does not learn is read from its own folder again, as are weights that do not: those that do lie in flat
+ * buffers. */
 static bool learns(const struct run *r, const char *model)
 {
     for (int i = 0; i < r->n_models; i++)
@@ -31,7 +34,8 @@ static bool learns(const struct run *r, const char *model)
 static bool is_state(const struct run *r, int i, bool sharded)
 {
     const struct buffer *b = &r->plan.buffers[i];
-    const bool kept = b->kind == KIND_PARAM || b->kind == KIND_MASTER || b->kind == KIND_OPTIMIZER;
+    const bool kept = (b->kind == KIND_PARAM && b->group >= 0 && strncmp(b->name, "flat/", 5) == 0) ||
+                      b->kind == KIND_MASTER || b->kind == KIND_OPTIMIZER;
 
     return kept && !b->derived && learns(r, b->model) && b->persistent && b->parent < 0 && (b->shards > 1) == sharded;
 }
@@ -110,6 +114,24 @@ static json_t *number(double v)
     return isfinite(v) ? json_real(v) : json_null();
 }
 
+/* Of all weights that no update changes, of every model; NULL where some lie in shards, which no rank has whole, or in files. */
+static const char *frozen_mark(const struct run *r, char out[20])
+{
+    uint64_t hash = 0;
+
+    for (int i = 0; i < r->plan.n_buffers; i++) {
+        const struct buffer *b = &r->plan.buffers[i];
+        const bool frozen = b->kind == KIND_PARAM && b->persistent && !b->derived && b->parent < 0;
+        const bool flat = strncmp(b->name, "flat/", 5) == 0;
+        if (frozen && ((flat && b->group < 0 && b->shards > 1) || b->tier == TIER_FILE))
+            return NULL;
+        if (frozen && !flat)
+            hash = hash * 31 + hash_bytes(exec_address(&r->exec, i), b->bytes);
+    }
+    snprintf(out, 20, "%016" PRIx64, hash);
+    return out;
+}
+
 /* {"loss": ..}: the first evaluation, null before it. */
 static json_t *first_eval_of(const struct run *r)
 {
@@ -133,13 +155,13 @@ static json_t *trainers_of(const struct run *r)
 static json_t *state_of(const struct run *r, struct err *err)
 {
     const struct run_position *at = &r->at;
-    char mark[20];
-    json_t *json =
-        json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:o, s:I, s:f, s:o, s:f, s:s, s:o}", "phase", r->spec->phase->name,
-                  "ranks", r->comm.ranks, "epoch", (json_int_t)at->epoch, "batch", (json_int_t)at->batch, "micro",
-                  (json_int_t)at->n_micro, "updates", (json_int_t)at->n_updates, "trainers", trainers_of(r), "tokens",
-                  (json_int_t)at->n_tokens, "last_loss", at->last_loss, "first_eval", first_eval_of(r), "seconds",
-                  at->seconds, "data", data_mark(r, mark), "options", options_of(r));
+    char mark[20], frozen[20];
+    json_t *json = json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:o, s:I, s:f, s:o, s:f, s:s, s:s?, s:o}", "phase",
+                             r->spec->phase->name, "ranks", r->comm.ranks, "epoch", (json_int_t)at->epoch, "batch",
+                             (json_int_t)at->batch, "micro", (json_int_t)at->n_micro, "updates",
+                             (json_int_t)at->n_updates, "trainers", trainers_of(r), "tokens", (json_int_t)at->n_tokens,
+                             "last_loss", at->last_loss, "first_eval", first_eval_of(r), "seconds", at->seconds, "data",
+                             data_mark(r, mark), "frozen", frozen_mark(r, frozen), "options", options_of(r));
 
     if (!json) {
         err_set(err, ERR_MEMORY, "there is no memory for the state of the run");
@@ -368,6 +390,19 @@ static int check_data(const struct run *r, const json_t *state, const char *path
     return err_hint(err, "Bring the first run's data and tokenizer back, or start again with --overwrite.");
 }
 
+/* Checkpoints of before this mark have none, nor those of weights in shards or files. */
+static int check_frozen(const struct run *r, const json_t *state, const char *path, struct err *err)
+{
+    char mark[20];
+    const char *then = json_string_value(json_object_get(state, "frozen")), *now = frozen_mark(r, mark);
+
+    if (!then || !now || strcmp(then, now) == 0)
+        return 0;
+    err_set(err, ERR_INPUT, "cannot resume: the weights that do not learn are others than they were");
+    err_where(err, "\"%s\"", path);
+    return err_hint(err, "Bring the model folders of the first run back, or start again with --overwrite.");
+}
+
 static int read_position(struct run_position *at, const json_t *state, const char *path, struct err *err)
 {
     if (json_get_int(state, path, "epoch", 0, MANY, &at->epoch, err) < 0 ||
@@ -404,7 +439,8 @@ static int read_state(struct run *r, const json_t *state, const char *path, stru
     if (json_get_int(state, path, "ranks", 1, RUN_MAX_RANKS, &ranks, err) < 0 ||
         check_phase(r, state, path, err) != 0 ||
         check_options(r, state, ranks, path, shards, sizeof shards, err) != 0 || check_data(r, state, path, err) != 0 ||
-        read_position(&r->at, state, path, err) != 0 || read_models(r, state, path, err) != 0)
+        check_frozen(r, state, path, err) != 0 || read_position(&r->at, state, path, err) != 0 ||
+        read_models(r, state, path, err) != 0)
         return -1;
     if (ranks != r->comm.ranks)
         log_warning("the checkpoint is of %" PRId64

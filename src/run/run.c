@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "plan/print.h"
+#include "run/adapter.h"
 #include "run/stop.h"
 #include "run/weights.h"
 #include "store/checkpoint.h"
@@ -40,7 +41,7 @@ int run_model_folder(const struct spec *s, const struct run_model *m, char *out,
     return err_set(err, ERR_INPUT, "the path of \"%s\" is too long", s->output);
 }
 
-/* All ranks: what is in shards comes from all of them. */
+/* All ranks, here and below: what is in shards comes from all of them. */
 static int save_model(struct run *r, const struct run_model *m, struct err *err)
 {
     char folder[FILE_PATH_MAX];
@@ -53,14 +54,29 @@ static int save_model(struct run *r, const struct run_model *m, struct err *err)
     return r->comm.rank == 0 ? bpe_save_files(r->inputs.tokenizer, folder, err) : 0;
 }
 
+static int save_adapter(struct run *r, const struct run_model *m, struct err *err)
+{
+    char folder[FILE_PATH_MAX], adapter[FILE_PATH_MAX];
+
+    if (!adapter_there(&r->plan, m->prefix))
+        return 0;
+    if (run_model_folder(r->spec, m, folder, err) != 0 || file_join(adapter, folder, "adapter", err) != 0)
+        return -1;
+    return adapter_save(&r->exec, m->prefix, m->dir, adapter, err);
+}
+
 static int save_models(struct run *r, struct err *err)
 {
     if (!r->spec->save_model)
         return 0;
     int result = comm_agree(&r->comm, weights_check(&r->exec, err), err);
-    for (int i = 0; i < r->n_models && result == 0; i++)
-        if (r->models[i].learns)
-            result = comm_agree(&r->comm, save_model(r, &r->models[i], err), err);
+    for (int i = 0; i < r->n_models && result == 0; i++) {
+        if (!r->models[i].learns)
+            continue;
+        result = comm_agree(&r->comm, save_model(r, &r->models[i], err), err);
+        if (result == 0)
+            result = comm_agree(&r->comm, save_adapter(r, &r->models[i], err), err);
+    }
     return result;
 }
 

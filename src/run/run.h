@@ -25,11 +25,12 @@ struct run;
 struct run_model {
     const char *prefix; /* its buffers' in the plan: "" when it is alone, else "actor/" */
     const char *dir; /* where it comes from */
+    const char *adapter; /* a folder with a trained adapter, or NULL */
     bool value_head; /* it gives scores: has v_head.weight */
     bool new_head; /* a v_head that is not there is made */
     bool learns; /* its weights change, so they are in checkpoints */
     struct hf_config config;
-    struct model_dir files; /* open until the weights are read */
+    struct model_dir files, adapter_files; /* open until the weights are read */
     struct trainer trainer; /* of one that learns */
 };
 

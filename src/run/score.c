@@ -21,7 +21,9 @@ struct work {
 static int models(const struct spec *s, bool trains, struct run_model *out)
 {
     (void)trains;
-    out[0] = (struct run_model){ .prefix = "", .dir = s->model, .value_head = true };
+    out[0] = (struct run_model){
+        .prefix = "", .dir = s->model, .adapter = technique_text(&s->techniques, "lora_adapter"), .value_head = true
+    };
     return 1;
 }
 

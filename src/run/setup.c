@@ -14,6 +14,7 @@
 #include "measure/clock.h"
 #include "measure/machine.h"
 #include "plan/print.h"
+#include "run/adapter.h"
 #include "run/optimize.h"
 #include "run/run.h"
 #include "run/weights.h"
@@ -186,7 +187,18 @@ static int open_models(struct run *r, struct err *err)
     for (int i = 0; i < r->n_models; i++) {
         struct run_model *m = &r->models[i];
         if (hf_config_load(&m->config, m->dir, err) != 0 || model_dir_open(&m->files, m->dir, err) != 0 ||
-            model_dir_check(&m->files, err) != 0 || check_form(m, err) != 0)
+            model_dir_check(&m->files, err) != 0 || check_form(m, err) != 0 ||
+            (m->adapter && adapter_dir_open(&m->adapter_files, m->adapter, err) != 0))
+            return -1;
+    }
+    return 0;
+}
+
+static int check_adapters(const struct run *r, struct err *err)
+{
+    for (int i = 0; i < r->n_models; i++) {
+        const struct run_model *m = &r->models[i];
+        if (m->adapter && adapter_check(&r->plan, m->prefix, m->value_head, &m->adapter_files, err) != 0)
             return -1;
     }
     return 0;
@@ -197,12 +209,14 @@ static int load_weights(struct run *r, struct err *err)
     for (int i = 0; i < r->n_models; i++) {
         struct run_model *m = &r->models[i];
         const struct weights_source from = { .files = &m->files,
+                                             .adapter = m->adapter ? &m->adapter_files : NULL,
                                              .allow_nonfinite = r->spec->allow_nonfinite,
                                              .new_head = m->new_head,
                                              .seed = (uint64_t)r->spec->seed };
         if (weights_load_from(&r->exec, m->prefix, &from, err) != 0)
             return -1;
         model_dir_close(&m->files);
+        model_dir_close(&m->adapter_files);
     }
     return 0;
 }
@@ -231,7 +245,8 @@ static int open_here(struct run *r, struct err *err)
         return done > 0 ? 0 : -1;
     }
     if ((r->n_models == 0 && open_models(r, err) != 0) || open_backend(r, err) != 0 || plan_all(r, err) != 0 ||
-        exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 || check_memory(r, err) != 0)
+        check_adapters(r, err) != 0 || exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 ||
+        check_memory(r, err) != 0)
         return -1;
     forecast_open(r);
     return r->trains ? check_disk(r, err) : 0;
@@ -310,6 +325,7 @@ static void close_models(struct run *r)
 {
     for (int i = 0; i < r->n_models; i++) {
         model_dir_close(&r->models[i].files);
+        model_dir_close(&r->models[i].adapter_files);
         hf_config_free(&r->models[i].config);
     }
 }

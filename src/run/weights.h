@@ -9,9 +9,10 @@
 
 struct weights_source {
     const struct model_dir *files;
+    const struct model_dir *adapter; /* checked; what it has is taken from there. NULL: adapters are new */
     bool allow_nonfinite;
-    bool new_head; /* a v_head.weight that the plan has and the files have not is made, from: */
-    uint64_t seed;
+    bool new_head; /* a v_head.weight that the plan has and the files have not is made, */
+    uint64_t seed; /* from this, as new adapters are */
 };
 
 /* Fills every parameter, and this rank's share of the master weights, which take the file's own precision. */
@@ -22,9 +23,9 @@ int weights_load(struct exec *e, const char *model, const struct model_dir *m, b
 int weights_check(const struct exec *e, struct err *err); /* of every model */
 /* Of all parameters that every rank has whole: ranks compare it. */
 int weights_hash(const struct exec *e, const char *model, uint64_t *hash, struct err *err);
-/* Writes config.json and model.safetensors, in the parameters' type, into dir: in the reward form when there is a v_head.
- * All ranks call it: rank 0
- * writes, and of tensors in shards the others send what they hold, a piece at a time: nobody ever has the whole model. */
+/* Writes config.json and model.safetensors, in the parameters' type, into dir: in the reward form when there is a v_head, and
+ * with adapters added to their weights. All ranks call it: rank 0 writes, and of tensors in shards the others send what they
+ * hold, a piece at a time: nobody ever has the whole model. */
 int weights_save(const struct exec *e, const char *model, const struct hf_config *c, const char *dir, struct err *err);
 
 #endif

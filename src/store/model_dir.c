@@ -20,7 +20,7 @@ static const char *const prefixes[] = {
     "rwtranrsformer.decoder.", /* misspelt in DeepSpeed-Chat until October 2023 */
 };
 
-static const char *canonical_name(const char *name)
+const char *model_dir_canonical(const char *name)
 {
     for (int i = 0; i < COUNT_OF(prefixes); i++)
         if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
@@ -206,7 +206,7 @@ static int list_tensors(struct model_dir *m, struct err *err)
     for (int i = 0, n; i < m->n_files; i++) {
         const struct stored_tensor *t = tensors_of(&m->files[i], &n);
         for (int k = 0; k < n; k++)
-            m->tensors[m->n_tensors++] = (struct model_tensor){ canonical_name(t[k].name), &t[k], i };
+            m->tensors[m->n_tensors++] = (struct model_tensor){ model_dir_canonical(t[k].name), &t[k], i };
     }
     if (total > 0)
         qsort(m->tensors, (size_t)total, sizeof *m->tensors, by_name);
@@ -242,6 +242,7 @@ void model_dir_close(struct model_dir *m)
     }
     mem_free(m->files);
     mem_free(m->tensors);
+    mem_free(m->names);
     hf_config_free(&m->config);
     *m = (struct model_dir){ 0 };
 }

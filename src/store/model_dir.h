@@ -29,11 +29,13 @@ struct model_dir {
     struct model_tensor *tensors; /* sorted by canonical name */
     int n_tensors;
     bool is_reward; /* has a v_head */
+    char *names; /* canonical ones that had to be made (adapter_dir.c), or NULL */
 };
 
 /* ERR_INPUT: no model, a damaged file, a wrong index, a tensor that is there twice. On error *m is empty. */
 int model_dir_open(struct model_dir *m, const char *dir, struct err *err);
 void model_dir_close(struct model_dir *m);
+const char *model_dir_canonical(const char *name); /* without a known prefix: the end of name */
 /* NULL if there is none. */
 const struct stored_tensor *model_dir_find(const struct model_dir *m, const char *canonical);
 /* All tensors that the configuration asks for are there with the right shapes: one error names all missing ones.

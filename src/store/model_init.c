@@ -92,12 +92,23 @@ static void zero_row(int64_t row, int64_t E, int64_t first, int64_t count, float
         fill(0, end - begin, out + (begin - first));
 }
 
+void model_init_uniform(uint64_t seed, const char *canonical, double half_width, int64_t first, int64_t count,
+                        float *out)
+{
+    const struct stream s = { .seed = seed,
+                              .number = (uint32_t)hash_bytes(canonical, strlen(canonical)),
+                              .uniform = true,
+                              .scale = (float)half_width };
+
+    draw(&s, first, count, out);
+}
+
 void model_init_fill(const struct hf_config *c, uint64_t seed, const char *canonical, int64_t first, int64_t count,
                      float *out)
 {
-    struct stream s = { .seed = seed,
-                        .number = (uint32_t)hash_bytes(canonical, strlen(canonical)),
-                        .scale = (float)c->init_std };
+    const struct stream s = { .seed = seed,
+                              .number = (uint32_t)hash_bytes(canonical, strlen(canonical)),
+                              .scale = (float)c->init_std };
 
     if (ends_with(canonical, ".bias")) {
         fill(0, count, out);
@@ -108,8 +119,8 @@ void model_init_fill(const struct hf_config *c, uint64_t seed, const char *canon
         return;
     }
     if (strcmp(canonical, "v_head.weight") == 0) {
-        s.uniform = true;
-        s.scale = 1.0f / sqrtf((float)c->word_embed_proj_dim);
+        model_init_uniform(seed, canonical, 1 / sqrt((double)c->word_embed_proj_dim), first, count, out);
+        return;
     }
     draw(&s, first, count, out);
     if (strcmp(canonical, "embed_tokens.weight") == 0)

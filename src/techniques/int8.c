@@ -1,9 +1,11 @@
 /* Weights in int8 for decoding: a step of it reads all weights for a few rows, so its time is their bytes. The decode program's
  * products read a second copy of their weights, a byte each and one fp32 scale a row and group of 128, which the program
  * "quantize" makes of the full ones: once after loading, or before each use where the weights learn. Everything else, prefill
- * included, works with the full weights, which stay beside the copy. Activations keep their type: weights alone in int8, with
+ * included, works with the full weights, which stay beside the copy; adapters are small, and stay as they are. Activations keep their type: weights alone in int8, with
  * a scale a group, lose little (Yao et al. 2022, arXiv:2206.01861; Dettmers et al. 2022, arXiv:2208.07339). */
 #include "techniques/technique.h"
+
+#include "graph/optimizer.h"
 
 struct int8_options {
     bool generation;
@@ -75,7 +77,8 @@ static int on_plan(const void *o, struct plan *p, const char *model, struct err 
     p->programs[quantize].times = prefill < 0 ? 1 : p->programs[prefill].times;
     for (int i = 0; i < p->programs[decode].n_steps; i++) {
         struct op_step *s = &p->programs[decode].steps[i];
-        if (s->op == OP_LINEAR && p->buffers[s->in[1]].kind == KIND_PARAM && use_copy(p, s, quantize, err) != 0)
+        const struct buffer *w = &p->buffers[s->in[1]];
+        if (s->op == OP_LINEAR && w->kind == KIND_PARAM && w->group != GROUP_LORA && use_copy(p, s, quantize, err) != 0)
             return -1;
     }
     return 0;

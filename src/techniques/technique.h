@@ -19,6 +19,7 @@ struct technique {
     const char *summary;
     const char *paper; /* "Rajbhandari et al. 2020, arXiv:1910.02054" */
     bool exact; /* computes the same numbers, up to the order of sums */
+    bool freezes; /* while it is on, some of the model's own weights do not learn */
     const struct option *options; /* its own words on the command line */
     size_t options_size;
     /* How a search switches it on, each a word of its own options: "zero_stage=1", NULL at the end. NULL: by its first option,
@@ -26,6 +27,8 @@ struct technique {
     const char *const *ways;
     bool (*is_on)(const void *options);
     int (*check)(const void *options, const struct run_facts *facts, struct err *err); /* NULL = always possible */
+    double (*drops)(const void *options); /* dropout of its own; NULL = none */
+    void (*forget)(void *options); /* all that a model goes without which is like a learning one, but does not learn */
     int (*on_graph)(const void *options, struct graph *g, struct err *err); /* before gradients; NULL = not involved */
     /* After all programs are lowered: on those of one model, told by its prefix. */
     int (*on_plan)(const void *options, struct plan *p, const char *model, struct err *err);
@@ -33,7 +36,7 @@ struct technique {
 
 extern const struct technique *const techniques[]; /* NULL at the end; order is meaning */
 #define TECHNIQUES_MAX 16
-#define TECHNIQUE_OPTIONS_MAX 64
+#define TECHNIQUE_OPTIONS_MAX 96
 
 /* The values of every technique's options, one slot each, in the order of the table. */
 struct technique_values {
@@ -52,6 +55,11 @@ int technique_ways(int i); /* in how many ways a search can switch it on */
 void technique_choose(struct technique_values *v, int i, int k);
 /* Way k as one types it, "--zero_stage 1", or "--no-NAME" for the flags that are off when k is -1; returns out. */
 const char *technique_print(int i, int k, char *out, size_t size);
+bool technique_freezes(const struct technique_values *v); /* one that is on does */
+void technique_forget(struct technique_values *v);
+/* The value of a string option, by its name without a prefix. */
+const char *technique_text(const struct technique_values *v, const char *option);
+void technique_set_text(struct technique_values *v, const char *option, const char *text); /* borrowed */
 int technique_find(const char *name); /* index, or -1 */
 
 #endif

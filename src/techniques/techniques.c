@@ -5,22 +5,16 @@
 
 extern const struct technique technique_bf16, technique_flash_attention, technique_chunked_loss,
     technique_fused_kernels, technique_recompute, technique_norm_recompute, technique_zero, technique_optimizer8,
-    technique_int8, technique_remove_padding, technique_share_prompts, technique_offload;
+    technique_int8, technique_remove_padding, technique_share_prompts, technique_offload, technique_lora;
 
 const struct technique *const techniques[] = {
-    &technique_remove_padding,
-    &technique_share_prompts,
-    &technique_flash_attention,
-    &technique_chunked_loss,
-    &technique_fused_kernels,
-    &technique_bf16,
-    &technique_recompute,
-    &technique_norm_recompute,
-    &technique_int8,
-    &technique_zero,
-    &technique_optimizer8,
-    &technique_offload,
-    NULL,
+    &technique_lora,           &technique_remove_padding,
+    &technique_share_prompts,  &technique_flash_attention,
+    &technique_chunked_loss,   &technique_fused_kernels,
+    &technique_bf16,           &technique_recompute,
+    &technique_norm_recompute, &technique_int8,
+    &technique_zero,           &technique_optimizer8,
+    &technique_offload,        NULL,
 };
 
 int technique_sets(struct option_set *sets, struct technique_values *values)
@@ -111,6 +105,45 @@ const char *technique_print(int i, int k, char *out, size_t size)
     return out;
 }
 
+bool technique_freezes(const struct technique_values *v)
+{
+    for (int i = 0; techniques[i]; i++)
+        if (techniques[i]->freezes && technique_is_on(v, i))
+            return true;
+    return false;
+}
+
+void technique_forget(struct technique_values *v)
+{
+    for (int i = 0; techniques[i]; i++)
+        if (techniques[i]->forget)
+            techniques[i]->forget(v->slot[i]);
+}
+
+/* Where a string option's value lies. */
+static size_t place_of(const char *option)
+{
+    for (int i = 0; techniques[i]; i++)
+        for (const struct option *o = techniques[i]->options; o->name; o++)
+            if (o->type == OPTION_STRING && strcmp(o->name, option) == 0)
+                return (size_t)i * TECHNIQUE_OPTIONS_MAX + o->offset;
+    MUST(false);
+    return 0;
+}
+
+const char *technique_text(const struct technique_values *v, const char *option)
+{
+    const char *text;
+
+    memcpy(&text, (const char *)v->slot + place_of(option), sizeof text);
+    return text;
+}
+
+void technique_set_text(struct technique_values *v, const char *option, const char *text)
+{
+    memcpy((char *)v->slot + place_of(option), &text, sizeof text);
+}
+
 int technique_find(const char *name)
 {
     for (int i = 0; techniques[i]; i++)
@@ -121,8 +154,13 @@ int technique_find(const char *name)
 
 int technique_check(const struct technique_values *v, const struct run_facts *facts, struct err *err)
 {
+    struct run_facts all = *facts;
+
     for (int i = 0; techniques[i]; i++)
-        if (techniques[i]->check && techniques[i]->check(v->slot[i], facts, err) != 0)
+        if (techniques[i]->drops && technique_is_on(v, i) && techniques[i]->drops(v->slot[i]) > all.dropout)
+            all.dropout = techniques[i]->drops(v->slot[i]);
+    for (int i = 0; techniques[i]; i++)
+        if (techniques[i]->check && techniques[i]->check(v->slot[i], &all, err) != 0)
             return -1;
     return 0;
 }

@@ -1,6 +1,6 @@
 /* Every technique of the table, alone and in pairs with each other one, on one rank and on two, in each phase that learns from
- * rows: exact ones give the losses of the plain plan, the others stay near them. A technique that is added to the table is
- * asked for here by name. */
+ * rows: exact ones give the losses of the plain plan, the others stay near them. LoRA is another way to learn, so what it is
+ * paired with is held to LoRA alone. A technique that is added to the table is asked for here by name. */
 #include <math.h>
 #include <unistd.h>
 
@@ -19,6 +19,8 @@ static const struct {
     const char *name, *on;
     int ranks; /* it needs at least these */
 } switches[] = {
+    { "lora", "--lora_dim 5 --lora_learning_rate 5e-3", 1 },
+    { "lora", "--lora_dim 3 --only_optimize_lora --lora_alpha 3 --lora_target_modules fc2,q_proj", 1 },
     { "flash_attention", "--flash_attention", 1 },
     { "chunked_loss", "--chunked_loss --chunked_loss_rows 10", 1 },
     { "fused_kernels", "--fused_kernels", 1 },
@@ -283,6 +285,12 @@ static bool is_exact(const char *name)
     return techniques[technique_find(name)]->exact;
 }
 
+/* Where weights do not learn, the losses are not near the plain plan's. */
+static bool is_apart(const char *name)
+{
+    return techniques[technique_find(name)]->freezes;
+}
+
 static void compare(const struct phase *phase, const char *words, int ranks, bool exact, const double *got,
                     const double *want)
 {
@@ -294,7 +302,7 @@ static void compare(const struct phase *phase, const char *words, int ranks, boo
 
 static void check_all(void **test_state, const struct phase *phase, const struct opt_shape *shape, int ranks)
 {
-    double plain[N_UPDATES], calm_plain[N_UPDATES], got[N_UPDATES];
+    double plain[N_UPDATES], calm_plain[N_UPDATES], alone[2][N_UPDATES], got[N_UPDATES];
     struct opt_shape calm = *shape; /* for what dropout forbids */
     char words[512];
 
@@ -302,17 +310,25 @@ static void check_all(void **test_state, const struct phase *phase, const struct
     losses_of(test_state, phase, shape, 1, ALL_OFF, plain);
     losses_of(test_state, phase, &calm, 1, ALL_OFF, calm_plain);
     CHECK(plain[N_UPDATES - 1] < plain[0]);
-    for (int i = 0; i < COUNT_OF(switches); i++)
+    for (int i = 0; i < COUNT_OF(switches); i++) {
+        const bool apart = is_apart(switches[i].name);
+        snprintf(words, sizeof words, ALL_OFF "%s", switches[i].on);
+        for (int c = 0; c < 2 && apart; c++) {
+            losses_of(test_state, phase, c ? &calm : shape, 1, words, alone[c]);
+            CHECK(alone[c][N_UPDATES - 1] < alone[c][0]);
+        }
         for (int k = i; k < COUNT_OF(switches); k++) {
-            const bool twice = k > i && strcmp(switches[i].name, switches[k].name) == 0;
+            const bool exact = (apart || is_exact(switches[i].name)) && (k == i || is_exact(switches[k].name));
+            const bool twice = k > i && (strcmp(switches[i].name, switches[k].name) == 0 || is_apart(switches[k].name));
             if (switches[i].ranks > ranks || switches[k].ranks > ranks || twice)
                 continue;
             snprintf(words, sizeof words, ALL_OFF "%s %s", switches[i].on, k == i ? "" : switches[k].on);
             const bool is_calm = strstr(words, " --share_prompts") != NULL;
+            const double *want = apart ? alone[is_calm] : is_calm ? calm_plain : plain;
             losses_of(test_state, phase, is_calm ? &calm : shape, ranks, words, got);
-            compare(phase, words, ranks, is_exact(switches[i].name) && is_exact(switches[k].name), got,
-                    is_calm ? calm_plain : plain);
+            compare(phase, words, ranks, exact, got, want);
         }
+    }
 }
 
 TEST(every_technique_is_asked_for)
