@@ -166,7 +166,9 @@ static int check_same(struct run *r, struct err *err)
 /* A reward model has no head to speak with, and a language model none to judge with. */
 static int check_form(const struct run_model *m, struct err *err)
 {
-    if (m->files.is_reward == m->value_head || (m->value_head && m->new_head))
+    const bool head = m->adapter && model_dir_find(&m->adapter_files, "v_head.weight");
+
+    if (m->files.is_reward == m->value_head || (m->value_head && (m->new_head || head)))
         return 0;
     if (m->value_head) {
         err_set(err, ERR_INPUT, "the model in \"%s\" is a language model: it has no v_head.weight to score with",
@@ -187,8 +189,8 @@ static int open_models(struct run *r, struct err *err)
     for (int i = 0; i < r->n_models; i++) {
         struct run_model *m = &r->models[i];
         if (hf_config_load(&m->config, m->dir, err) != 0 || model_dir_open(&m->files, m->dir, err) != 0 ||
-            model_dir_check(&m->files, err) != 0 || check_form(m, err) != 0 ||
-            (m->adapter && adapter_dir_open(&m->adapter_files, m->adapter, err) != 0))
+            model_dir_check(&m->files, err) != 0 ||
+            (m->adapter && adapter_dir_open(&m->adapter_files, m->adapter, err) != 0) || check_form(m, err) != 0)
             return -1;
     }
     return 0;

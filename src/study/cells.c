@@ -29,6 +29,8 @@ const struct technique_word technique_words[] = {
     { "share_prompts", "--share_prompts", "--no-share_prompts", true, 1, "reward" },
     { "optimizer8", "--optimizer_bits=8", "--optimizer_bits=32", false, 1, NULL },
     { "offload", "--offload", "--no-offload", true, 1, NULL },
+    { "lora", "--lora_dim=128", "--lora_dim=0", false, 1, NULL }, /* the rank of DeepSpeed-Chat's scripts */
+    { "lora_only", "--only_optimize_lora", "--no-only_optimize_lora", false, 1, NULL },
     { "int8", "--int8_generation", "--no-int8_generation", false, 1, "ppo" },
     { "frozen_bf16", "--frozen_dtype=bf16", "--frozen_dtype=fp32", false, 1, "ppo" },
     { 0 },
@@ -74,6 +76,8 @@ static const struct {
     { "sft", "flash_attention", true, { "flash_attention" } },
     { "sft", "fused_kernels", true, { "fused_kernels" } },
     { "sft", "norm_recompute", true, { "norm_recompute" } },
+    { "sft", "lora", true, { "lora" } },
+    { "sft", "lora only", true, { "lora", "lora_only" } },
     { "sft", "remove_padding", true, { "remove_padding" } },
     { "sft", "offload", true, { "offload" } },
     { "sft",
@@ -95,6 +99,8 @@ static const struct {
     { "reward", "flash_attention", true, { "flash_attention" } },
     { "reward", "fused_kernels", true, { "fused_kernels" } },
     { "reward", "norm_recompute", true, { "norm_recompute" } },
+    { "reward", "lora", true, { "lora" } },
+    { "reward", "lora only", true, { "lora", "lora_only" } },
     { "reward", "remove_padding", true, { "remove_padding" } },
     { "reward", "share_prompts", true, { "remove_padding", "share_prompts" } },
     { "reward", "offload", true, { "offload" } },
@@ -117,6 +123,7 @@ static const struct {
     { "ppo", "zero-3", false, { "zero-3" } },
     { "ppo", "chunked_loss", true, { "chunked_loss" } },
     { "ppo", "flash_attention", true, { "flash_attention" } },
+    { "ppo", "lora only", true, { "lora", "lora_only" } },
     { "ppo", "remove_padding", true, { "remove_padding" } },
     { "ppo", "offload", true, { "offload" } },
     { "ppo",
@@ -340,8 +347,8 @@ static int check_technique(const char *word, const char *phase, const struct tec
     err_set(err, ERR_USAGE, "unknown technique \"%.60s\"", word);
     return err_hint(err,
                     "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, zero-2, zero-3, "
-                    "chunked_loss, flash_attention, fused_kernels, norm_recompute, optimizer8, offload, and int8 and "
-                    "frozen_bf16 of PPO.",
+                    "chunked_loss, flash_attention, fused_kernels, norm_recompute, optimizer8, offload, lora, "
+                    "lora_only, and int8 and frozen_bf16 of PPO.",
                     nearest);
 }
 
