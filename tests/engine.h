@@ -27,18 +27,21 @@ struct engine {
     struct trainer trainer;
 };
 
-/* words: the techniques' options as on a command line, e.g. "--gradient_checkpointing --no-flash_attention". */
+/* words: the techniques' options as on a command line, e.g. "--gradient_checkpointing --no-flash_attention". Those that are
+ * texts last for 7 further calls. */
 static inline int engine_techniques(struct technique_values *v, const char *words, struct err *err)
 {
     struct option_set sets[TECHNIQUES_MAX];
     struct option_given given[32];
     const char *rest[1];
-    char text[512], *save, *argv[32] = { text };
+    static _Thread_local char texts[8][512];
+    static _Thread_local unsigned n_calls;
+    char *text = texts[n_calls++ % COUNT_OF(texts)], *save, *argv[32] = { text };
     int argc = 1, n_given, n_rest;
 
     const int n = technique_sets(sets, v);
     option_defaults(sets, n);
-    snprintf(text, sizeof text, "%s", words);
+    snprintf(text, sizeof texts[0], "%s", words);
     for (char *word = strtok_r(text, " ", &save); word && argc < 32; word = strtok_r(NULL, " ", &save))
         argv[argc++] = word;
     return option_parse(sets, n, argc, argv, given, 32, &n_given, rest, 0, &n_rest, err);
