@@ -163,3 +163,22 @@ names() {
     }
     [ "$(bytes "${adapters[@]}" --only_optimize_lora)" -lt $(($(bytes) * 7 / 10)) ]
 }
+
+# Weights, adapters and averages in shards: what is saved is put together again, and what judges is shared all the same.
+@test "in shards it learns alike and saves the same" {
+    for phase in sft ppo; do
+        local with=("${adapters[@]}" --only_optimize_lora --max_steps 3 --zero_persistence_threshold 100)
+        if [ $phase = ppo ]; then with+=(--enable_ema --generation_batch_size 2 --batch_size 2); fi
+        for stage in 0 2 3; do
+            train_words $phase "$dir/$phase-$stage" -q --ranks 2 --zero_stage $stage "${with[@]}"
+            "$bin" "${words[@]}"
+        done
+        for stage in 2 3; do
+            for model in $([ $phase = sft ] && echo . || echo actor actor_ema); do
+                local is="$dir/$phase-$stage/$model" want="$dir/$phase-0/$model"
+                same_loss "$(evaluated --model "$is")" "$(evaluated --model "$want")"
+                same_loss "$(evaluated --model "$home/m" --lora_adapter "$is/adapter")" "$(evaluated --model "$want")"
+            done
+        done
+    done
+}
