@@ -133,6 +133,9 @@ names() {
     [[ $output == *'--lora_module_name "nowhere" names no linear layer'* ]]
     run -2 evaluated --model "$home/m" --lora_dim 4
     [[ $output == *'changes nothing where nothing learns'* ]]
+    train_words reward "$dir/out" --dropout 0 --share_prompts "${adapters[@]}" --lora_dropout 0.1
+    run -2 "$bin" "${words[@]}"
+    [[ $output == *'--share_prompts with dropout 0.1'* ]]
     [ ! -e "$dir/out" ]
 }
 
