@@ -212,63 +212,64 @@ TEST(weights_in_files_leave_a_layer_in_memory)
     CHECK_NEAR((double)in_files, 4 * PARAMETERS, 2e6);
     CHECK((double)plain > 4 * PARAMETERS);
     CHECK(bytes < (size_t)280 << 20);
+}
 
-    /* K = 128 beside all linear layers: 56,623,104 numbers; what is frozen has weights and nothing else. */
-    TEST(adapters_are_all_that_has_state)
-    {
-        const double adapters = 56623104, rest = 85829632 - adapters;
-        struct plan p;
+/* K = 128 beside all linear layers: 56,623,104 numbers; what is frozen has weights and nothing else. */
+TEST(adapters_are_all_that_has_state)
+{
+    const double adapters = 56623104, rest = 85829632 - adapters;
+    struct plan p;
 
-        plan_of(test_state, &p, "--lora_dim 128 --only_optimize_lora", 1, "opt-350m");
-        CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 4 * (PARAMETERS + adapters), 64 * 400);
-        CHECK_NEAR((double)p.kind_bytes[KIND_GRAD], 4 * adapters, 256);
-        CHECK_NEAR((double)p.kind_bytes[KIND_OPTIMIZER], 8 * adapters, 512);
-        plan_free(&p);
-        plan_of(test_state, &p, "--lora_dim 128 --dtype bf16 --zero_stage 1", 2, "opt-350m");
-        CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 2 * (PARAMETERS + adapters), 64 * 400);
-        CHECK_NEAR((double)p.kind_bytes[KIND_MASTER], 2 * (adapters + rest) / 2, 512);
-        CHECK_NEAR((double)p.kind_bytes[KIND_GRAD], 2 * (adapters + rest), 512);
-        plan_free(&p);
-    }
+    plan_of(test_state, &p, "--lora_dim 128 --only_optimize_lora", 1, "opt-350m");
+    CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 4 * (PARAMETERS + adapters), 64 * 400);
+    CHECK_NEAR((double)p.kind_bytes[KIND_GRAD], 4 * adapters, 256);
+    CHECK_NEAR((double)p.kind_bytes[KIND_OPTIMIZER], 8 * adapters, 512);
+    plan_free(&p);
+    plan_of(test_state, &p, "--lora_dim 128 --dtype bf16 --zero_stage 1", 2, "opt-350m");
+    CHECK_NEAR((double)p.kind_bytes[KIND_PARAM], 2 * (PARAMETERS + adapters), 64 * 400);
+    CHECK_NEAR((double)p.kind_bytes[KIND_MASTER], 2 * (adapters + rest) / 2, 512);
+    CHECK_NEAR((double)p.kind_bytes[KIND_GRAD], 2 * (adapters + rest), 512);
+    plan_free(&p);
+}
 
-    /* Each technique alone lowers what it is for, against the plain plan. */
-    TEST(each_technique_lowers_what_it_is_for)
-    {
-        static const char *const plain_words =
-            "--no-flash_attention --no-chunked_loss --no-fused_kernels --no-recompute_norms ";
-        static const char *const on[] = { "--flash_attention", "--chunked_loss", "--gradient_checkpointing",
-                                          "--recompute_norms", "--dtype bf16" };
-        struct plan plain, p;
-        char words[256];
+/* Each technique alone lowers what it is for, against the plain plan. */
+TEST(each_technique_lowers_what_it_is_for)
+{
+    static const char *const plain_words =
+        "--no-flash_attention --no-chunked_loss --no-fused_kernels --no-recompute_norms ";
+    static const char *const on[] = { "--flash_attention", "--chunked_loss", "--gradient_checkpointing",
+                                      "--recompute_norms", "--dtype bf16" };
+    struct plan plain, p;
+    char words[256];
 
-        plan_of(test_state, &plain, plain_words, 1, "opt-350m");
-        for (int i = 0; i < COUNT_OF(on); i++) {
-            snprintf(words, sizeof words, "%s%s", plain_words, on[i]);
-            plan_of(test_state, &p, words, 1, "opt-350m");
-            if (p.kind_bytes[KIND_ACTIVATION] >= plain.kind_bytes[KIND_ACTIVATION])
-                fail_msg("%s does not lower activations: %zu, without %zu", on[i], p.kind_bytes[KIND_ACTIVATION],
-                         plain.kind_bytes[KIND_ACTIVATION]);
-            plan_free(&p);
-        }
-        plan_of(test_state, &p, "--gradient_checkpointing", 1, "opt-350m");
-        CHECK(p.kind_bytes[KIND_ACTIVATION] < (size_t)700 << 20);
-        plan_free(&p);
-        plan_free(&plain);
-    }
-
-    TEST(work_is_the_models)
-    {
-        struct plan p;
-
-        /* 657,555,456 flops a token forward and three times that with the backward pass, attention's own beside it. */
-        plan_of(test_state, &p, "", 1, "opt-350m");
-        CHECK_NEAR(cost_update(&p).flops / (3 * 657555456.0 * 2048), 1.04, 0.03);
+    plan_of(test_state, &plain, plain_words, 1, "opt-350m");
+    for (int i = 0; i < COUNT_OF(on); i++) {
+        snprintf(words, sizeof words, "%s%s", plain_words, on[i]);
+        plan_of(test_state, &p, words, 1, "opt-350m");
+        if (p.kind_bytes[KIND_ACTIVATION] >= plain.kind_bytes[KIND_ACTIVATION])
+            fail_msg("%s does not lower activations: %zu, without %zu", on[i], p.kind_bytes[KIND_ACTIVATION],
+                     plain.kind_bytes[KIND_ACTIVATION]);
         plan_free(&p);
     }
+    plan_of(test_state, &p, "--gradient_checkpointing", 1, "opt-350m");
+    CHECK(p.kind_bytes[KIND_ACTIVATION] < (size_t)700 << 20);
+    plan_free(&p);
+    plan_free(&plain);
+}
 
-    TEST_MAIN(CASE(state_is_counted_to_the_parameter), CASE(zero_shards_state),
-              CASE(stages_of_zero_take_what_their_formulas_say), CASE(zero_2_frees_gradients_as_it_goes),
-              CASE(zero_3_frees_weights_as_it_goes), CASE(moments_in_8_bits_are_counted_with_their_scales),
-              CASE(offload_takes_state_out_of_memory), CASE(weights_in_files_leave_a_layer_in_memory),
-              CASE(weights_in_files_leave_the_gradients), CASE(each_technique_lowers_what_it_is_for),
-              CASE(adapters_are_all_that_has_state), CASE(work_is_the_models))
+TEST(work_is_the_models)
+{
+    struct plan p;
+
+    /* 657,555,456 flops a token forward and three times that with the backward pass, attention's own beside it. */
+    plan_of(test_state, &p, "", 1, "opt-350m");
+    CHECK_NEAR(cost_update(&p).flops / (3 * 657555456.0 * 2048), 1.04, 0.03);
+    plan_free(&p);
+}
+
+TEST_MAIN(CASE(state_is_counted_to_the_parameter), CASE(zero_shards_state),
+          CASE(stages_of_zero_take_what_their_formulas_say), CASE(zero_2_frees_gradients_as_it_goes),
+          CASE(zero_3_frees_weights_as_it_goes), CASE(moments_in_8_bits_are_counted_with_their_scales),
+          CASE(offload_takes_state_out_of_memory), CASE(weights_in_files_leave_a_layer_in_memory),
+          CASE(weights_in_files_leave_the_gradients), CASE(each_technique_lowers_what_it_is_for),
+          CASE(adapters_are_all_that_has_state), CASE(work_is_the_models))
