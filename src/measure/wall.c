@@ -82,7 +82,7 @@ bool wall_parse(const char *line, double *time_s, double *watts)
     }
     *time_s = first;
     *watts = strtod(c, &stop);
-    return stop != c && isfinite(*watts) && *watts >= 0 && *watts <= MAX_WATTS;
+    return first >= 0 && stop != c && isfinite(*watts) && *watts >= 0 && *watts <= MAX_WATTS;
 }
 
 void wall_add(struct wall_trace *t, double time_s, double watts)
