@@ -193,7 +193,7 @@ names() {
     sft "$dir/files" -q "${with[@]}" --offload --offload_params
     cmp "$dir/memory/model.safetensors" "$dir/files/model.safetensors"
     cmp "$dir/memory/adapter/adapter_model.safetensors" "$dir/files/adapter/adapter_model.safetensors"
-    sft_cut 2 KILL "$dir/cut" "${with[@]}" --save_interval 2 --ranks 2 --zero_stage 3 --zero_persistence_threshold 100 \
+    who=rank sft_cut 2 KILL "$dir/cut" "${with[@]}" --save_interval 2 --ranks 2 --zero_stage 3 --zero_persistence_threshold 100 \
         --batch_size 4 --max_steps 40
     run -0 sft "$dir/cut" "${with[@]}" --save_interval 2 --max_steps 40 --resume
     [[ $output == *'the checkpoint is of 2 ranks, this run has 1'* ]]
