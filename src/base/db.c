@@ -55,8 +55,16 @@ void db_close(struct db *d)
 
 int db_durable(struct db *d, struct err *err)
 {
-    if (db_exec(d, err, NULL, "PRAGMA journal_mode = WAL", "") != 0)
-        return -1;
+    /* Here SQLite asks for the write lock while it reads, and does not wait for it as it does elsewhere. */
+    const int pause_ms = 10;
+    int waited_ms = 0;
+
+    while (db_exec(d, err, NULL, "PRAGMA journal_mode = WAL", "") != 0) {
+        if (sqlite3_errcode(d->handle) != SQLITE_BUSY || waited_ms >= BUSY_MS)
+            return -1;
+        *err = (struct err){ 0 };
+        waited_ms += sqlite3_sleep(pause_ms);
+    }
     return db_exec(d, err, NULL, "PRAGMA synchronous = FULL", "");
 }
 
