@@ -56,7 +56,7 @@ fuzz: ## each fuzz target for SECONDS_EACH seconds
 	@tools/setup build fuzz
 	@cmake --preset fuzz >/dev/null
 	@cmake --build --preset fuzz -j $(JOBS)
-	tools/run_fuzz build/fuzz $(SECONDS_EACH)
+	JOBS=$(JOBS) tools/run_fuzz build/fuzz $(SECONDS_EACH)
 
 bench: ## what the kernels reach on this machine
 	@$(MAKE) --no-print-directory build
