@@ -22,6 +22,7 @@ static const char *const forms[OP_N][2] = {
     [OP_RELU_GRAD] = { "w[*] w[*]", "w[*]" },
     [OP_DROPOUT] = { "w[N,C]", "w[N,C]" },
     [OP_SCALE] = { "w[N,C]", "w[N,C]" },
+    [OP_CONVERT] = { "v[*]", "v[*]" },
     [OP_LAYERNORM] = { "w[N,C] w[C] w[C]", "w[N,C] f[N,2]" },
     [OP_LAYERNORM_GRAD] = { "w[N,C] w[N,C] f[N,2] w[C]", "w[N,C] +w?[C] +w?[C]" },
     [OP_ADD_NORM] = { "w[N,C] w[N,C] w[C] w[C]", "w[N,C] w[N,C] f[N,2]" },

@@ -113,6 +113,7 @@ static const struct op_rule rules[OP_N] = {
     [OP_RELU_GRAD] = { "relu_grad", 2, 1, NULL, NULL, false },
     [OP_DROPOUT] = { "dropout", 1, 1, op_dropout_gradient, NULL, false },
     [OP_SCALE] = { "scale", 1, 1, op_dropout_gradient, NULL, false },
+    [OP_CONVERT] = { "convert", 1, 1, NULL, NULL, false },
     [OP_LAYERNORM] = { "layernorm", 3, 2, op_layernorm_gradient, NULL, false },
     [OP_LAYERNORM_GRAD] = { "layernorm_grad", 4, 3, NULL, NULL, false },
     [OP_ADD_NORM] = { "add_norm", 4, 3, op_add_norm_gradient, NULL, false },

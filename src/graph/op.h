@@ -19,6 +19,7 @@
  *  relu_grad             dy, y                                      dx = dy where y > 0, else 0
  *  dropout               x[N,C]                                     y[N,C] (its own gradient op too)          p site
  *  scale                 x[N,C]                                     y[N,C] (its own gradient op too)          scale
+ *  convert               x                                          y, fp32 or bf16 either
  *  layernorm             x[N,C], g[C], b[C]                         y[N,C], stats[N,2] f32 (mean, 1/sd)
  *  layernorm_grad        dy, x, stats, g                            dx, +dg[C]|[], +db[C]|[]
  *  add_norm              a[N,C], r[N,C], g, b                       s = a + dropout(r), y = norm(s), stats    p site
@@ -128,6 +129,7 @@ enum op {
     OP_RELU_GRAD,
     OP_DROPOUT,
     OP_SCALE,
+    OP_CONVERT,
     OP_LAYERNORM,
     OP_LAYERNORM_GRAD,
     OP_ADD_NORM,

@@ -4,8 +4,8 @@
 #include "backend/row_loss.h"
 
 /* Ops with neither a gradient nor one they are the gradient of that finite differences could see: own tests below. */
-static const enum op alone[] = { OP_ADD,        OP_SUMSQ,        OP_GRAD_SCALE, OP_ADAMW,     OP_ADAMW8,   OP_EMA,
-                                 OP_ACCUMULATE, OP_KV_ATTENTION, OP_QUANTIZE,   OP_LINEAR_Q8, OP_LIVE_ROWS };
+static const enum op alone[] = { OP_ADD, OP_CONVERT,    OP_SUMSQ,        OP_GRAD_SCALE, OP_ADAMW,     OP_ADAMW8,
+                                 OP_EMA, OP_ACCUMULATE, OP_KV_ATTENTION, OP_QUANTIZE,   OP_LINEAR_Q8, OP_LIVE_ROWS };
 
 static const enum op by_exec[] = { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER, OP_WAIT,
                                    OP_FILE_READ,  OP_FILE_WRITE,     OP_FILE_WAIT };
@@ -283,6 +283,46 @@ TEST(accumulating_keeps_to_its_range)
         for (int i = 0; i < COUNT_OF(how); i++) {
             check_accumulate(&ref, &ref, (enum dtype)type, how[i]);
             check_accumulate(&cpu, &ref, (enum dtype)type, how[i]);
+        }
+    cpu.close(&cpu);
+    ref.close(&ref);
+}
+
+/* Rows that there are, from one type to the other; those behind them stay: fixture_run looks. */
+static void check_convert(struct backend *b, enum dtype from, enum dtype to)
+{
+    struct sample s = { .op = OP_CONVERT, .attrs = plain, .type = from, .B = 2, .T = 700, .C = 3, .planned_B = 3 };
+    struct err err = { 0 };
+    struct fixture f;
+
+    fixture_init(&f, &s);
+    fixture_fill(&f, 1);
+    mem_free(f.data[1]);
+    f.buffers[1].dtype = to;
+    f.buffers[1].bytes = (size_t)f.buffers[1].count * dtype_bytes(to);
+    f.data[1] = mem_array((int64_t)f.buffers[1].bytes, 1, 1, MEM_OTHER, &err);
+    assert_non_null(f.data[1]);
+    memset(f.data[1], 0xff, f.buffers[1].bytes);
+    fixture_run(&f, b);
+    for (int64_t i = 0; i < f.used[1]; i++) {
+        const double x = get(&f, 0, i), want = to == BF16 ? (double)bf16_to_f32(bf16_from_f32((float)x)) : x;
+
+        assert_true(get(&f, 1, i) == want);
+    }
+    fixture_free(&f);
+}
+
+TEST(conversion_rounds_once)
+{
+    struct backend ref, cpu;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
+    for (int from = F32; from <= BF16; from++)
+        for (int to = F32; to <= BF16; to++) {
+            check_convert(&ref, (enum dtype)from, (enum dtype)to);
+            check_convert(&cpu, (enum dtype)from, (enum dtype)to);
         }
     cpu.close(&cpu);
     ref.close(&ref);
@@ -1027,7 +1067,7 @@ TEST_MAIN(CASE(int8_weights_stand_for_their_weights), CASE(every_op_has_a_case),
           CASE(padding_row_of_the_embedding_gets_no_gradient), CASE(query_that_sees_nothing_gives_nothing),
           CASE(cached_attention_is_attention), CASE(cache_has_an_end), CASE(cpu_decodes_as_ref_does),
           CASE(clipped_policy_loss_moves_one_way), CASE(masters_in_halves_learn_alike),
-          CASE(averages_keep_to_their_range), CASE(accumulating_keeps_to_its_range),
+          CASE(averages_keep_to_their_range), CASE(accumulating_keeps_to_its_range), CASE(conversion_rounds_once),
           CASE(clipped_value_loss_is_the_larger_one), CASE(log_probabilities_come_without_a_policy),
           CASE(live_rows_are_as_in_the_whole_batch), CASE(rows_share_their_beginning),
           CASE(ref_works_on_fewer_rows_than_planned), CASE(cpu_agrees_with_ref))

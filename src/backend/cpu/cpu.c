@@ -24,6 +24,7 @@ static const struct cpu_op *const ops[OP_N] = {
     [OP_RELU_GRAD] = &cpu_relu_grad,
     [OP_DROPOUT] = &cpu_dropout,
     [OP_SCALE] = &cpu_scale,
+    [OP_CONVERT] = &cpu_convert,
     [OP_LAYERNORM] = &cpu_layernorm,
     [OP_LAYERNORM_GRAD] = &cpu_layernorm_grad,
     [OP_ADD_NORM] = &cpu_add_norm,

@@ -34,7 +34,8 @@ int64_t cpu_thread(void);
 
 extern const struct cpu_op cpu_linear, cpu_linear_dx, cpu_linear_dw, cpu_bias_grad, cpu_linear_ce, cpu_linear_ce_train;
 extern const struct cpu_op cpu_quantize, cpu_linear_q8;
-extern const struct cpu_op cpu_embed, cpu_embed_grad, cpu_add, cpu_relu, cpu_relu_grad, cpu_dropout, cpu_scale;
+extern const struct cpu_op cpu_embed, cpu_embed_grad, cpu_add, cpu_relu, cpu_relu_grad, cpu_dropout, cpu_scale,
+    cpu_convert;
 extern const struct cpu_op cpu_layernorm, cpu_layernorm_grad, cpu_add_norm, cpu_add_norm_grad;
 extern const struct cpu_op cpu_value_head, cpu_value_head_grad, cpu_pair_loss, cpu_pair_loss_grad;
 extern const struct cpu_op cpu_cross_entropy, cpu_cross_entropy_grad, cpu_value_loss, cpu_value_loss_grad;

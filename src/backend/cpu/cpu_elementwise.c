@@ -1,4 +1,4 @@
-/* Sums of two, ReLU and dropout: memory is read and written once, in tiles that fit the first cache. */
+/* Sums of two, ReLU, dropout and conversion: memory is read and written once, in tiles that fit the first cache. */
 #include "backend/cpu/call.h"
 
 SIMD_CLONES static void add_tile(float *restrict y, const float *restrict a, const float *restrict b, int64_t n)
@@ -54,6 +54,24 @@ static void map_part(const struct cpu_call *a, int part)
     }
 }
 
+/* From fp32 or bf16 to either. */
+static void convert_part(const struct cpu_call *a, int part)
+{
+    const struct simd_part p = simd_part(kernel_elements(a->kernel, a->c), 64, part, a->parts);
+    const enum dtype from = kernel_in(a->kernel, 0)->dtype;
+    float tile[SIMD_TILE];
+
+    for (int64_t i = p.begin; i < p.end; i += SIMD_TILE) {
+        const int64_t n = p.end - i < SIMD_TILE ? p.end - i : SIMD_TILE;
+        float *y = simd_room(a->out[0], a->type, i, tile);
+        const float *x = simd_load(a->in[0], from, i, n, y);
+
+        if (a->type == F32 && x != y)
+            memcpy(y, x, (size_t)n * sizeof *y);
+        simd_store(a->out[0], a->type, i, n, x);
+    }
+}
+
 static void dropout_part(const struct cpu_call *a, int part)
 {
     const struct simd_part p = simd_part(a->rows, 1, part, a->parts);
@@ -80,6 +98,16 @@ static int map_run(struct backend *b, const struct kernel *k, void *const *in, v
     return 0;
 }
 
+static int convert_run(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
+                       const struct run_context *c, struct err *err)
+{
+    const struct cpu_call a = cpu_call(b, k, in, out, scratch, c, 0, 0);
+
+    (void)err;
+    cpu_parts(&a, convert_part);
+    return 0;
+}
+
 static int dropout_prepare(struct backend *b, struct kernel *k, struct err *err)
 {
     (void)err;
@@ -103,4 +131,4 @@ static int dropout_run(struct backend *b, const struct kernel *k, void *const *i
 
 const struct cpu_op cpu_add = { cpu_no_scratch, map_run }, cpu_relu = { cpu_no_scratch, map_run },
                     cpu_relu_grad = { cpu_no_scratch, map_run }, cpu_scale = { cpu_no_scratch, map_run },
-                    cpu_dropout = { dropout_prepare, dropout_run };
+                    cpu_dropout = { dropout_prepare, dropout_run }, cpu_convert = { cpu_no_scratch, convert_run };

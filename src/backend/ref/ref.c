@@ -17,6 +17,7 @@ static const struct ref_op *const ops[OP_N] = {
     [OP_RELU_GRAD] = &ref_relu_grad,
     [OP_DROPOUT] = &ref_dropout,
     [OP_SCALE] = &ref_scale,
+    [OP_CONVERT] = &ref_convert,
     [OP_LAYERNORM] = &ref_layernorm,
     [OP_LAYERNORM_GRAD] = &ref_layernorm_grad,
     [OP_ADD_NORM] = &ref_add_norm,

@@ -23,7 +23,8 @@ struct ref_op {
     int64_t (*scratch)(const struct kernel *k); /* doubles; NULL = none */
 };
 
-extern const struct ref_op ref_embed, ref_embed_grad, ref_add, ref_relu, ref_relu_grad, ref_dropout, ref_scale;
+extern const struct ref_op ref_embed, ref_embed_grad, ref_add, ref_relu, ref_relu_grad, ref_dropout, ref_scale,
+    ref_convert;
 extern const struct ref_op ref_linear, ref_linear_dx, ref_linear_dw, ref_bias_grad;
 extern const struct ref_op ref_quantize, ref_linear_q8;
 extern const struct ref_op ref_layernorm, ref_layernorm_grad, ref_add_norm, ref_add_norm_grad;

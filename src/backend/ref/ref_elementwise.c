@@ -1,4 +1,4 @@
-/* Look-up, sums of two, ReLU and dropout. add and relu also meet parameters and single numbers: a tensor's rows are then
+/* Look-up, sums of two, ReLU, dropout and conversion. add and relu also meet parameters and single numbers: a tensor's rows are then
  * its own first extent, and only that of an activation shrinks with the batch. */
 #include "backend/ref/ref.h"
 
@@ -96,6 +96,15 @@ static int scale(const struct ref_call *r)
     return 0;
 }
 
+static int convert(const struct ref_call *r)
+{
+    const struct ref_tensor x = ref_in(r, 0), y = ref_out(r, 0);
+
+    for (int64_t i = 0, n = kernel_elements(r->kernel, r->c); i < n; i++)
+        ref_set(y, i, ref_get(x, i));
+    return 0;
+}
+
 const struct ref_op ref_embed = { embed, NULL }, ref_embed_grad = { embed_grad, NULL }, ref_add = { add, NULL },
                     ref_relu = { relu, NULL }, ref_relu_grad = { relu_grad, NULL }, ref_dropout = { dropout, NULL },
-                    ref_scale = { scale, NULL };
+                    ref_scale = { scale, NULL }, ref_convert = { convert, NULL };
