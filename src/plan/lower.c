@@ -71,6 +71,7 @@ static int lower_value(struct plan *p, int program, const char *model, const str
         .persistent = of_model || v->input,
         .cache = v->kind == KIND_KV,
         .packed = v->packed,
+        .working = v->working,
         .input = v->input,
         .program = of_model || v->input ? -1 : program,
         .by = "model",

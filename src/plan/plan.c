@@ -64,6 +64,15 @@ int plan_add_buffer(struct plan *p, const struct buffer *b, struct err *err)
     return p->n_buffers++;
 }
 
+int plan_add_like(struct plan *p, int buffer, const char *prefix, const char *by, struct err *err)
+{
+    struct buffer b = p->buffers[buffer];
+
+    b.name = plan_name(p, err, "%s/%s", prefix, b.name);
+    b.by = by;
+    return b.name ? plan_add_buffer(p, &b, err) : -1;
+}
+
 int plan_add_program(struct plan *p, const char *model, const char *name, int64_t B, int64_t T, struct err *err)
 {
     MUST(p->n_programs < PLAN_MAX_PROGRAMS);
@@ -159,6 +168,14 @@ int64_t plan_held(const struct plan *p, int buffer, int rank, int64_t *first, in
     *first = begin - b->parent_begin;
     *count = stop - begin;
     return begin - own;
+}
+
+bool plan_step_reads(const struct op_step *s, int buffer)
+{
+    for (int k = 0; k < OP_MAX_IN; k++)
+        if (s->in[k] == buffer)
+            return true;
+    return false;
 }
 
 struct op_step plan_step(enum op op, const char *by)

@@ -25,7 +25,7 @@ struct buffer {
     bool persistent; /* lives between programs: parameters, gradients, optimizer state, inputs */
     bool cache; /* persistent, but between those programs alone that name a cache: any other one writes over it */
     bool derived; /* made of other state by a program of the plan: neither loaded nor saved */
-    bool packed; /* as the value's */
+    bool packed, working; /* as the value's */
     bool input; /* exec gives its address out */
     bool staging; /* filled from a buffer of TIER_FILE, or written to it: */
     int stages; /* that one */
@@ -81,6 +81,8 @@ void plan_free(struct plan *p);
 int plan_add_buffer(struct plan *p, const struct buffer *b, struct err *err); /* index, or -1 */
 /* name without the model's prefix; model outlives the plan */
 int plan_add_program(struct plan *p, const char *model, const char *name, int64_t B, int64_t T, struct err *err);
+/* One like that buffer, of the same program, named "PREFIX/..." after it. */
+int plan_add_like(struct plan *p, int buffer, const char *prefix, const char *by, struct err *err);
 /* Inserts a copy of *s before position `at` of a program (n_steps: at the end). */
 int plan_insert(struct plan *p, int program, int at, const struct op_step *s, struct err *err);
 void plan_remove(struct plan *p, int program, int at);
@@ -99,6 +101,7 @@ static inline int plan_stored(const struct plan *p, int buffer)
 {
     return buffer >= 0 && p->buffers[buffer].staging ? p->buffers[buffer].stages : buffer;
 }
+bool plan_step_reads(const struct op_step *s, int buffer);
 /* A step with no operands, no attributes: a start for filling in. */
 struct op_step plan_step(enum op op, const char *by);
 

@@ -366,9 +366,11 @@ static int time_phase(struct collector *c, const struct phase *phase, const stru
         .ranks = 1, .trains = true, .pairs = phase->samples == SAMPLE_PAIR, .dropout = models[0].config.dropout
     };
     for (int which = 0; result == 0 && choose(&v, which, z->all && c->ranks == 1); which++) {
-        for (int i = 0; techniques[i]; i++) /* what one rank, or such a model, cannot do */
-            if (techniques[i]->check && techniques[i]->check(v.slot[i], &alone, err) != 0)
+        for (int i = 0; techniques[i]; i++) { /* what one rank, such a model or the others cannot do */
+            const struct run_facts facts = technique_facts(&v, &alone);
+            if (techniques[i]->check && techniques[i]->check(v.slot[i], &facts, err) != 0)
                 technique_choose(&v, i, -1);
+        }
         technique_choose(&v, technique_find("offload"), -1); /* pieces of files are the disk's figure */
         set_techniques(&s, form == &run_ppo, &v);
         result = time_plan(c, form, &s.one, models, z->budget_s, err);

@@ -25,6 +25,7 @@ const struct technique_word technique_words[] = {
     { "flash_attention", "--flash_attention", "--no-flash_attention", true, 1, NULL },
     { "fused_kernels", "--fused_kernels", "--no-fused_kernels", true, 1, NULL },
     { "norm_recompute", "--recompute_norms", "--no-recompute_norms", true, 1, NULL },
+    { "activation_compression", "--activation_compression", "--no-activation_compression", false, 1, NULL },
     { "remove_padding", "--remove_padding", "--no-remove_padding", true, 1, NULL },
     { "share_prompts", "--share_prompts", "--no-share_prompts", true, 1, "reward" },
     { "optimizer8", "--optimizer_bits=8", "--optimizer_bits=32", false, 1, NULL },

@@ -74,6 +74,7 @@ const struct technique technique_bf16 = {
     .summary = "Number format",
     .paper = "Micikevicius et al. 2018, arXiv:1710.03740; Kalamkar et al. 2019, arXiv:1905.12322",
     .exact = false,
+    .narrows = true,
     .options = options,
     .ways = ways,
     .options_size = sizeof(struct bf16_options),

@@ -26,9 +26,8 @@ static bool is_on(const void *o)
 static int reader(const struct program *g, int buffer, enum pass pass)
 {
     for (int i = 0; i < g->n_steps; i++)
-        for (int k = 0; k < OP_MAX_IN; k++)
-            if (g->steps[i].pass == pass && g->steps[i].in[k] == buffer)
-                return i;
+        if (g->steps[i].pass == pass && plan_step_reads(&g->steps[i], buffer))
+            return i;
     return -1;
 }
 
@@ -46,15 +45,6 @@ static struct op_step norm_again(const struct op_step *s, int *output)
     return again;
 }
 
-static int copy_buffer(struct plan *p, int buffer, struct err *err)
-{
-    struct buffer b = p->buffers[buffer];
-
-    b.name = plan_name(p, err, "again/%s", b.name);
-    b.by = "norm_recompute";
-    return b.name ? plan_add_buffer(p, &b, err) : -1;
-}
-
 static int make_again(struct plan *p, int program, int norm, struct err *err)
 {
     struct program *g = &p->programs[program];
@@ -67,8 +57,8 @@ static int make_again(struct plan *p, int program, int norm, struct err *err)
     if (at < 0 || strcmp(g->steps[at].by, "recompute") == 0)
         return 0;
     again.layer = g->steps[at].layer;
-    again.out[0] = copy_buffer(p, y, err);
-    again.out[1] = copy_buffer(p, stats, err);
+    again.out[0] = plan_add_like(p, y, "again", "norm_recompute", err);
+    again.out[1] = plan_add_like(p, stats, "again", "norm_recompute", err);
     if (again.out[0] < 0 || again.out[1] < 0 || plan_insert(p, program, at, &again, err) != 0)
         return -1;
     for (int i = at + 1; i < g->n_steps; i++)

@@ -22,20 +22,12 @@ static bool is_on(const void *o)
     return ((const struct recompute_options *)o)->on;
 }
 
-static bool reads(const struct op_step *s, int buffer)
-{
-    for (int k = 0; k < OP_MAX_IN; k++)
-        if (s->in[k] == buffer)
-            return true;
-    return false;
-}
-
 /* Is buffer b needed by a backward step of the layer, or by a clone (marked in cloned) of one of its forward steps? */
 static bool needed(const struct program *g, int layer, int b, const bool *cloned)
 {
     for (int i = 0; i < g->n_steps; i++) {
         const struct op_step *s = &g->steps[i];
-        if (s->layer == layer && (s->pass == PASS_BACKWARD || (cloned && cloned[i])) && reads(s, b))
+        if (s->layer == layer && (s->pass == PASS_BACKWARD || (cloned && cloned[i])) && plan_step_reads(s, b))
             return true;
     }
     return false;
@@ -45,7 +37,7 @@ static bool needed(const struct program *g, int layer, int b, const bool *cloned
 static bool crosses(const struct program *g, int layer, int b)
 {
     for (int i = 0; i < g->n_steps; i++)
-        if (g->steps[i].pass == PASS_FORWARD && g->steps[i].layer != layer && reads(&g->steps[i], b))
+        if (g->steps[i].pass == PASS_FORWARD && g->steps[i].layer != layer && plan_step_reads(&g->steps[i], b))
             return true;
     return false;
 }
@@ -95,10 +87,7 @@ static int clone_step(struct plan *p, int program, int from, int at, struct err 
     for (int k = 0; k < OP_MAX_OUT; k++) {
         if (s.out[k] < 0)
             continue;
-        struct buffer b = p->buffers[s.out[k]];
-        b.name = plan_name(p, err, "again/%s", b.name);
-        b.by = "recompute";
-        s.out[k] = b.name ? plan_add_buffer(p, &b, err) : -1;
+        s.out[k] = plan_add_like(p, s.out[k], "again", "recompute", err);
         if (s.out[k] < 0)
             return -1;
     }

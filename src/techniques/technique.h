@@ -12,6 +12,7 @@ struct run_facts {
     bool trains; /* false: evaluation alone */
     bool pairs; /* of rows, whose scores are compared */
     double dropout;
+    bool narrow; /* its working type has 16 bits */
 };
 
 struct technique {
@@ -27,6 +28,7 @@ struct technique {
     const char *const *ways;
     bool (*is_on)(const void *options);
     int (*check)(const void *options, const struct run_facts *facts, struct err *err); /* NULL = always possible */
+    bool narrows; /* while it is on, the working type has 16 bits */
     double (*drops)(const void *options); /* dropout of its own; NULL = none */
     void (*forget)(void *options); /* all that a model goes without which is like a learning one, but does not learn */
     int (*on_graph)(const void *options, struct graph *g, struct err *err); /* before gradients; NULL = not involved */
@@ -46,6 +48,8 @@ int technique_sets(struct option_set *sets, struct technique_values *values); /*
 /* The same options for one model of several, "actor_" before each; those not given are as in `all`. */
 int technique_sets_of(struct option_set *sets, struct technique_values *values, const char *title, const char *prefix,
                       const struct technique_values *all);
+/* *facts with what the techniques that are on add to it. */
+struct run_facts technique_facts(const struct technique_values *v, const struct run_facts *facts);
 int technique_check(const struct technique_values *v, const struct run_facts *facts, struct err *err);
 int technique_on_graph(const struct technique_values *v, struct graph *g, struct err *err);
 int technique_on_plan(const struct technique_values *v, struct plan *p, const char *model, struct err *err);

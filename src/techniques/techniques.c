@@ -5,16 +5,25 @@
 
 extern const struct technique technique_bf16, technique_flash_attention, technique_chunked_loss,
     technique_fused_kernels, technique_recompute, technique_norm_recompute, technique_zero, technique_optimizer8,
-    technique_int8, technique_remove_padding, technique_share_prompts, technique_offload, technique_lora;
+    technique_activation_compression, technique_int8, technique_remove_padding, technique_share_prompts,
+    technique_offload, technique_lora;
 
 const struct technique *const techniques[] = {
-    &technique_lora,           &technique_remove_padding,
-    &technique_share_prompts,  &technique_flash_attention,
-    &technique_chunked_loss,   &technique_fused_kernels,
-    &technique_bf16,           &technique_recompute,
-    &technique_norm_recompute, &technique_int8,
-    &technique_zero,           &technique_optimizer8,
-    &technique_offload,        NULL,
+    &technique_lora,
+    &technique_remove_padding,
+    &technique_share_prompts,
+    &technique_flash_attention,
+    &technique_chunked_loss,
+    &technique_fused_kernels,
+    &technique_bf16,
+    &technique_recompute,
+    &technique_norm_recompute,
+    &technique_activation_compression,
+    &technique_int8,
+    &technique_zero,
+    &technique_optimizer8,
+    &technique_offload,
+    NULL,
 };
 
 int technique_sets(struct option_set *sets, struct technique_values *values)
@@ -152,13 +161,24 @@ int technique_find(const char *name)
     return -1;
 }
 
-int technique_check(const struct technique_values *v, const struct run_facts *facts, struct err *err)
+struct run_facts technique_facts(const struct technique_values *v, const struct run_facts *facts)
 {
     struct run_facts all = *facts;
 
-    for (int i = 0; techniques[i]; i++)
-        if (techniques[i]->drops && technique_is_on(v, i) && techniques[i]->drops(v->slot[i]) > all.dropout)
+    for (int i = 0; techniques[i]; i++) {
+        if (!technique_is_on(v, i))
+            continue;
+        if (techniques[i]->drops && techniques[i]->drops(v->slot[i]) > all.dropout)
             all.dropout = techniques[i]->drops(v->slot[i]);
+        all.narrow |= techniques[i]->narrows;
+    }
+    return all;
+}
+
+int technique_check(const struct technique_values *v, const struct run_facts *facts, struct err *err)
+{
+    const struct run_facts all = technique_facts(v, facts);
+
     for (int i = 0; techniques[i]; i++)
         if (techniques[i]->check && techniques[i]->check(v->slot[i], &all, err) != 0)
             return -1;

@@ -33,12 +33,13 @@ static const struct {
     { "optimizer8", "--optimizer_bits 8", 1 },
     { "remove_padding", "--remove_padding", 1 },
     { "share_prompts", "--share_prompts", 1 },
+    { "activation_compression", "--activation_compression", 1 },
     { "int8", "--int8_generation", 1 }, /* touches decoding alone: here, that it does no more */
     { "offload", "--offload --offload_piece 512", 1 },
 };
 #define ALL_OFF                                                                                                        \
     "--no-remove_padding --no-share_prompts --no-flash_attention --no-chunked_loss --no-fused_kernels "                \
-    "--no-recompute_norms "
+    "--no-recompute_norms --no-activation_compression "
 
 static const struct opt_shape shapes[] = {
     { .C = 32, .L = 3, .H = 4, .F = 48, .E = 16, .V = VOCABULARY, .position_rows = IDS + 2, .dropout = 0.1 },
@@ -129,6 +130,7 @@ struct job {
     int64_t rows; /* of a micro-batch, of all ranks together */
     bool alike; /* all rows are as long, so that any number of ranks can share the targets; they come again */
     double losses[MAX_UPDATES], norms[MAX_UPDATES];
+    float *gradients; /* of the last update: GRADIENTS_MAX; NULL: not asked */
     struct err err;
     int result;
 };
@@ -206,6 +208,23 @@ static int check_sent(struct job *job, const struct engine *e)
     return err_set(&job->err, ERR_RUN, "%.17g bytes were sent, %.17g planned", sent, planned);
 }
 
+#define GRADIENTS_MAX 60000
+
+static void read_gradients(const struct engine *e, float *out)
+{
+    int64_t n = 0;
+
+    for (int i = 0; i < e->plan.n_buffers; i++) {
+        const struct buffer *b = &e->plan.buffers[i];
+        if (b->kind != KIND_GRAD || b->parent >= 0)
+            continue;
+        MUST(n + b->count <= GRADIENTS_MAX);
+        dtype_convert(out + n, F32, exec_address(&e->exec, i), b->dtype, b->count);
+        n += b->count;
+    }
+    MUST(n > 0);
+}
+
 static void *run_job(void *argument)
 {
     struct job *job = argument;
@@ -230,6 +249,8 @@ static void *run_job(void *argument)
         job->result = train(job, &e);
         if (job->result == 0)
             job->result = check_sent(job, &e);
+        if (job->result == 0 && job->gradients)
+            read_gradients(&e, job->gradients);
     }
     engine_close(&e);
     if (job->result != 0 && job->world) { /* the other ranks wait in a collective for ever */
@@ -291,6 +312,13 @@ static bool is_apart(const char *name)
     return techniques[technique_find(name)]->freezes;
 }
 
+/* Two ways to have activations in 16 bits: refused together. */
+static bool is_refused(const char *a, const char *b)
+{
+    return (strcmp(a, "bf16") == 0 && strcmp(b, "activation_compression") == 0) ||
+           (strcmp(b, "bf16") == 0 && strcmp(a, "activation_compression") == 0);
+}
+
 static void compare(const struct phase *phase, const char *words, int ranks, bool exact, const double *got,
                     const double *want)
 {
@@ -320,7 +348,8 @@ static void check_all(void **test_state, const struct phase *phase, const struct
         for (int k = i; k < COUNT_OF(switches); k++) {
             const bool exact = (apart || is_exact(switches[i].name)) && (k == i || is_exact(switches[k].name));
             const bool twice = k > i && (strcmp(switches[i].name, switches[k].name) == 0 || is_apart(switches[k].name));
-            if (switches[i].ranks > ranks || switches[k].ranks > ranks || twice)
+            if (switches[i].ranks > ranks || switches[k].ranks > ranks || twice ||
+                is_refused(switches[i].name, switches[k].name))
                 continue;
             snprintf(words, sizeof words, ALL_OFF "%s %s", switches[i].on, k == i ? "" : switches[k].on);
             const bool is_calm = strstr(words, " --share_prompts") != NULL;
@@ -353,6 +382,62 @@ TEST(prompts_are_not_shared_through_dropout)
     CHECK_ERR(engine_open(&e, "cpu", "--share_prompts", ROWS, IDS, 1, &o, &err), &err, ERR_USAGE,
               "--share_prompts with dropout 0.1");
     engine_close(&e);
+}
+
+TEST(activations_are_in_16_bits_once)
+{
+    struct trainer_options o = { 0 };
+    struct engine e = { .phase = &phase_sft, .shape = shapes[0] };
+    struct err err = { 0 };
+
+    comm_alone(&e.comm);
+    CHECK_ERR(engine_open(&e, "cpu", "--activation_compression --dtype bf16", ROWS, IDS, 1, &o, &err), &err, ERR_USAGE,
+              "--activation_compression with a --dtype of 16 bits");
+    engine_close(&e);
+}
+
+static void first_gradients(void **test_state, const struct phase *phase, const char *words, double *loss, float *out)
+{
+    const struct job job = { .phase = phase, .shape = &shapes[0], .updates = 1, .rows = ROWS, .gradients = out };
+
+    memset(out, 0, GRADIENTS_MAX * sizeof *out);
+    losses_of_job(test_state, &job, 1, words, loss, NULL);
+}
+
+/* |x - y| / |y| */
+static double distance(const float *x, const float *y)
+{
+    double apart = 0, all = 0;
+
+    for (int64_t i = 0; i < GRADIENTS_MAX; i++) {
+        apart += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+        all += (double)y[i] * (double)y[i];
+    }
+    return sqrt(apart / all);
+}
+
+/* The forward pass is as it was, to the bit; gradients are rounded, but less than those of a run in bf16. */
+TEST(compressed_activations_are_read_by_the_backward_pass_alone)
+{
+    static float plain[GRADIENTS_MAX], compressed[GRADIENTS_MAX], bf16[GRADIENTS_MAX];
+    static const char *const with[] = { ALL_OFF, "", "--gradient_checkpointing", "--remove_padding" };
+    const struct phase *const phases[] = { &phase_sft, &phase_reward };
+    double loss[MAX_UPDATES], same[MAX_UPDATES], other[MAX_UPDATES];
+    char words[256];
+
+    for (int i = 0; i < COUNT_OF(with) * COUNT_OF(phases); i++) {
+        const struct phase *phase = phases[i % COUNT_OF(phases)];
+        const char *base = with[i / COUNT_OF(phases)];
+        first_gradients(test_state, phase, base, loss, plain);
+        snprintf(words, sizeof words, "%s --dtype bf16", base);
+        first_gradients(test_state, phase, words, other, bf16);
+        snprintf(words, sizeof words, "%s --activation_compression", base);
+        first_gradients(test_state, phase, words, same, compressed);
+        CHECK(same[0] == loss[0] && other[0] != loss[0]);
+        const double rounded = distance(compressed, plain), whole = distance(bf16, plain);
+        if (!(rounded > 0 && rounded < whole))
+            fail_msg("%s %s: gradients are off by %.3g, in bf16 by %.3g", phase->name, words, rounded, whole);
+    }
 }
 
 TEST(pairs_on_one_rank)
@@ -465,6 +550,8 @@ TEST(offload_gives_the_same_bits)
         }
 }
 
-TEST_MAIN(CASE(every_technique_is_asked_for), CASE(prompts_are_not_shared_through_dropout), CASE(pairs_on_one_rank),
-          CASE(pairs_on_two_ranks), CASE(reward_pairs_on_one_rank), CASE(reward_pairs_on_two_ranks),
-          CASE(recomputation_gives_the_same_bits), CASE(any_number_of_ranks_shards), CASE(offload_gives_the_same_bits))
+TEST_MAIN(CASE(every_technique_is_asked_for), CASE(prompts_are_not_shared_through_dropout),
+          CASE(activations_are_in_16_bits_once), CASE(compressed_activations_are_read_by_the_backward_pass_alone),
+          CASE(pairs_on_one_rank), CASE(pairs_on_two_ranks), CASE(reward_pairs_on_one_rank),
+          CASE(reward_pairs_on_two_ranks), CASE(recomputation_gives_the_same_bits), CASE(any_number_of_ranks_shards),
+          CASE(offload_gives_the_same_bits))

@@ -238,7 +238,7 @@ TEST(each_technique_lowers_what_it_is_for)
     static const char *const plain_words =
         "--no-flash_attention --no-chunked_loss --no-fused_kernels --no-recompute_norms ";
     static const char *const on[] = { "--flash_attention", "--chunked_loss", "--gradient_checkpointing",
-                                      "--recompute_norms", "--dtype bf16" };
+                                      "--recompute_norms", "--dtype bf16",   "--activation_compression" };
     struct plan plain, p;
     char words[256];
 
