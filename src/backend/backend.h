@@ -85,12 +85,18 @@ static inline int64_t live_at(const struct live_row *live, int64_t b, int64_t t)
     return t < row->first ? live[row->shares].begin + t : row->begin + t - row->first;
 }
 
+/* Rows of packed tensors. */
+static inline int64_t live_count(const struct run_context *c)
+{
+    const struct live_row *last = &c->live[c->B - 1];
+
+    return last->begin + last->end - last->first;
+}
+
 /* Token rows that a step works on. */
 static inline int64_t kernel_rows(const struct kernel *k, const struct run_context *c)
 {
-    const struct live_row *last = kernel_is_packed(k) ? &c->live[c->B - 1] : NULL;
-
-    return last ? last->begin + last->end - last->first : c->B * c->T;
+    return kernel_is_packed(k) ? live_count(c) : c->B * c->T;
 }
 
 /* Elements that an elementwise step works on: all of a parameter, the rows that there are of an activation. */

@@ -1,4 +1,5 @@
 /* tuneup plan: the plan of a run as asked, for any size of model and any number of ranks; no tensor is allocated. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -17,9 +18,10 @@ static const struct run_form *form;
 static struct spec *spec;
 static struct plan_options {
     bool steps;
-    int64_t rank;
+    int64_t rank, mean_length;
     const char *machine;
 } options;
+static enum rows_from { ROWS_FULL, ROWS_MEAN, ROWS_DATA } rows_from; /* what is known of their lengths */
 static json_t *optimized; /* what --optimize switched on; NULL: it was not asked */
 
 static const struct option plan_table[] = {
@@ -41,6 +43,14 @@ static const struct option plan_table[] = {
       .value = "NAME",
       .help = "predict time and energy there, of the run and of each technique over the plain run: local (measured by "
               "tuneup doctor --profile), a profile's file, or a machine of docs/prediction.md such as h100-sxm" },
+    { .name = "mean_length",
+      .type = OPTION_INT,
+      .offset = offsetof(struct plan_options, mean_length),
+      .fallback = "0",
+      .min = 0,
+      .max = 1 << 20,
+      .value = "N",
+      .help = "predict with rows of N ids; 0: as the data have them, without data as long as --max_seq_len" },
     { 0 },
 };
 
@@ -79,6 +89,102 @@ static int check_limit(const struct optimize_question *q, const struct plan *p, 
     if (spec_bytes(spec->memory_limit, &limit, err) != 0)
         return -1;
     return setup_fits(q, p, limit, err);
+}
+
+/* ---- rows ---- */
+
+static int refuse_mean(const char *why, const char *hint, struct err *err)
+{
+    err_set(err, ERR_USAGE, "--mean_length %" PRId64 " %s", options.mean_length, why);
+    return err_hint(err, "%s", hint);
+}
+
+static int check_mean(struct err *err)
+{
+    if (form == &run_ppo)
+        return refuse_mean("is for phases 1 and 2",
+                           "Answers are predicted as long as they may be: lower --max_answer_seq_len, or name prompts "
+                           "with --data_path.",
+                           err);
+    if (spec->data[0])
+        return refuse_mean("stands beside --data_path, which tells lengths", "Give one of the two.", err);
+    if (options.mean_length > spec->max_seq_len)
+        return refuse_mean("is more than --max_seq_len", "Rows are cut to that.", err);
+    if (!options.machine && spec->optimize == GOAL_OFF)
+        return refuse_mean("changes predictions alone",
+                           "Add --machine, or leave it away: memory is planned for the "
+                           "largest batch.",
+                           err);
+    return 0;
+}
+
+/* All rows alike; padding to the maximum is worked on, and in the convention paper seen. */
+static void set_mean(struct run_live *live)
+{
+    const int64_t each = spec->phase->samples == SAMPLE_PAIR ? 2 : 1, n = options.mean_length;
+    const bool seen = spec->convention == SPEC_PAPER, padded = spec->pad_to_max || seen;
+
+    for (int i = 0; i < 2; i++) {
+        const int64_t places = each * (seen ? spec->max_seq_len : n) * (i == 0 ? spec->train_batch : spec->eval_batch);
+        live->of[i == 0 ? EXTENTS_TRAIN : EXTENTS_EVAL] =
+            (struct extents_live){ .mean = { places, places }, .mean_T = padded ? spec->max_seq_len : n };
+    }
+}
+
+/* Of a size there is no tokenizer to count ids with. */
+static int no_tokenizer(struct err *err)
+{
+    err_set(err, ERR_USAGE, "--data_path cannot be read for the size \"%.80s\", which has no tokenizer", spec->model);
+    return err_hint(err, "Name a model's folder, or give --mean_length.");
+}
+
+static int find_rows(struct optimize_question *q, struct err *err)
+{
+    rows_from = options.mean_length > 0 ? ROWS_MEAN : ROWS_FULL;
+    if (options.mean_length > 0 && check_mean(err) != 0)
+        return -1;
+    if (options.mean_length > 0)
+        set_mean(&q->live);
+    if (!spec->data[0])
+        return 0;
+    if (!file_is_dir(spec->model))
+        return no_tokenizer(err);
+    if (setup_live(form, spec, q->models, q->ranks, &q->live, err) != 0)
+        return -1;
+    rows_from = q->live.of[EXTENTS_TRAIN].mean[0] > 0 ? ROWS_DATA : ROWS_FULL; /* too many are not looked at */
+    return 0;
+}
+
+static const struct extents_live *trained(const struct optimize_question *q)
+{
+    return &q->live.of[EXTENTS_TRAIN];
+}
+
+static void print_rows(const struct optimize_question *q)
+{
+    const int64_t T = trained(q)->mean_T;
+
+    if (rows_from == ROWS_FULL)
+        printf("rows: all as long as they may be; --data_path with a model's folder, or --mean_length, says how long "
+               "yours are\n");
+    else if (rows_from == ROWS_MEAN)
+        printf("rows: of %" PRId64 " ids each (--mean_length)\n", options.mean_length);
+    else if (T > 0)
+        printf("rows: as in the data, where a batch has %" PRId64 " ids on the average, its rows cut to %" PRId64 "\n",
+               trained(q)->mean[0], T);
+    else
+        printf("rows: prompts as in the data, answers as long as they may be: %" PRId64 " ids in a batch on the "
+               "average\n",
+               trained(q)->mean[0]);
+}
+
+static json_t *rows_json(const struct optimize_question *q)
+{
+    static const char *const names[] = { "full", "mean_length", "data" };
+
+    return json_pack("{s:s, s:o, s:o}", "source", names[rows_from], "batch_ids",
+                     rows_from == ROWS_FULL ? json_null() : json_integer((json_int_t)trained(q)->mean[0]), "cut_to",
+                     trained(q)->mean_T > 0 ? json_integer((json_int_t)trained(q)->mean_T) : json_null());
 }
 
 /* ---- the prediction ---- */
@@ -167,8 +273,10 @@ static void print_prediction(const struct optimize_question *q, const struct pro
     char have[PRINT_BYTES_MAX];
 
     printf("\npredicted on %s (%s)\n", machine->name, machine->describe);
-    printf("memory: %s a rank there, %s\n\n", print_bytes(memory, have),
+    printf("memory: %s a rank there, %s\n", print_bytes(memory, have),
            (double)asked->bytes <= memory ? "the run fits" : "the run does NOT fit");
+    print_rows(q);
+    printf("\n");
     printf("%-36s %10s %12s %12s %8s %9s %9s\n", "an update of", "seconds", "memory", "~joules", "SpeedUp", "MemoryUp",
            "~EnergyUp");
     print_row("the plain run", plain, plain);
@@ -187,10 +295,10 @@ static json_t *prediction_json(const struct optimize_question *q, const struct p
     json_t *rows = json_array();
 
     predict_techniques(q, plain, rows);
-    return json_pack("{s:s, s:s, s:s, s:s, s:f, s:b, s:o, s:o, s:o}", "source", "predicted", "energy_source",
+    return json_pack("{s:s, s:s, s:s, s:s, s:f, s:b, s:o, s:o, s:o, s:o}", "source", "predicted", "energy_source",
                      "modelled", "machine", machine->name, "describe", machine->describe, "memory_bytes", memory,
-                     "fits", (int)((double)asked->bytes <= memory), "plain", row_json(plain, plain), "run",
-                     row_json(plain, asked), "techniques", rows);
+                     "fits", (int)((double)asked->bytes <= memory), "rows", rows_json(q), "plain",
+                     row_json(plain, plain), "run", row_json(plain, asked), "techniques", rows);
 }
 
 /* Beside the plan; *json: where it goes, NULL for people. */
@@ -326,6 +434,8 @@ static int plan_and_print(const struct command_line *line, struct err *err)
         return -1;
     int result = load_models(models, err);
     if (result == 0)
+        result = find_rows(&q, err);
+    if (result == 0)
         result = plan_on(&q, line, err);
     for (int i = 0; i < RUN_MAX_MODELS; i++)
         hf_config_free(&models[i].config);
@@ -364,13 +474,15 @@ const struct command cmd_plan = {
     .examples = "  tuneup plan --model opt-13b --ranks 64 --zero_stage 1\n"
                 "  tuneup plan sft --model opt-350m --dtype bf16 --gradient_checkpointing --memory_limit 8GiB\n"
                 "  tuneup plan reward --model opt-350m --per_device_train_batch_size 4\n"
-                "  tuneup plan sft --model opt-13b --machine h100-sxm --ranks 8 --zero_stage 1\n"
+                "  tuneup plan sft --model opt-13b --machine h100-sxm --ranks 8 --zero_stage 1 --mean_length 200\n"
                 "  tuneup plan sft --model opt-350m --machine local --optimize memory\n"
                 "  tuneup plan --model DIR --ranks 2 --zero_stage 1 --json\n",
-    .details = "SIZE is opt-125m, opt-350m, opt-1.3b ... opt-66b. \"without\" is the same run with every technique "
-               "off. What is\n"
-               "planned is what a run allocates, byte for byte. With --memory_limit the exit status is 3 when it does "
-               "not fit.",
+    .details =
+        "SIZE is opt-125m, opt-350m, opt-1.3b ... opt-66b. \"without\" is the same run with every technique "
+        "off. What is\n"
+        "planned is what a run allocates, byte for byte: with --data_path for the largest batch of these data, as "
+        "a run does.\nWith --memory_limit the exit status is 3 when it does "
+        "not fit.",
     .sets = sets,
     .run = run,
 };

@@ -287,8 +287,6 @@ int exec_run(struct exec *e, int program, const struct run_context *c, struct er
     MUST(g->B == 0 || (c->B <= g->B && c->T <= g->T));
     own.live = exec_address(e, g->live);
     own.places = exec_address(e, g->places);
-    if (e->run_hook)
-        e->run_hook(e->run_hook_context, program, c);
     for (int i = 0; i < g->n_steps; i++) {
         const double start_s = e->hook ? seconds_now() : 0;
         if (e->n_pending > 0)
@@ -301,5 +299,7 @@ int exec_run(struct exec *e, int program, const struct run_context *c, struct er
         if (e->hook)
             e->hook(e->hook_context, g, &g->steps[i], seconds_now() - start_s);
     }
+    if (e->run_hook)
+        e->run_hook(e->run_hook_context, program, &own);
     return 0;
 }

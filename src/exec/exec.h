@@ -11,7 +11,7 @@
 /* Called after each step when set: for benches and `--profile`; costs two clock readings a step. */
 typedef void exec_hook(void *context, const struct program *program, const struct op_step *step, double seconds);
 
-/* Called before each run of a program when set: for predictions of what it will take. */
+/* Called after each run of a program when set, with what it worked on: for predictions of what that takes. */
 typedef void exec_run_hook(void *context, int program, const struct run_context *c);
 
 struct exec {

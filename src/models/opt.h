@@ -13,12 +13,20 @@ struct opt_shape {
     double dropout;
 };
 
+/* What the batches of a run's data look like; 0: not known. Places that are looked at: all of them [0], and those less what
+ * pairs share [1]. */
+struct extents_live {
+    int64_t most[2]; /* of any batch, as a graph's live_max */
+    int64_t mean[2]; /* of a batch */
+    int64_t mean_T; /* ids a row, as batches are cut */
+};
+
 /* What a program is planned for. */
 struct extents {
     int64_t B, T; /* rows, and ids a row */
     int64_t S; /* columns of the KV cache that attention works on; 0: there is none */
     double times; /* how often the program runs for one optimizer step */
-    int64_t live_max[2]; /* as a graph's */
+    struct extents_live live;
 };
 
 /* Adds parameters (names as in a checkpoint after "model.decoder.", in its order) and the decoder for [B,T] tokens. Inputs:

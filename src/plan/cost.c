@@ -15,14 +15,18 @@ static void shrink(struct shape *s, const struct program *g, int64_t B, int64_t 
             s->dim[k] = T;
 }
 
-static struct operand operand_of(const struct plan *p, const struct program *g, int buffer, int64_t B, int64_t T)
+static struct operand operand_of(const struct plan *p, const struct program *g, int buffer,
+                                 const struct plan_extents *x)
 {
     if (buffer < 0)
         return (struct operand){ .there = false };
     const struct buffer *b = &p->buffers[buffer];
     struct operand o = { b->dtype, b->shape, true };
-    if (B > 0 && g->B > 0 && (b->input || b->kind == KIND_ACTIVATION))
-        shrink(&o.shape, g, B, T);
+    const int64_t rows = x->live > 0 ? x->live : x->B * x->T;
+    if (b->packed && rows > 0 && rows < o.shape.dim[0])
+        o.shape.dim[0] = rows;
+    else if (!b->packed && x->B > 0 && g->B > 0 && (b->input || b->kind == KIND_ACTIVATION))
+        shrink(&o.shape, g, x->B, x->T);
     return o;
 }
 
@@ -75,7 +79,8 @@ static double file_bytes(const struct plan *p, const struct op_step *s)
     return (double)s->attrs.count * (double)dtype_bytes(p->buffers[s->out[0]].dtype);
 }
 
-struct op_cost cost_step(const struct plan *p, const struct program *g, const struct op_step *s, int64_t B, int64_t T)
+struct op_cost cost_step(const struct plan *p, const struct program *g, const struct op_step *s,
+                         const struct plan_extents *x)
 {
     const struct op_rule *rule = op_rule(s->op);
     if (s->op == OP_WAIT)
@@ -88,11 +93,11 @@ struct op_cost cost_step(const struct plan *p, const struct program *g, const st
     if (op_moves_files(s->op))
         return c;
     for (int k = 0; k < OP_MAX_IN; k++) {
-        in[k] = operand_of(p, g, s->in[k], B, T);
+        in[k] = operand_of(p, g, s->in[k], x);
         c.bytes_moved += bytes_of(&in[k]);
     }
     for (int k = 0; k < OP_MAX_OUT; k++) {
-        out[k] = operand_of(p, g, s->out[k], B, T);
+        out[k] = operand_of(p, g, s->out[k], x);
         c.bytes_moved += bytes_of(&out[k]);
     }
     if (s->op == OP_EMBED) /* of the table, the rows that are looked up */
@@ -107,9 +112,11 @@ struct op_cost cost_step(const struct plan *p, const struct program *g, const st
 
 void cost_fill(struct plan *p)
 {
+    const struct plan_extents planned = { 0 };
+
     for (int g = 0; g < p->n_programs; g++)
         for (int i = 0; i < p->programs[g].n_steps; i++)
-            p->programs[g].steps[i].cost = cost_step(p, &p->programs[g], &p->programs[g].steps[i], 0, 0);
+            p->programs[g].steps[i].cost = cost_step(p, &p->programs[g], &p->programs[g].steps[i], &planned);
 }
 
 struct op_cost cost_update(const struct plan *p)

@@ -49,6 +49,12 @@ struct op_step {
     size_t scratch_bytes; /* the backend's prepare */
 };
 
+/* At what extents a program runs: at most the planned ones. */
+struct plan_extents {
+    int64_t B, T; /* 0: as planned */
+    int64_t live; /* rows of packed tensors; 0: all of B and T, of which there may be room for fewer */
+};
+
 struct program {
     const char *name; /* "train", "eval", "reduce", "update", after the model's prefix: "actor/train" */
     const char *model; /* that prefix, or "" */
@@ -57,6 +63,7 @@ struct program {
     int64_t B, T; /* planned extents; 0: it has no tokens */
     int live, places; /* buffers of live_rows; -1: no tensor is packed */
     double times; /* how often it runs for one optimizer step */
+    struct plan_extents usual; /* of its runs, on the average, as far as the data are known */
 };
 
 #define PLAN_MAX_PROGRAMS 20
@@ -127,8 +134,9 @@ int layout_assign(struct plan *p, struct err *err);
 
 /* cost.c: flops, bytes and communication of each step at the planned extents; their sum over one optimizer step. */
 void cost_fill(struct plan *p);
-/* Of one step of program g at extents up to the planned ones; B = 0: as planned. */
-struct op_cost cost_step(const struct plan *p, const struct program *g, const struct op_step *s, int64_t B, int64_t T);
+/* Of one step of program g. Attention of packed rows is counted as if they were alike. */
+struct op_cost cost_step(const struct plan *p, const struct program *g, const struct op_step *s,
+                         const struct plan_extents *x);
 struct op_cost cost_update(const struct plan *p);
 
 #endif

@@ -178,7 +178,7 @@ static double host_seconds(const struct predictor *m, const struct plan *p, cons
     return (double)(B * p->buffers[out].shape.dim[1]) * (double)dtype_bytes(p->buffers[out].dtype) / m->host_bandwidth;
 }
 
-void predict_program(const struct predictor *m, const struct plan *p, int program, int64_t B, int64_t T,
+void predict_program(const struct predictor *m, const struct plan *p, int program, const struct plan_extents *x,
                      struct prediction *out)
 {
     const struct program *g = &p->programs[program];
@@ -186,12 +186,12 @@ void predict_program(const struct predictor *m, const struct plan *p, int progra
     double files_s = 0;
 
     for (int i = 0; i < g->n_steps; i++) {
-        const struct op_cost cost = cost_step(p, g, &g->steps[i], B, T);
+        const struct op_cost cost = cost_step(p, g, &g->steps[i], x);
         add_step(m, p, &g->steps[i], &cost, out);
         files_s += cost.file_bytes / m->disk_bandwidth;
     }
     out->seconds = fmax(out->seconds, before_s + files_s);
-    const double host_s = host_seconds(m, p, g, B > 0 ? B : g->B);
+    const double host_s = host_seconds(m, p, g, x->B > 0 ? x->B : g->B);
     out->host_s += host_s;
     out->seconds += host_s;
     out->joules = m->machines * (m->static_power * out->seconds + m->dynamic_power * out->busy_s);
@@ -206,7 +206,7 @@ struct prediction predict_update(const struct predictor *m, const struct plan *p
         const double times = p->programs[i].times;
         if (times == 0)
             continue;
-        predict_program(m, p, i, 0, 0, &one);
+        predict_program(m, p, i, &p->programs[i].usual, &one);
         all.seconds += times * one.seconds;
         all.communication_s += times * one.communication_s;
         all.host_s += times * one.host_s;

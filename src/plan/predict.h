@@ -42,12 +42,12 @@ struct prediction {
 /* ranks in all, of which local share a machine where the profile's do; threads: how many of the profile's processors each rank uses, 0: its share. ERR_MEMORY. */
 int predict_open(struct predictor *m, const struct profile *p, int ranks, int local, int threads, struct err *err);
 void predict_close(struct predictor *m);
-/* One run of a program at extents up to the planned ones; B = 0: as planned. Adds to *out. */
-void predict_program(const struct predictor *m, const struct plan *p, int program, int64_t B, int64_t T,
+/* One run of a program. Adds to *out. */
+void predict_program(const struct predictor *m, const struct plan *p, int program, const struct plan_extents *x,
                      struct prediction *out);
 /* The type by which a step's work is told: bf16 when any operand is. */
 enum profile_type predict_type(const struct plan *p, const struct op_step *s);
-/* An optimizer step at the planned extents: every program as often as it runs. */
+/* An optimizer step: every program as often as it runs, at its usual extents. */
 struct prediction predict_update(const struct predictor *m, const struct plan *p);
 
 #endif

@@ -45,6 +45,17 @@ static bool model_trains(const struct build *b, const struct build_model *m)
     return false;
 }
 
+/* What a program usually runs on; live places, as the graph leaves them out. */
+static struct plan_extents usual_of(const struct graph *g, const struct extents *x)
+{
+    const struct op_attrs *a = g->live >= 0 ? &g->nodes[graph_producer(g, g->live)].attrs : NULL;
+    struct plan_extents usual = { .T = x->live.mean_T > 0 ? x->live.mean_T : x->T, .B = x->B };
+
+    if (a && x->live.mean[0] > 0)
+        usual.live = !a->padding ? x->live.mean[a->shares] : x->B * usual.T - (x->live.mean[0] - x->live.mean[1]);
+    return usual;
+}
+
 static int build_program(const struct build *b, const struct phase_program *w, struct plan *p, struct err *err)
 {
     const struct build_model *m = model_of(b, w);
@@ -53,8 +64,7 @@ static int build_program(const struct build *b, const struct phase_program *w, s
 
     graph_init(&g);
     g.model = m->prefix;
-    g.live_max[0] = x->live_max[0];
-    g.live_max[1] = x->live_max[1];
+    memcpy(g.live_max, x->live.most, sizeof g.live_max);
     const int loss = w->add(&g, &m->shape, x);
     int result = graph_check(&g, err);
     if (result == 0)
@@ -63,8 +73,10 @@ static int build_program(const struct build *b, const struct phase_program *w, s
         result = graph_gradient(&g, loss, err);
     if (result == 0)
         result = plan_lower(p, &g, w->name, x->B, x->T, err);
-    if (result == 0)
+    if (result == 0) {
         p->programs[p->n_programs - 1].times = x->times;
+        p->programs[p->n_programs - 1].usual = usual_of(&g, x);
+    }
     graph_free(&g);
     return result;
 }

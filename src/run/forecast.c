@@ -1,5 +1,6 @@
 /* What the plan's costs say on this machine's profile, program by program as they run: so the prediction is for the lengths
- * that the batches really had, and stands beside the same seconds that are measured. */
+ * that the batches really had, live rows alone where padding is removed, and stands beside the same seconds that are measured.
+ * Runs are noted while time is taken, and predicted when nobody measures. */
 #include <math.h>
 #include <string.h>
 
@@ -7,21 +8,46 @@
 #include "run/calibrate.h"
 #include "run/run.h"
 
+static bool is_alike(const struct forecast_runs *a, const struct forecast_runs *b)
+{
+    return a->program == b->program && a->at.B == b->at.B && a->at.T == b->at.T && a->at.live == b->at.live;
+}
+
+/* Predicts what was noted; returns the seconds of all runs so far. */
+static double settle(struct run *r)
+{
+    struct run_forecast *f = &r->forecast;
+
+    for (int i = 0; i < f->n_noted; i++) {
+        struct forecast_runs *noted = &f->noted[i], *last = &f->last[noted->program];
+        if (last->seconds == 0 || !is_alike(last, noted)) {
+            struct prediction one = { 0 };
+            predict_program(&f->predictor, &r->plan, noted->program, &noted->at, &one);
+            *last = *noted;
+            last->seconds = one.seconds;
+        }
+        f->so_far_s += last->seconds * noted->times;
+    }
+    f->n_noted = 0;
+    return f->so_far_s;
+}
+
 static void note_run(void *context, int program, const struct run_context *c)
 {
     struct run *r = context;
     struct run_forecast *f = &r->forecast;
-    const bool tokens = r->plan.programs[program].B > 0;
-    const int64_t B = tokens ? c->B : 0, T = tokens ? c->T : 0;
+    struct forecast_runs now = { .program = program, .times = 1 };
 
-    if (f->last[program].seconds == 0 || f->last[program].B != B || f->last[program].T != T) {
-        struct prediction one = { 0 };
-        predict_program(&f->predictor, &r->plan, program, B, T, &one);
-        f->last[program].B = B;
-        f->last[program].T = T;
-        f->last[program].seconds = one.seconds;
-    }
-    f->so_far_s += f->last[program].seconds;
+    if (r->plan.programs[program].B > 0)
+        now.at = (struct plan_extents){ c->B, c->T, c->live ? live_count(c) : 0 };
+    for (int i = 0; i < f->n_noted; i++)
+        if (is_alike(&f->noted[i], &now)) {
+            f->noted[i].times++;
+            return;
+        }
+    if (f->n_noted == FORECAST_NOTES)
+        settle(r);
+    f->noted[f->n_noted++] = now;
 }
 
 void forecast_open(struct run *r)
@@ -56,9 +82,14 @@ void forecast_close(struct run *r)
     profile_free(&r->forecast.machine);
 }
 
-double forecast_since_begin(const struct run *r)
+void forecast_begin(struct run *r)
 {
-    return r->forecast.there ? r->forecast.so_far_s - r->forecast.begin_s : NAN;
+    r->forecast.begin_s = settle(r);
+}
+
+double forecast_since_begin(struct run *r)
+{
+    return r->forecast.there ? settle(r) - r->forecast.begin_s : NAN;
 }
 
 json_t *forecast_json(const struct run *r)
@@ -67,7 +98,8 @@ json_t *forecast_json(const struct run *r)
 
     if (!f->there)
         return json_pack("{s:n, s:n, s:n, s:s}", "seconds", "joules", "profile", "reason", f->why);
-    return json_pack("{s:f, s:f, s:f, s:f, s:s, s:s}", "seconds", f->update.seconds, "communication_seconds",
+    const char *rows = r->live.of[EXTENTS_TRAIN].mean[0] > 0 ? "data" : "full"; /* of what lengths `seconds` is */
+    return json_pack("{s:f, s:f, s:f, s:f, s:s, s:s, s:s}", "seconds", f->update.seconds, "communication_seconds",
                      f->update.communication_s, "host_seconds", f->update.host_s, "joules", f->update.joules,
-                     "joules_state", "modelled", "profile", f->profile);
+                     "joules_state", "modelled", "profile", f->profile, "rows", rows);
 }

@@ -45,15 +45,11 @@ static int plan(const struct spec *s, const struct run_model *m, bool trains, in
                        .ranks = ranks };
 
     if (trains)
-        b.extents[EXTENTS_TRAIN] =
-            (struct extents){ .B = s->train_batch * each,
-                              .T = T,
-                              .times = (double)s->accumulation,
-                              .live_max = { live->most[EXTENTS_TRAIN][0], live->most[EXTENTS_TRAIN][1] } };
-    if (!trains || s->eval_batches != 0)
-        b.extents[EXTENTS_EVAL] = (struct extents){
-            .B = s->eval_batch * each, .T = T, .live_max = { live->most[EXTENTS_EVAL][0], live->most[EXTENTS_EVAL][1] }
+        b.extents[EXTENTS_TRAIN] = (struct extents){
+            .B = s->train_batch * each, .T = T, .times = (double)s->accumulation, .live = live->of[EXTENTS_TRAIN]
         };
+    if (!trains || s->eval_batches != 0)
+        b.extents[EXTENTS_EVAL] = (struct extents){ .B = s->eval_batch * each, .T = T, .live = live->of[EXTENTS_EVAL] };
     if (setup_length(&m->config, "max_seq_len", T, err) != 0 ||
         build_shape(&m->config, s->dropout, &b.models[0].shape, err) != 0)
         return -1;
@@ -85,9 +81,9 @@ static int data(struct run *r, struct err *err)
 
     if (inputs_open(&r->inputs, s, &r->models[0].config, !r->trains, err) != 0 ||
         (r->trains && batcher_init(&r->train, &r->inputs.train, &o, err) != 0) ||
-        (r->trains && run_live_most(&r->train, r, s->phase, s->max_steps > 0 ? INT64_MAX : s->epochs,
+        (r->trains && run_live_find(&r->train, r, s->phase, s->max_steps > 0 ? INT64_MAX : s->epochs,
                                     s->max_steps > 0 ? s->max_steps * s->accumulation : INT64_MAX,
-                                    r->live.most[EXTENTS_TRAIN], err) != 0))
+                                    &r->live.of[EXTENTS_TRAIN], err) != 0))
         return -1;
     tell_equal(r->trains ? &r->inputs.train : &r->inputs.eval);
     o.B = s->eval_batch;
@@ -95,8 +91,8 @@ static int data(struct run *r, struct err *err)
         return 0;
     if (batcher_init(&r->eval, &r->inputs.eval, &o, err) != 0)
         return -1;
-    return run_live_most(&r->eval, r, s->phase, 1, s->eval_batches < 0 ? INT64_MAX : s->eval_batches,
-                         r->live.most[EXTENTS_EVAL], err);
+    return run_live_find(&r->eval, r, s->phase, 1, s->eval_batches < 0 ? INT64_MAX : s->eval_batches,
+                         &r->live.of[EXTENTS_EVAL], err);
 }
 
 static int start(struct run *r, struct err *err)

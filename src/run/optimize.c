@@ -364,7 +364,8 @@ int optimize_run(struct run *r, struct err *err)
                                    .trains = r->trains,
                                    .rank = r->comm.rank,
                                    .ranks = r->comm.ranks,
-                                   .local_ranks = r->comm.local_ranks };
+                                   .local_ranks = r->comm.local_ranks,
+                                   .live = r->live };
     int result = 0;
 
     optimize_pin(&q, r->request.given, r->request.n_given);

@@ -132,7 +132,7 @@ int ppo_plan(const struct spec *base, const struct run_model *m, bool trains, in
     (void)trains;
     set_extents(s, b.extents);
     for (int i = 0; i < EXTENTS_N; i++)
-        memcpy(b.extents[i].live_max, live->most[i], sizeof live->most[i]);
+        b.extents[i].live = live->of[i];
     if (check_shapes(s, m, err) != 0 ||
         frozen_like(s, &s->actor, same_files(m, PPO_ACTOR, PPO_REFERENCE), s->offload_reference, &reference, err) !=
             0 ||
@@ -244,11 +244,14 @@ static int open_texts(struct run *r, struct err *err)
 struct live_pieces {
     int64_t size, answer; /* rows of a piece, ids of an answer */
     int64_t rows, sum, most;
+    int64_t pieces, total;
 };
 
 static void end_piece(struct live_pieces *p)
 {
     p->most = p->sum > p->most ? p->sum : p->most;
+    p->pieces += p->rows > 0;
+    p->total += p->sum;
     p->rows = p->sum = 0;
 }
 
@@ -280,7 +283,7 @@ static int add_iterations(struct live_pieces *p, struct batcher *b, int64_t n, i
     return 0;
 }
 
-static int most_live(struct run *r, struct batcher *b, int64_t n, int64_t each, int64_t most[2], struct err *err)
+static int live_of(struct run *r, struct batcher *b, int64_t n, int64_t each, struct extents_live *out, struct err *err)
 {
     const struct ppo_spec *s = ppo_spec_of(r->spec);
     struct live_pieces p = { .size = s->base.train_batch, .answer = s->max_answer };
@@ -292,7 +295,8 @@ static int most_live(struct run *r, struct batcher *b, int64_t n, int64_t each, 
         result = add_iterations(&p, b, n, each, err);
     }
     b->options.rank = own;
-    most[0] = most[1] = p.most;
+    out->most[0] = out->most[1] = p.most;
+    out->mean[0] = out->mean[1] = p.pieces > 0 ? p.total / p.pieces : 0;
     return result == 0 ? batcher_epoch(b, 0, err) : -1;
 }
 
@@ -309,17 +313,18 @@ static int find_live(struct run *r, struct err *err)
     const struct ppo_spec *s = ppo_spec_of(r->spec);
     struct batcher *texts = &ppo_work_of(r)->text_batches;
     const int64_t rollouts = ppo_spec_rollouts(s), n = iterations(r);
-    int64_t(*most)[2] = r->live.most, evaluated[2] = { 0 };
+    struct extents_live *train = &r->live.of[EXTENTS_TRAIN], *score = &r->live.of[EXTENTS_SCORE], evaluated = { 0 };
 
-    if (most_live(r, &r->train, n, rollouts, most[EXTENTS_TRAIN], err) != 0 ||
-        (r->eval.samples && most_live(r, &r->eval, batcher_steps(&r->eval), 1, evaluated, err) != 0))
+    if (live_of(r, &r->train, n, rollouts, train, err) != 0 ||
+        (r->eval.samples && live_of(r, &r->eval, batcher_steps(&r->eval), 1, &evaluated, err) != 0))
         return -1;
-    const int64_t trained = most[EXTENTS_TRAIN][0], scored = trained > evaluated[0] ? trained : evaluated[0];
-    if (trained > 0 && (!r->eval.samples || evaluated[0] > 0))
-        most[EXTENTS_SCORE][0] = most[EXTENTS_SCORE][1] = scored;
+    const int64_t most = train->most[0] > evaluated.most[0] ? train->most[0] : evaluated.most[0];
+    *score = *train;
+    score->most[0] = score->most[1] = train->most[0] > 0 && (!r->eval.samples || evaluated.most[0] > 0) ? most : 0;
     const int64_t pieces_each = pieces(rollouts * s->generation_batch, s->base.train_batch) * s->ppo_epochs;
-    return texts->samples ? run_live_most(texts, r, &phase_sft, INT64_MAX, n * pieces_each, most[EXTENTS_TEXT], err)
-                          : 0;
+    return texts->samples
+               ? run_live_find(texts, r, &phase_sft, INT64_MAX, n * pieces_each, &r->live.of[EXTENTS_TEXT], err)
+               : 0;
 }
 
 int ppo_data(struct run *r, struct err *err)

@@ -129,7 +129,7 @@ static double joules_now(const struct run *r)
 void record_begin(struct run *r)
 {
     r->begin_joules = joules_now(r);
-    r->forecast.begin_s = r->forecast.so_far_s;
+    forecast_begin(r);
 }
 
 static bool is_told(const struct phase_metric *m, bool evaluated)
@@ -208,6 +208,7 @@ int record_eval(struct run *r, struct err *err)
         return 0;
     json_t *line = json_pack("{s:I, s:s}", "step", (json_int_t)r->at.n_updates, "phase", r->spec->phase->name);
     add_evaluation(line, r);
+    forecast_begin(r); /* of its batches, before the next update's time is taken */
     if (write_line(r, line, err) != 0)
         return -1;
     return chart_metrics(r, "eval", r->evaluation, true, err);

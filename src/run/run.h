@@ -37,9 +37,9 @@ struct run_model {
 #define RUN_TECHNIQUE_SETS 4
 #define RUN_SPEC_BYTES 8192 /* the largest spec of a form */
 
-/* The most places of any batch that are looked at, by the extents of programs; 0: not known. */
+/* What is known of the data, by the extents of programs. */
 struct run_live {
-    int64_t most[EXTENTS_N][2]; /* as a graph's live_max */
+    struct extents_live of[EXTENTS_N];
 };
 
 /* How the runs of some phases go; all else is the same in every phase. */
@@ -76,18 +76,25 @@ struct run_request {
     int n_given;
 };
 
+/* Runs of a program at the same extents. */
+struct forecast_runs {
+    int program;
+    struct plan_extents at;
+    double times, seconds; /* seconds: predicted, of one */
+};
+#define FORECAST_NOTES 64
+
 /* What this machine's profile says of the run; rank 0 alone. Without one nothing is predicted, and why says so. */
 struct run_forecast {
     bool there;
     char profile[160], why[640];
     struct predictor predictor;
     struct profile machine;
-    struct prediction update; /* at the planned extents */
+    struct prediction update; /* at the usual extents */
     double so_far_s, begin_s; /* of all programs that ran, at the extents that they had; when the update began */
-    struct {
-        int64_t B, T;
-        double seconds;
-    } last[PLAN_MAX_PROGRAMS]; /* of each program: most run at the same extents again and again */
+    struct forecast_runs noted[FORECAST_NOTES]; /* and are not yet in so_far_s */
+    int n_noted;
+    struct forecast_runs last[PLAN_MAX_PROGRAMS]; /* of each program: most run at the same extents again and again */
 };
 
 /* Where a run stands: all of it is in a checkpoint. */
@@ -155,14 +162,17 @@ int run_model_folder(const struct spec *s, const struct run_model *m, char *out,
 /* After a failure: a rank that fails alone says so and ends all, since the others wait for it in a collective. */
 void run_end_failed(struct run *r, struct err *err);
 
-/* run_live.c: of a batcher's batches of all ranks through some epochs, at most n_batches of them, the most places that the phase
- * looks at. phase NULL: visible ids. The batcher stands at its begin after. */
+/* run_live.c: what a batcher's batches of all ranks have live through some epochs, at most n_batches of them of a rank. phase
+ * NULL: visible ids. The batcher stands at its begin after. */
 #define RUN_LIVE_BATCHES 100000 /* of a rank: a second's work; more are not looked at, and whole batches are planned */
-int run_live_most(struct batcher *b, const struct run *r, const struct phase *phase, int64_t epochs, int64_t n_batches,
-                  int64_t most[2], struct err *err);
+int run_live_find(struct batcher *b, const struct run *r, const struct phase *phase, int64_t epochs, int64_t n_batches,
+                  struct extents_live *out, struct err *err);
 
 /* setup.c */
 int setup_threads(const struct spec *s, int local_ranks); /* of one rank */
+/* What the data of a run have live, for who only plans it. */
+int setup_live(const struct run_form *form, const struct spec *s, const struct run_model *models, int ranks,
+               struct run_live *out, struct err *err);
 int setup_open(struct run *r, const struct run_request *q, bool trains, struct err *err);
 void setup_close(struct run *r);
 /* ERR_USAGE when rows of T ids do not fit the model's positions. option: the word that gave T. */
@@ -176,7 +186,8 @@ int setup_fits(const struct optimize_question *q, const struct plan *p, int64_t 
 /* forecast.c: seconds predicted beside those measured. */
 void forecast_open(struct run *r);
 void forecast_close(struct run *r);
-double forecast_since_begin(const struct run *r); /* predicted for the update that is being made; NAN: nothing is */
+void forecast_begin(struct run *r); /* of an update */
+double forecast_since_begin(struct run *r); /* predicted for the update that is being made; NAN: nothing is */
 json_t *forecast_json(const struct run *r);
 
 /* loop.c */

@@ -39,9 +39,7 @@ static int plan(const struct spec *s, const struct run_model *m, bool trains, in
 
     (void)trains;
     b.extents[EXTENTS_SCORE] =
-        (struct extents){ .B = s->eval_batch,
-                          .T = s->max_seq_len,
-                          .live_max = { live->most[EXTENTS_SCORE][0], live->most[EXTENTS_SCORE][1] } };
+        (struct extents){ .B = s->eval_batch, .T = s->max_seq_len, .live = live->of[EXTENTS_SCORE] };
     if (setup_length(&m->config, "max_seq_len", s->max_seq_len, err) != 0 ||
         build_shape(&m->config, s->dropout, &b.models[0].shape, err) != 0)
         return -1;
@@ -145,7 +143,7 @@ static int data(struct run *r, struct err *err)
     tell_cut(&r->inputs.eval);
     if (result != 0 || batcher_init(&r->eval, &r->inputs.eval, &o, err) != 0)
         return -1;
-    return run_live_most(&r->eval, r, NULL, 1, INT64_MAX, r->live.most[EXTENTS_SCORE], err);
+    return run_live_find(&r->eval, r, NULL, 1, INT64_MAX, &r->live.of[EXTENTS_SCORE], err);
 }
 
 static int start(struct run *r, struct err *err)

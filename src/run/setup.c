@@ -223,19 +223,31 @@ static int load_weights(struct run *r, struct err *err)
     return 0;
 }
 
-/* Twice: what the words alone forbid is refused before data are read, and memory is planned for what these have. */
 static int plan_all(struct run *r, struct err *err)
 {
-    for (int i = 0; i < 2; i++) {
-        plan_free(&r->plan);
-        if (r->form->plan(r->spec, r->models, r->trains, r->comm.rank, r->comm.ranks, &r->live, &r->plan, err) != 0 ||
-            (i == 0 && r->form->data(r, err) != 0))
-            return -1;
-    }
-    return 0;
+    return r->form->plan(r->spec, r->models, r->trains, r->comm.rank, r->comm.ranks, &r->live, &r->plan, err);
 }
 
-static int open_here(struct run *r, struct err *err)
+int setup_live(const struct run_form *form, const struct spec *s, const struct run_model *models, int ranks,
+               struct run_live *out, struct err *err)
+{
+    struct run r = { .form = form, .spec = s, .trains = true };
+
+    comm_alone(&r.comm);
+    r.comm.ranks = ranks; /* nobody is called: batches are those of so many */
+    memcpy(r.models, models, sizeof r.models);
+    const int result = form->data(&r, err);
+    *out = r.live;
+    if (form->close)
+        form->close(&r);
+    batcher_free(&r.train);
+    batcher_free(&r.eval);
+    inputs_close(&r.inputs);
+    return result;
+}
+
+/* Models' descriptions and the data. What the words alone forbid is refused before data are read: they are planned twice. */
+static int read_here(struct run *r, struct err *err)
 {
     const struct spec *s = r->spec;
 
@@ -246,9 +258,19 @@ static int open_here(struct run *r, struct err *err)
         r->is_done = done > 0;
         return done > 0 ? 0 : -1;
     }
-    if ((r->n_models == 0 && open_models(r, err) != 0) || open_backend(r, err) != 0 || plan_all(r, err) != 0 ||
-        check_adapters(r, err) != 0 || exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 ||
-        check_memory(r, err) != 0)
+    if (open_models(r, err) != 0 || plan_all(r, err) != 0)
+        return -1;
+    plan_free(&r->plan);
+    return r->form->data(r, err);
+}
+
+/* Memory is planned for what the data have. */
+static int open_here(struct run *r, struct err *err)
+{
+    if (r->is_done)
+        return 0;
+    if (open_backend(r, err) != 0 || plan_all(r, err) != 0 || check_adapters(r, err) != 0 ||
+        exec_prepare(&r->exec, &r->plan, &r->backend, &r->comm, err) != 0 || check_memory(r, err) != 0)
         return -1;
     forecast_open(r);
     return r->trains ? check_disk(r, err) : 0;
@@ -307,9 +329,8 @@ int setup_open(struct run *r, const struct run_request *q, bool trains, struct e
     r->comm.timeout_s = q->spec->comm_timeout;
     log_set(log_level(), r->comm.rank == 0);
     r->started_s = clock_seconds();
-    if (comm_agree(&r->comm, start_meters(r, err), err) != 0 ||
-        (trains && q->spec->optimize != GOAL_OFF &&
-         (comm_agree(&r->comm, open_models(r, err), err) != 0 || optimize_run(r, err) != 0)) ||
+    if (comm_agree(&r->comm, start_meters(r, err), err) != 0 || comm_agree(&r->comm, read_here(r, err), err) != 0 ||
+        (trains && q->spec->optimize != GOAL_OFF && !r->is_done && optimize_run(r, err) != 0) ||
         comm_agree(&r->comm, open_here(r, err), err) != 0)
         return -1;
     if (r->is_done)

@@ -33,6 +33,49 @@ setup() {
     [[ $output == *'--int8_generation'* ]]
 }
 
+@test "plan --machine says how long it takes rows to be" {
+    local with=(--machine laptop --max_seq_len 64 --no-flash_attention)
+    run -0 "$bin" plan sft --model opt-125m "${with[@]}"
+    [[ $output == *'rows: all as long as they may be; --data_path'* ]]
+    run -0 "$bin" plan sft --model opt-125m "${with[@]}" --mean_length 20
+    [[ $output == *'rows: of 20 ids each (--mean_length)'* ]]
+    run -0 --separate-stderr "$bin" plan sft --model "$home/m" --data "$home/data" "${with[@]}" --json
+    [[ $output == *'"source": "data"'*'"batch_ids": '* ]]
+    run -2 "$bin" plan sft --model opt-125m --data "$home/data" --machine laptop
+    [[ $output == *'the size "opt-125m", which has no tokenizer'*'--mean_length'* ]]
+    run -2 "$bin" plan sft --model "$home/m" --data "$home/data" "${with[@]}" --mean_length 20
+    [[ $output == *'--mean_length 20 stands beside --data_path'* ]]
+    run -2 "$bin" plan sft --model opt-125m --mean_length 20
+    [[ $output == *'changes predictions alone'* ]]
+    run -2 "$bin" plan sft --model opt-125m --machine laptop --max_seq_len 64 --mean_length 65
+    [[ $output == *'is more than --max_seq_len'* ]]
+    run -2 "$bin" plan ppo --actor opt-125m --critic opt-125m --machine laptop --mean_length 20
+    [[ $output == *'is for phases 1 and 2'* ]]
+}
+
+# Of the last line of a table of --machine.
+seconds_of() {
+    "$bin" plan sft --model opt-125m --machine laptop --max_seq_len 256 "$@" | awk '/^the run as asked/ { print $5 }'
+}
+
+@test "padding counts where it is worked on, and there alone" {
+    awk -v full="$(seconds_of --pad_to_max --mean_length 64)" -v packed="$(seconds_of --remove_padding --mean_length 64)" \
+        -v packed_full="$(seconds_of --remove_padding)" -v plain="$(seconds_of)" \
+        'BEGIN { exit !(packed < 0.5 * full && full > 0.95 * plain && full < 1.05 * plain && packed_full > 0.95 * plain) }'
+    # A search in a run knows its data before it decides.
+    for i in {1..24}; do
+        echo "{\"prompt\": \"What is $i?\", \"chosen\": \" It is $i.\"}"
+    done >"$dir/short.jsonl"
+    run -0 "$bin" sft --model "$home/m" --data "$dir/short.jsonl" --max_seq_len 128 --pad_to_max --threads 1 \
+        --max_steps 1 --optimize speed --output "$dir/out"
+    [[ $output == *'--remove_padding is '* ]]
+    grep -q '"rows": "data"' "$dir/out/run.json"
+    # What an update is predicted to take is of its live rows, as the whole is.
+    awk -v each="$(grep -o '"predicted_seconds":[^,}]*' "$dir/out/metrics.jsonl" | cut -d: -f2)" \
+        -v all="$(tr -d ' \n' <"$dir/out/run.json" | grep -o '"prediction":{"seconds":[^,]*' | cut -d: -f3)" \
+        'BEGIN { exit !(each > 0.8 * all && each < 1.25 * all) }'
+}
+
 @test "a machine that is not there is told with those that are" {
     run -2 "$bin" plan sft --model opt-125m --machine abacus
     [[ $output == *'no machine "abacus"'*'local, a100-40gb'*'laptop'* ]]

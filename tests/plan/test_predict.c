@@ -148,7 +148,7 @@ TEST(between_samples_is_between)
     for (int64_t rows = 1; rows <= 64; rows *= 2) { /* adds alone grow with the rows */
         struct prediction out = { 0 };
         make_plan(&p, "", rows, 64, 1);
-        predict_program(&with, &p, 0, 0, 0, &out);
+        predict_program(&with, &p, 0, &(struct plan_extents){ 0 }, &out);
         plan_free(&p);
         CHECK(out.seconds > last);
         last = out.seconds;
@@ -167,9 +167,9 @@ TEST(fewer_tokens_take_less)
     make_plan(&p, "", 4, 64, 1);
     make_plan(&small, "", 2, 32, 1);
     CHECK_OK(predict_open(&with, m, 1, 1, 0, &err), &err);
-    predict_program(&with, &p, 0, 4, 64, &whole);
-    predict_program(&with, &p, 0, 2, 32, &half);
-    predict_program(&with, &small, 0, 0, 0, &planned);
+    predict_program(&with, &p, 0, &(struct plan_extents){ 4, 64, 0 }, &whole);
+    predict_program(&with, &p, 0, &(struct plan_extents){ 2, 32, 0 }, &half);
+    predict_program(&with, &small, 0, &(struct plan_extents){ 0 }, &planned);
     CHECK(half.seconds < whole.seconds);
     CHECK_NEAR(half.flops / planned.flops, 1, 1e-9); /* the same as a plan of those extents */
     CHECK_NEAR(half.bytes_moved / planned.bytes_moved, 1, 0.02);
@@ -178,6 +178,38 @@ TEST(fewer_tokens_take_less)
     plan_free(&small);
 }
 
+/* Packed rows count as they are, whatever was planned; attention apart, as a plan of so many places. */
+TEST(padding_takes_nothing_where_it_is_removed)
+{
+    const struct profile *m = profile_find("laptop");
+    struct prediction whole = { 0 }, live = { 0 }, small = { 0 };
+    struct predictor with;
+    struct plan p, fewer;
+    struct err err = { 0 };
+
+    CHECK_OK(predict_open(&with, m, 1, 1, 0, &err), &err);
+    make_plan(&p, "--remove_padding", 4, 64, 1);
+    make_plan(&fewer, "--remove_padding", 4, 24, 1);
+    predict_program(&with, &p, 0, &(struct plan_extents){ 4, 64, 0 }, &whole);
+    predict_program(&with, &p, 0, &(struct plan_extents){ 4, 64, 96 }, &live);
+    predict_program(&with, &fewer, 0, &(struct plan_extents){ 0 }, &small);
+    CHECK(live.seconds < 0.7 * whole.seconds);
+    CHECK_NEAR(live.flops / small.flops, 1, 1e-9);
+    CHECK_NEAR(live.bytes_moved / small.bytes_moved, 1, 0.02);
+    plan_free(&p);
+    p = (struct plan){ 0 };
+    make_plan(&p, "", 4, 64, 1); /* nothing is packed: padding is worked on */
+    struct prediction padded = { 0 }, same = { 0 };
+    predict_program(&with, &p, 0, &(struct plan_extents){ 4, 64, 96 }, &padded);
+    predict_program(&with, &p, 0, &(struct plan_extents){ 0 }, &same);
+    CHECK(padded.seconds == same.seconds);
+    p.programs[0].usual = (struct plan_extents){ 2, 32, 0 }; /* an update is predicted as it usually is */
+    CHECK(predict_update(&with, &p).flops < 0.6 * same.flops);
+    predict_close(&with);
+    plan_free(&p);
+    plan_free(&fewer);
+}
+
 TEST_MAIN(CASE(more_work_takes_longer), CASE(a_better_machine_is_never_slower), CASE(ranks_talk_and_share),
           CASE(energy_is_static_power_and_work), CASE(samples_are_believed), CASE(between_samples_is_between),
-          CASE(fewer_tokens_take_less))
+          CASE(fewer_tokens_take_less), CASE(padding_takes_nothing_where_it_is_removed))
