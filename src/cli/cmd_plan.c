@@ -400,7 +400,9 @@ static int plan_on(const struct optimize_question *asked, const struct command_l
     else if (spec->optimize != GOAL_OFF)
         result = calibrate_local_or_assumed(&machine, err);
     if (result == 0 && machine.name[0]) {
-        result = predict_open(&predictor, &machine, q.ranks, q.ranks, (int)spec->threads, err);
+        const bool here = !options.machine || strcmp(options.machine, "local") == 0;
+        const int threads = here ? setup_threads(spec, q.ranks) : (int)spec->threads;
+        result = predict_open(&predictor, &machine, q.ranks, q.ranks, threads, err);
         q.predictor = &predictor;
     }
     if (result == 0)

@@ -28,6 +28,17 @@ static double roofline(const struct predictor *m, double flops, double bytes, in
 
 /* ---- opening ---- */
 
+/* What one of several ranks on a machine has of its peaks; threads: of each, 0: its part of the processors. Peaks may have been
+ * reached by fewer threads than there are processors. */
+static double share_of(const struct profile *p, int ranks, int threads)
+{
+    const double part = (double)p->cpus / ranks, own = threads > 0 && threads < part ? threads : part;
+
+    if (p->cpus == 0)
+        return 1.0 / ranks;
+    return own / (double)(p->threads > 0 ? p->threads : p->cpus);
+}
+
 static void set_rates(struct predictor *m, const struct profile *p, int ranks, int local, int threads)
 {
     const struct profile_value *f = p->figures;
@@ -35,11 +46,8 @@ static void set_rates(struct predictor *m, const struct profile *p, int ranks, i
 
     m->sharing = p->shared ? local : 1;
     m->machines = ranks / m->sharing;
-    double share = 1.0 / m->sharing;
-    if (threads > 0 && p->cpus > 0 && (double)threads / (double)p->cpus < share)
-        share = (double)threads / (double)p->cpus;
     for (int t = 0; t < PROFILE_TYPES; t++)
-        m->flops[t] = f[PROFILE_FP32_FLOPS + t].value * share;
+        m->flops[t] = f[PROFILE_FP32_FLOPS + t].value * share_of(p, m->sharing, threads);
     m->bandwidth = f[PROFILE_BANDWIDTH].value / m->sharing;
     m->link_bandwidth = f[one_node ? PROFILE_LINK_BANDWIDTH : PROFILE_NETWORK_BANDWIDTH].value;
     m->link_latency = f[one_node ? PROFILE_LINK_LATENCY : PROFILE_NETWORK_LATENCY].value;
@@ -56,8 +64,9 @@ static void set_rates(struct predictor *m, const struct profile *p, int ranks, i
 /* How much longer the sample took than the roofline of its rank's share. */
 static struct predict_point point_of(const struct profile *p, const struct profile_sample *s)
 {
-    const double roof = s->ranks * fmax(s->flops / p->figures[PROFILE_FP32_FLOPS + s->type].value,
-                                        s->bytes / p->figures[PROFILE_BANDWIDTH].value);
+    const double share = share_of(p, s->ranks, s->threads);
+    const double roof = fmax(s->flops / p->figures[PROFILE_FP32_FLOPS + s->type].value / share,
+                             s->bytes / p->figures[PROFILE_BANDWIDTH].value * s->ranks);
 
     return (struct predict_point){ log2(1 + s->flops), log2(s->bytes), log(s->seconds / roof), s->type };
 }

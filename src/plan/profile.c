@@ -144,6 +144,10 @@ static int load_sample(struct profile_sample *s, const json_t *one, const char *
     if (json_get_int(one, path, "ranks", 1, 4096, &ranks, err) < 0)
         return -1;
     s->ranks = (int)ranks;
+    int64_t threads = 0;
+    if (json_get_int(one, path, "threads", 0, 1 << 20, &threads, err) < 0)
+        return -1;
+    s->threads = (int)threads;
     if (json_get_real(one, path, "flops", 0, 1e24, &s->flops, err) < 0 ||
         json_get_real(one, path, "bytes", 1, 1e18, &s->bytes, err) < 0 ||
         json_get_real(one, path, "seconds", 1e-12, 1e6, &s->seconds, err) < 0)
@@ -186,6 +190,7 @@ static int load_all(struct profile *p, const json_t *json, const char *path, str
         copy_text(p->cpu, sizeof p->cpu, machine, path, "cpu", err) != 0 ||
         json_get_int(machine, path, "cpus", 0, 1 << 20, &p->cpus, err) < 0 ||
         json_get_int(machine, path, "memory_gib", 0, 1 << 30, &p->memory_gib, err) < 0 ||
+        json_get_int(machine, path, "threads", 0, 1 << 20, &p->threads, err) < 0 ||
         json_get_bool(json, path, "ranks_share", &p->shared, err) < 0)
         return -1;
     if (load_figures(p, json_object_get(json, "figures"), path, err) != 0 ||
@@ -217,14 +222,16 @@ int profile_save(const struct profile *p, const char *path, struct err *err)
                             json_pack("{s:f, s:s}", "value", p->figures[i].value, "source", p->figures[i].source));
     for (int i = 0; i < p->n_samples; i++) {
         const struct profile_sample *s = &p->samples[i];
-        json_array_append_new(samples, json_pack("{s:s, s:s, s:i, s:f, s:f, s:f}", "op", op_rule((enum op)s->op)->name,
-                                                 "type", types[s->type], "ranks", s->ranks, "flops", s->flops, "bytes",
-                                                 s->bytes, "seconds", s->seconds));
+        json_array_append_new(samples,
+                              json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:f}", "op", op_rule((enum op)s->op)->name,
+                                        "type", types[s->type], "ranks", s->ranks, "threads", s->threads, "flops",
+                                        s->flops, "bytes", s->bytes, "seconds", s->seconds));
     }
-    json_t *json = json_pack("{s:s, s:i, s:s, s:s, s:s, s:{s:s, s:I, s:I}, s:b, s:o, s:o}", "format", FORMAT, "version",
-                             VERSION, "name", p->name, "describe", p->describe, "tuneup", TUNEUP_VERSION, "machine",
-                             "cpu", p->cpu, "cpus", (json_int_t)p->cpus, "memory_gib", (json_int_t)p->memory_gib,
-                             "ranks_share", (int)p->shared, "figures", values, "samples", samples);
+    json_t *json =
+        json_pack("{s:s, s:i, s:s, s:s, s:s, s:{s:s, s:I, s:I, s:I}, s:b, s:o, s:o}", "format", FORMAT, "version",
+                  VERSION, "name", p->name, "describe", p->describe, "tuneup", TUNEUP_VERSION, "machine", "cpu", p->cpu,
+                  "cpus", (json_int_t)p->cpus, "memory_gib", (json_int_t)p->memory_gib, "threads",
+                  (json_int_t)p->threads, "ranks_share", (int)p->shared, "figures", values, "samples", samples);
     if (!json)
         return err_set(err, ERR_MEMORY, "no memory for the machine profile");
     const int result = json_write(path, json, JSON_INDENT(1), err);

@@ -45,6 +45,7 @@ struct profile_sample {
     int type; /* enum profile_type */
     int ranks; /* that shared the machine and did the same at the same time */
     double flops, bytes, seconds;
+    int threads; /* of each of them; 0: its part of the processors */
 };
 #define PROFILE_MAX_SAMPLES 4096
 
@@ -53,6 +54,7 @@ struct profile {
     char describe[160];
     char cpu[128]; /* of the machine that was measured; "" for published ones */
     int64_t cpus, memory_gib; /* likewise; 0 */
+    int64_t threads; /* that reached the peaks; 0: as many as cpus */
     bool shared; /* all ranks share this machine; else each has one of its own */
     struct profile_value figures[PROFILE_FIGURES];
     struct profile_sample *samples; /* owned unless NULL */

@@ -86,6 +86,7 @@ struct timed {
 struct collector {
     const struct plan *plan;
     int ranks, threads; /* at work at the same time; threads of each */
+    struct comm *together; /* of those ranks, NULL: one alone */
     bool quick; /* the smallest size alone */
     struct timed *items;
     int n, room;
@@ -124,7 +125,8 @@ static void note(void *context, const struct program *g, const struct op_step *s
                                          .type = (int)predict_type(c->plan, s),
                                          .ranks = c->ranks,
                                          .flops = s->cost.flops,
-                                         .bytes = s->cost.bytes_moved };
+                                         .bytes = s->cost.bytes_moved,
+                                         .threads = c->threads };
 
     (void)g;
     if (s->cost.bytes_moved < 64 || op_is_collective(s->op))
@@ -228,22 +230,37 @@ static void set_inputs(struct exec *e, const struct program *g)
     }
 }
 
-static int time_program(struct exec *e, int program, double budget_s, struct err *err)
+/* Another run? Ranks of a run wait for each other in collectives, so the same op is at work in all of them: here they begin
+ * each run of a program together, as long as all want one more. -1: one of them has failed. */
+static int goes_on(const struct collector *c, int result, bool more, struct err *err)
+{
+    double all = result != 0 ? -c->ranks : more ? 1 : 0;
+
+    if (!c->together)
+        return result != 0 ? -1 : more;
+    if (c->together->all_reduce(c->together, &all, 1, F64, err) != 0 || result != 0)
+        return -1;
+    return all < 0 ? err_set(err, ERR_RUN, "another rank could not time its ops") : all == c->ranks;
+}
+
+static int time_program(const struct collector *c, struct exec *e, int program, double budget_s, struct err *err)
 {
     const struct program *g = &e->plan->programs[program];
-    const struct run_context c = {
+    const struct run_context x = {
         .B = g->B, .T = g->T, .row_step = 1, .seed = 1, .training = true, .first_micro = true
     };
     const double start_s = clock_seconds();
     exec_hook *hook = e->hook;
+    int more = 1;
 
     set_inputs(e, g);
-    e->hook = NULL; /* once to warm up */
-    int result = exec_run(e, program, &c, err);
+    for (int n = 0; more > 0; n++) {
+        e->hook = n == 0 ? NULL : hook; /* once to warm up */
+        const int result = exec_run(e, program, &x, err);
+        more = goes_on(c, result, n < KEPT && (n < 2 || clock_seconds() - start_s < budget_s), err);
+    }
     e->hook = hook;
-    for (int n = 0; result == 0 && n < KEPT && (n < 2 || clock_seconds() - start_s < budget_s); n++)
-        result = exec_run(e, program, &c, err);
-    return result;
+    return more;
 }
 
 static int time_plan(struct collector *c, const struct run_form *form, const struct spec *s,
@@ -267,8 +284,10 @@ static int time_plan(struct collector *c, const struct run_form *form, const str
         fill(&e);
     e.hook = note;
     e.hook_context = c;
+    if (c->together && comm_agree(c->together, result, err) != 0)
+        result = -1;
     for (int i = 0; i < p.n_programs && result == 0; i++)
-        result = time_program(&e, i, budget_s / p.n_programs, err);
+        result = time_program(c, &e, i, budget_s / p.n_programs, err);
     exec_free(&e);
     plan_free(&p);
     if (b.close)
@@ -623,9 +642,12 @@ static void set_identity(struct profile *p, const struct machine *m)
         m->memory_bytes > 0 ? "measured: /proc/meminfo" : "assumed: /proc/meminfo cannot be read");
 }
 
-static int time_ops(struct profile *p, int ranks, int threads, bool quick, struct err *err)
+/* together: ranks that do the same at the same time; NULL: one alone. */
+static int time_ops(struct profile *p, struct comm *together, int threads, bool quick, struct err *err)
 {
-    struct collector c = { .ranks = ranks, .threads = threads, .quick = quick };
+    struct collector c = {
+        .ranks = together ? together->local_ranks : 1, .threads = threads, .together = together, .quick = quick
+    };
     int result = time_all(&c, err);
 
     if (result == 0)
@@ -649,7 +671,7 @@ static int measure_ops(struct profile *p, int threads, bool quick, int n_cpus, s
         idle_w = (joules(meter) - before) / (clock_seconds() - start_s);
     }
     const double before = joules(meter), start_s = clock_seconds();
-    const int result = time_ops(p, 1, threads, quick, err);
+    const int result = time_ops(p, NULL, threads, quick, err);
     set_power(p, idle_w, (joules(meter) - before) / (clock_seconds() - start_s), n_cpus);
     energy_stop(meter);
     return result;
@@ -672,6 +694,7 @@ int calibrate_measure(struct profile *p, const struct calibrate_options *o, cons
     machine_read(&m);
     set_identity(p, &m);
     const int threads = setup_threads(&s, 1);
+    p->threads = threads;
     measure_bandwidth(p, threads);
     measure_overhead(p, threads);
     measure_disk(p, o->folder);
@@ -776,7 +799,7 @@ static int time_pair(struct comm *c, struct profile *p, bool quick, struct err *
         return err_set(err, ERR_USAGE, "what ranks do at the same time is timed with two of them, this is one");
     if (time_link(c, p, err) != 0)
         return -1;
-    return time_ops(p, c->local_ranks, setup_threads(&s, c->local_ranks), quick, err);
+    return time_ops(p, c, setup_threads(&s, c->local_ranks), quick, err);
 }
 
 int calibrate_pair(const char *path, bool quick, struct err *err)

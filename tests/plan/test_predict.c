@@ -88,6 +88,40 @@ TEST(ranks_talk_and_share)
     CHECK(predicted(own, "", 4, 64, 2).joules > 1.9 * predicted(own, "", 4, 64, 1).joules); /* two devices */
 }
 
+/* What was measured by some threads, or by two ranks with a thread each, is predicted of just those. */
+TEST(threads_are_those_that_were_measured)
+{
+    struct profile_sample samples[] = { { OP_LINEAR, PROFILE_FP32, 1, 1e9, 1e7, 0.02, 1 },
+                                        { OP_LINEAR, PROFILE_FP32, 2, 1e9, 1e7, 0.03, 1 } };
+    const int64_t peaks_by[] = { 1, 2 };
+    struct err err = { 0 };
+
+    for (int i = 0; i < COUNT_OF(peaks_by); i++)
+        for (int ranks = 1; ranks <= 2; ranks++) {
+            struct profile m = *profile_find("laptop");
+            struct predictor with;
+            struct prediction out = { 0 };
+            struct plan p = { 0 };
+            m.cpus = 2;
+            m.threads = peaks_by[i];
+            m.samples = samples;
+            m.n_samples = COUNT_OF(samples);
+            plan_init(&p, 0, ranks);
+            const struct shape x = shape_of(2, 500, 1000), w = shape_of(2, 1000, 1000);
+            const int program = plan_add_program(&p, "", "eval", 1, 500, &err);
+            struct op_step s = plan_step(OP_LINEAR, "model");
+            s.in[0] = plan_add_buffer(&p, &(struct buffer){ .name = "x", .shape = x, .parent = -1 }, &err);
+            s.in[1] = plan_add_buffer(&p, &(struct buffer){ .name = "w", .shape = w, .parent = -1 }, &err);
+            s.out[0] = plan_add_buffer(&p, &(struct buffer){ .name = "y", .shape = x, .parent = -1 }, &err);
+            CHECK_OK(plan_insert(&p, program, 0, &s, &err), &err);
+            CHECK_OK(predict_open(&with, &m, ranks, ranks, 1, &err), &err);
+            predict_program(&with, &p, 0, &(struct plan_extents){ 0 }, &out);
+            CHECK_NEAR(out.seconds, ranks == 1 ? 0.02 : 0.03, 0.001);
+            predict_close(&with);
+            plan_free(&p);
+        }
+}
+
 TEST(energy_is_static_power_and_work)
 {
     struct profile m = *profile_find("laptop");
@@ -120,9 +154,13 @@ TEST(samples_are_believed)
                                        samples[k].bytes != fmax(s->cost.bytes_moved, 1)))
                 k++;
             if (k == m.n_samples)
-                samples[m.n_samples++] =
-                    (struct profile_sample){ (int)s->op,    (int)predict_type(&p, s),     1,
-                                             s->cost.flops, fmax(s->cost.bytes_moved, 1), 1e-4 * (k + 1) };
+                samples[m.n_samples++] = (struct profile_sample){ (int)s->op,
+                                                                  (int)predict_type(&p, s),
+                                                                  1,
+                                                                  s->cost.flops,
+                                                                  fmax(s->cost.bytes_moved, 1),
+                                                                  1e-4 * (k + 1),
+                                                                  0 };
             sum += samples[k].seconds;
         }
     m.samples = samples;
@@ -133,8 +171,8 @@ TEST(samples_are_believed)
 TEST(between_samples_is_between)
 {
     struct profile m = *profile_find("laptop");
-    struct profile_sample samples[] = { { OP_ADD, PROFILE_FP32, 1, 0, 1e4, 2e-5 },
-                                        { OP_ADD, PROFILE_FP32, 1, 0, 1e8, 1e-2 } };
+    struct profile_sample samples[] = { { OP_ADD, PROFILE_FP32, 1, 0, 1e4, 2e-5, 0 },
+                                        { OP_ADD, PROFILE_FP32, 1, 0, 1e8, 1e-2, 0 } };
     struct plan p;
     struct predictor with;
     struct err err = { 0 };
@@ -211,5 +249,6 @@ TEST(padding_takes_nothing_where_it_is_removed)
 }
 
 TEST_MAIN(CASE(more_work_takes_longer), CASE(a_better_machine_is_never_slower), CASE(ranks_talk_and_share),
-          CASE(energy_is_static_power_and_work), CASE(samples_are_believed), CASE(between_samples_is_between),
-          CASE(fewer_tokens_take_less), CASE(padding_takes_nothing_where_it_is_removed))
+          CASE(threads_are_those_that_were_measured), CASE(energy_is_static_power_and_work), CASE(samples_are_believed),
+          CASE(between_samples_is_between), CASE(fewer_tokens_take_less),
+          CASE(padding_takes_nothing_where_it_is_removed))

@@ -33,8 +33,8 @@ static void file_name(char out[64])
 static json_t *whole(void)
 {
     struct profile p = profile_machines[0];
-    struct profile_sample samples[] = { { OP_LINEAR, PROFILE_BF16, 1, 1e9, 1e6, 1e-3 },
-                                        { OP_ADD, PROFILE_FP32, 2, 0, 1e6, 1e-4 } };
+    struct profile_sample samples[] = { { OP_LINEAR, PROFILE_BF16, 1, 1e9, 1e6, 1e-3, 0 },
+                                        { OP_ADD, PROFILE_FP32, 2, 0, 1e6, 1e-4, 3 } };
     struct err err = { 0 };
     char path[64];
     void **test_state = NULL;
@@ -42,6 +42,7 @@ static json_t *whole(void)
     file_name(path);
     p.samples = samples;
     p.n_samples = 2;
+    p.threads = 6;
     snprintf(p.cpu, sizeof p.cpu, "A processor");
     CHECK_OK(profile_save(&p, path, &err), &err);
     json_t *json = json_read(path, 1 << 20, &err);
@@ -91,6 +92,8 @@ TEST(what_is_saved_is_loaded)
     CHECK_EQ(p.n_samples, 2);
     CHECK_EQ(p.samples[0].op, OP_LINEAR);
     CHECK_EQ(p.samples[1].ranks, 2);
+    CHECK_EQ(p.samples[1].threads, 3);
+    CHECK_EQ(p.threads, 6);
     for (int i = 0; i < PROFILE_FIGURES; i++)
         CHECK(p.figures[i].value == profile_machines[0].figures[i].value);
     profile_free(&p);
