@@ -22,7 +22,7 @@ static struct plan_options {
     const char *machine;
 } options;
 static enum rows_from { ROWS_FULL, ROWS_MEAN, ROWS_DATA } rows_from; /* what is known of their lengths */
-static json_t *optimized; /* what --optimize switched on; NULL: it was not asked */
+static json_t *optimized; /* what --optimize switched on and left out; NULL: it was not asked */
 
 static const struct option plan_table[] = {
     { .name = "steps",
@@ -359,8 +359,10 @@ static int make_and_print(struct optimize_question *q, const struct profile *mac
         print_all(&p, &plain);
     if (result == 0 && options.machine)
         result = predict(q, machine, json, err);
-    if (json && optimized)
-        json_object_set(json, "optimize", optimized);
+    if (json && optimized) {
+        json_object_set(json, "optimize", json_object_get(optimized, "on"));
+        json_object_set(json, "optimize_left_out", json_object_get(optimized, "left_out"));
+    }
     if (result == 0 && json)
         print_json(json_incref(json));
     if (result == 0)
@@ -384,8 +386,8 @@ static int optimize(struct optimize_question *q, const struct command_line *line
         return -1;
     optimize_apply(q, spec, &best);
     json_decref(optimized);
-    optimized = json_array();
-    return optimize_explain(q, &best, &cost, optimized);
+    optimized = optimize_explain(q, &best, &cost);
+    return 0;
 }
 
 static int plan_on(const struct optimize_question *asked, const struct command_line *line, struct err *err)
@@ -430,6 +432,8 @@ static int plan_and_print(const struct command_line *line, struct err *err)
                                    .local_ranks = 1,
                                    .backend = &backend };
 
+    if (spec_check_optimize(spec, err) != 0)
+        return -1;
     if (options.rank >= ranks)
         return err_set(err, ERR_USAGE, "--rank %d is not among %d ranks", (int)options.rank, ranks);
     if (backend_open(&backend, spec_backend_name(spec), setup_threads(spec, ranks), err) != 0)

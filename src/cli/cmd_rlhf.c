@@ -45,7 +45,7 @@ static struct rlhf_options {
 /* Told once, for every phase that has the option: what they are called there, and checked by the phase itself. */
 static struct shared_options {
     const char *data_split, *max_seq_len, *convention, *batch, *epochs, *seed, *ranks, *threads, *memory_limit,
-        *save_interval, *optimize;
+        *save_interval, *optimize, *optimize_among;
     bool skip_bad_records, jsonfile_spaces;
 } shared;
 
@@ -103,6 +103,7 @@ static const struct option shared_options[] = {
     SHARED("memory_limit", memory_limit, "refuse a phase that needs more"),
     SHARED("save_interval", save_interval, "updates between checkpoints"),
     SHARED("optimize", optimize, "techniques by goal, chosen for each phase: speed, memory, energy, balanced or all"),
+    SHARED("optimize_among", optimize_among, "what --optimize may switch on: exact, inexact or any"),
     { .name = "skip_bad_records",
       .type = OPTION_FLAG,
       .offset = offsetof(struct shared_options, skip_bad_records),

@@ -348,15 +348,18 @@ static void set_techniques(union any_spec *s, bool four, const struct technique_
         s->four.actor = s->four.critic_techniques = *v;
 }
 
-/* Off; all exact ones; all; and where `all_of_them`, each that changes numbers alone, beside the exact ones or without. False
+/* Off; all exact ones; all with which every weight learns; and where `all_of_them`, each that changes numbers alone, beside the exact ones or without. False
  * after the last. */
 static bool choose(struct technique_values *v, int which, bool all_of_them)
 {
     int n = 3;
 
     for (int i = 0; techniques[i]; i++)
-        technique_choose(
-            v, i, which > 0 && which < 3 && technique_ways(i) > 0 && (which == 2 || techniques[i]->exact) ? 0 : -1);
+        technique_choose(v, i,
+                         which > 0 && which < 3 && technique_ways(i) > 0 &&
+                                 (which == 2 ? !techniques[i]->freezes : techniques[i]->exact)
+                             ? 0
+                             : -1);
     if (which < 3)
         return true;
     for (int i = 0; techniques[i] && all_of_them; i++)

@@ -137,9 +137,21 @@ static double score(const struct optimize_cost *c, int goal)
     }
 }
 
+static enum optimize_among class_of(int i)
+{
+    return techniques[i]->exact ? AMONG_EXACT : techniques[i]->freezes ? AMONG_ANY : AMONG_INEXACT;
+}
+
+static bool is_allowed(const struct optimize_question *q, int i, int goal)
+{
+    const int among = q->spec->optimize_among;
+
+    return (int)class_of(i) <= (goal == GOAL_ALL && among < AMONG_INEXACT ? AMONG_INEXACT : among);
+}
+
 static bool may_change(const struct optimize_question *q, int i, int goal)
 {
-    return !q->pinned[i] && technique_ways(i) > 0 && (techniques[i]->exact || goal == GOAL_ALL);
+    return !q->pinned[i] && technique_ways(i) > 0 && is_allowed(q, i, goal);
 }
 
 /* One technique another way; the best of all such choices into *best. Whether there is a better one than *best was. */
@@ -200,14 +212,14 @@ void optimize_say(const struct optimize_cost *with, const struct optimize_cost *
 }
 
 /* The switch that saves most; -1: none does. *cost: with it. */
-static int best_saving(const struct optimize_question *q, bool exact, struct optimize_choice *c,
+static int best_saving(const struct optimize_question *q, int class, struct optimize_choice *c,
                        struct optimize_cost *cost)
 {
     const struct optimize_choice from = *c;
     int found = -1;
 
     for (int i = 0; techniques[i]; i++)
-        for (int k = 0; k < technique_ways(i) && techniques[i]->exact == exact; k++) {
+        for (int k = 0; k < technique_ways(i) && (int)class_of(i) == class; k++) {
             struct optimize_choice other = from;
             struct optimize_cost with;
             struct err refused;
@@ -221,17 +233,18 @@ static int best_saving(const struct optimize_question *q, bool exact, struct opt
     return found;
 }
 
-/* "--gradient_checkpointing (3.1 GiB less), --dtype bf16 (1.0 GiB less)". Exact techniques come first. */
+/* "--gradient_checkpointing (3.1 GiB less), --dtype bf16 (1.0 GiB less)". Exact techniques come first, those
+ * with which other weights learn last. */
 static bool gather_switches(const struct optimize_question *q, int64_t beside, int64_t limit, struct optimize_choice *c,
                             struct optimize_cost *cost, char *words, size_t size)
 {
     size_t n = 0;
 
     words[0] = '\0';
-    for (int exact = 1; exact >= 0; exact--)
+    for (int class = AMONG_EXACT; class <= AMONG_ANY; class ++)
         for (int64_t before = cost->bytes; (cost->bytes + beside) * q->local_ranks > limit; before = cost->bytes) {
             char word[64], less[PRINT_BYTES_MAX];
-            const int i = best_saving(q, exact, c, cost);
+            const int i = best_saving(q, class, c, cost);
             if (i < 0 || n >= size)
                 break;
             n += (size_t)snprintf(words + n, size - n, "%s%s (%s less)", n ? ", " : "",
@@ -286,13 +299,11 @@ static const char *goal_name(int goal)
     return names[goal];
 }
 
-int optimize_explain(const struct optimize_question *q, const struct optimize_choice *c,
-                     const struct optimize_cost *cost, json_t *list)
+static json_t *explain_on(const struct optimize_question *q, const struct optimize_choice *c,
+                          const struct optimize_cost *cost)
 {
-    char memory[PRINT_BYTES_MAX];
+    json_t *list = json_array();
 
-    log_note("--optimize %s predicts %.3g s an update and %s a rank; over the run without it,",
-             goal_name(q->spec->optimize), cost->seconds, print_bytes((double)cost->bytes, memory));
     for (int i = 0; techniques[i]; i++) {
         struct optimize_choice other = *c;
         struct optimize_cost without;
@@ -310,19 +321,73 @@ int optimize_explain(const struct optimize_question *q, const struct optimize_ch
                                               word, "seconds_without", without.seconds, "joules_without",
                                               without.joules, "bytes_without", (json_int_t)without.bytes));
     }
-    return 0;
+    return list;
+}
+
+/* Why the run does not have technique i, which would do. */
+static const char *why_off(const struct optimize_question *q, int i)
+{
+    if (q->pinned[i])
+        return "it was switched off by a word";
+    if (is_allowed(q, i, q->spec->optimize))
+        return "nothing is gained for this goal";
+    return class_of(i) == AMONG_ANY ? "other weights learn with it: --optimize_among any allows it"
+                                    : "it changes the numbers: --optimize_among inexact allows it";
+}
+
+static json_t *explain_off(const struct optimize_question *q, const struct optimize_choice *c,
+                           const struct optimize_cost *cost)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; techniques[i]; i++) {
+        struct optimize_choice other = *c;
+        struct optimize_cost with;
+        struct err refused;
+        char word[64], effect[160];
+
+        if (technique_is_on(&q->spec->techniques, i) || technique_ways(i) == 0)
+            continue;
+        other.way[i] = 0;
+        technique_print(i, 0, word, sizeof word);
+        const bool can = optimize_cost(q, &other, &with, &refused) == 0;
+        json_t *row = json_pack("{s:s, s:s, s:s}", "technique", techniques[i]->name, "words", word, "why",
+                                can ? why_off(q, i) : refused.what);
+        if (can) {
+            optimize_say(&with, cost, effect, sizeof effect);
+            json_object_set_new(row, "seconds_with", json_real(with.seconds));
+            json_object_set_new(row, "joules_with", json_real(with.joules));
+            json_object_set_new(row, "bytes_with", json_integer((json_int_t)with.bytes));
+        }
+        log_note("  left out: %s%s%s; %s", word, can ? ", " : "", can ? effect : "",
+                 can ? why_off(q, i) : refused.what);
+        json_array_append_new(list, row);
+    }
+    return list;
+}
+
+json_t *optimize_explain(const struct optimize_question *q, const struct optimize_choice *c,
+                         const struct optimize_cost *cost)
+{
+    char memory[PRINT_BYTES_MAX];
+
+    log_note("--optimize %s predicts %.3g s an update and %s a rank; over the run without it,",
+             goal_name(q->spec->optimize), cost->seconds, print_bytes((double)cost->bytes, memory));
+    json_t *on = explain_on(q, c, cost);
+    return json_pack("{s:o, s:o}", "on", on, "left_out", explain_off(q, c, cost));
 }
 
 static int tell(struct run *r, const struct optimize_question *q, const struct optimize_choice *c,
                 const struct optimize_cost *cost, const char *machine)
 {
-    json_t *list = json_array();
+    json_t *told = optimize_explain(q, c, cost);
 
-    optimize_explain(q, c, cost, list);
     json_decref(r->optimized);
     r->optimized =
-        json_pack("{s:s, s:s, s:f, s:f, s:I, s:o}", "goal", goal_name(r->spec->optimize), "machine", machine, "seconds",
-                  cost->seconds, "joules", cost->joules, "bytes", (json_int_t)cost->bytes, "techniques", list);
+        json_pack("{s:s, s:s, s:f, s:f, s:I, s:O, s:O}", "goal", goal_name(r->spec->optimize), "machine", machine,
+                  "seconds", cost->seconds, "joules", cost->joules, "bytes", (json_int_t)cost->bytes, "techniques",
+                  json_object_get(told, "on"), "left_out", json_object_get(told, "left_out"));
+    json_decref(told);
     return 0;
 }
 

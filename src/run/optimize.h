@@ -42,17 +42,18 @@ int optimize_cost(const struct optimize_question *q, const struct optimize_choic
 /* The plan itself, prepared, with the backend's scratch; the caller frees it. */
 int optimize_plan(const struct optimize_question *q, const struct optimize_choice *c, struct plan *p, struct err *err);
 /* The best choice for the goal (an index of OPTIMIZE_GOALS, not 0) that can be found by changing one technique at a time,
- * beginning with the words as they are. A choice that is refused is left out. */
+ * beginning with the words as they are, among those that the spec's optimize_among allows. A choice that is refused is left
+ * out. */
 int optimize_search(const struct optimize_question *q, int goal, struct optimize_choice *best,
                     struct optimize_cost *cost, struct err *err);
 /* Makes it the words of the run. */
 void optimize_apply(const struct optimize_question *q, struct spec *spec, const struct optimize_choice *c);
 /* One technique of a choice without which the rest is: "--flash_attention: 1.20 times as fast, 340 MiB less". */
 void optimize_say(const struct optimize_cost *with, const struct optimize_cost *without, char *out, size_t size);
-/* Notes, one for each technique that is on and was not given: what the run would be without it; q->spec is as decided. list:
- * gets the same as JSON; NULL. */
-int optimize_explain(const struct optimize_question *q, const struct optimize_choice *c,
-                     const struct optimize_cost *cost, json_t *list);
+/* Notes, one for each technique that is on and was not given: what the run would be without it; and for each that was left out:
+ * why, and what the run would be with it. q->spec is as decided. The same as JSON: {"on": [..], "left_out": [..]}. */
+json_t *optimize_explain(const struct optimize_question *q, const struct optimize_choice *c,
+                         const struct optimize_cost *cost);
 /* For a run that needs more than limit: the switches that make it fit, each with what it saves. */
 void optimize_suggest(const struct optimize_question *q, int64_t beside, int64_t limit, char *out, size_t size);
 

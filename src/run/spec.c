@@ -221,9 +221,17 @@ static const struct option optimize_options[] = {
       AT(optimize),
       .fallback = "off",
       .choices = OPTIMIZE_GOALS,
+      .help = "switch on what is predicted to be best for this goal; all: as balanced, among techniques too that "
+              "change the "
+              "numbers; techniques that are given stay" },
+    { .name = "optimize_among",
+      .type = OPTION_CHOICE,
+      AT(optimize_among),
+      .fallback = "exact",
+      .choices = OPTIMIZE_AMONG,
       .help =
-          "switch on what is predicted to be best for this goal: speed, memory, energy and balanced among the exact "
-          "techniques, all as balanced among those too that change the numbers; techniques that are given stay" },
+          "what --optimize may switch on: exact techniques; those too that round otherwise, as the goal all may; any, "
+          "LoRA too, with which other weights learn" },
     { 0 },
 };
 
@@ -380,6 +388,14 @@ int spec_check_judges(const struct spec *s, const char *command, struct err *err
     return err_hint(err, "Leave it out: every technique can be given by its own word.");
 }
 
+int spec_check_optimize(const struct spec *s, struct err *err)
+{
+    if (s->optimize != GOAL_OFF || s->optimize_among == AMONG_EXACT)
+        return 0;
+    err_set(err, ERR_USAGE, "--optimize_among without --optimize chooses nothing");
+    return err_hint(err, "Add a goal, for example --optimize memory.");
+}
+
 static int missing(const char *option, const char *what, struct err *err)
 {
     err_set(err, ERR_USAGE, "--%s is missing", option);
@@ -394,6 +410,8 @@ int spec_check_train(const struct spec *s, struct err *err)
         return missing("data", "Name a data file; `tuneup data new` makes one.", err);
     if (!s->output)
         return missing("output", "Name the folder that model, metrics and checkpoints go to.", err);
+    if (spec_check_optimize(s, err) != 0)
+        return -1;
     if (!s->resume || !s->overwrite)
         return 0;
     err_set(err, ERR_USAGE, "--resume and --overwrite exclude each other");

@@ -32,7 +32,7 @@ struct spec {
     double comm_timeout; /* seconds */
     int backend;
     const char *memory_limit;
-    int optimize; /* index of OPTIMIZE_GOALS */
+    int optimize, optimize_among; /* indexes of OPTIMIZE_GOALS and OPTIMIZE_AMONG */
     int64_t save_interval, keep;
     bool resume, overwrite, save_model, tensorboard, profile, json;
     int64_t measure_warmup;
@@ -47,6 +47,9 @@ struct spec {
 
 #define SPEC_BACKENDS "cpu|ref"
 #define OPTIMIZE_GOALS "off|speed|memory|energy|balanced|all"
+/* Which techniques a search may switch on; each more than the one before. */
+#define OPTIMIZE_AMONG "exact|inexact|any"
+enum optimize_among { AMONG_EXACT, AMONG_INEXACT, AMONG_ANY };
 enum optimize_goal { GOAL_OFF, GOAL_SPEED, GOAL_MEMORY, GOAL_ENERGY, GOAL_BALANCED, GOAL_ALL };
 const char *spec_backend_name(const struct spec *s);
 
@@ -56,6 +59,7 @@ struct option_set spec_optimize_set(struct spec *s); /* behind those of techniqu
 struct option_set spec_run_set(struct spec *s); /* the last of them, for phases that have tables of their own */
 /* What must be given, and what must not be together. ERR_USAGE. */
 int spec_check_train(const struct spec *s, struct err *err);
+int spec_check_optimize(const struct spec *s, struct err *err); /* the same of --optimize alone */
 /* ERR_USAGE for what only a run that trains can have. */
 int spec_check_judges(const struct spec *s, const char *command, struct err *err);
 /* "8GiB", "500M", "1073741824" -> bytes. ERR_USAGE. */

@@ -83,6 +83,8 @@ static const struct option options[] = {
     { 0 },
 };
 
+static const char *const ways[] = { "lora_dim=128", NULL }; /* the rank of DeepSpeed-Chat's scripts */
+
 static bool is_on(const void *o)
 {
     const struct lora_options *lora = o;
@@ -356,6 +358,7 @@ const struct technique technique_lora = {
     .paper = "Hu et al. 2021, arXiv:2106.09685",
     .exact = false,
     .freezes = true,
+    .ways = ways,
     .options = options,
     .options_size = sizeof(struct lora_options),
     .is_on = is_on,

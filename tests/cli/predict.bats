@@ -110,6 +110,11 @@ seconds_of() {
 @test "--optimize says what it switched on, and given words win" {
     run -0 sft "$dir/out" --max_steps 1 --optimize memory --no-flash_attention
     [[ $output == *'--optimize memory predicts '*'--gradient_checkpointing is '*' less'* ]]
+    [[ $output == *'left out: --lora_dim 128, '*'; other weights learn with it: --optimize_among any allows it'* ]]
+    [[ $output == *'left out: --flash_attention, '*'; it was switched off by a word'* ]]
+    [[ $output == *'left out: --dtype bf16, '*'; it changes the numbers: --optimize_among inexact allows it'* ]]
+    [[ $output == *'left out: --zero_stage 1; --zero_stage 1 has nothing to shard on one rank'* ]]
+    grep -q '"left_out": ' "$dir/out/run.json"
     [[ $output != *'--flash_attention is '* ]]
     grep -q '"goal": "memory"' "$dir/out/run.json"
     tr -d '\n' <"$dir/out/run.json" | grep -q '"gradient_checkpointing": {[^}]*"value": true,[^}]*"origin": "optimize"'
@@ -117,7 +122,11 @@ seconds_of() {
     tr -d '\n' <"$dir/out/run.json" | grep -q '"dtype": {[^}]*"value": "fp32"' # exact techniques alone
     sft_words "$dir/plan" --max_steps 1
     run -0 "$bin" plan "${words[@]}" --optimize all --json
-    [[ $output == *'--dtype bf16 is '*'"optimize": ['*'"words": "--dtype bf16"'* ]]
+    [[ $output == *'--dtype bf16 is '*'"optimize": ['*'"words": "--dtype bf16"'*'"optimize_left_out": ['*'"--lora_dim 128"'* ]]
+    run -0 "$bin" plan "${words[@]}" --optimize memory --optimize_among inexact
+    [[ $output == *'--dtype bf16 is '* ]]
+    run -2 "$bin" plan "${words[@]}" --optimize_among any
+    [[ $output == *'--optimize_among without --optimize'* ]]
     run -0 sft "$dir/two" --max_steps 1 --optimize balanced --ranks 2
     [[ $output == *'--optimize balanced predicts '* ]]
     run -2 "$bin" eval --model "$home/m" --data "$home/data" --optimize speed

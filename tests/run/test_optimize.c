@@ -132,6 +132,43 @@ TEST(ways_switch_on_and_off)
     }
 }
 
+/* A search takes what changes numbers only where it may, and LoRA only where it may take anything; the rest is told. */
+TEST(inexact_techniques_are_allowed_first)
+{
+    const int lora = technique_find("lora"), bf16 = technique_find("bf16");
+
+    for (int among = AMONG_EXACT; among <= AMONG_ANY; among++) {
+        struct optimize_choice best;
+        struct optimize_cost cost;
+        struct err err = { 0 };
+        struct asked a;
+
+        ask(&a, 1);
+        a.models[0].config.hidden_size = a.models[0].config.word_embed_proj_dim = 512; /* adapters are thin there */
+        a.models[0].config.ffn_dim = 2048;
+        a.spec.optimize = GOAL_MEMORY;
+        a.spec.optimize_among = among;
+        CHECK_OK(optimize_search(&a.q, GOAL_MEMORY, &best, &cost, &err), &err);
+        optimize_apply(&a.q, &a.spec, &best);
+        CHECK_EQ(technique_is_on(&a.spec.techniques, bf16), among >= AMONG_INEXACT);
+        CHECK_EQ(technique_is_on(&a.spec.techniques, lora), among == AMONG_ANY);
+        json_t *told = optimize_explain(&a.q, &best, &cost);
+        const json_t *left = json_object_get(told, "left_out");
+        bool found = false;
+        for (size_t i = 0; i < json_array_size(left); i++) {
+            const json_t *row = json_array_get(left, i);
+            if (strcmp(json_string_value(json_object_get(row, "technique")), "lora") != 0)
+                continue;
+            found = true;
+            CHECK(strstr(json_string_value(json_object_get(row, "why")), "--optimize_among any allows it") != NULL);
+            CHECK(json_real_value(json_object_get(row, "seconds_with")) > 0);
+        }
+        CHECK_EQ(found, among < AMONG_ANY);
+        json_decref(told);
+        forget(&a);
+    }
+}
+
 TEST(a_suggestion_says_what_each_switch_saves)
 {
     const struct optimize_choice keep = optimize_keep();
@@ -152,4 +189,5 @@ TEST(a_suggestion_says_what_each_switch_saves)
 }
 
 TEST_MAIN(CASE(a_search_is_deterministic_and_no_worse), CASE(nothing_nearer_is_better), CASE(given_words_win),
-          CASE(ways_switch_on_and_off), CASE(a_suggestion_says_what_each_switch_saves))
+          CASE(ways_switch_on_and_off), CASE(inexact_techniques_are_allowed_first),
+          CASE(a_suggestion_says_what_each_switch_saves))
