@@ -80,6 +80,37 @@ static inline int engine_micro_step(struct engine *e, const struct batch *b, str
                                      : sft_micro_step(&e->sft, b, c, loss, err);
 }
 
+/* Of all models; a tensor's are a function of its name. */
+static inline void engine_random_weights(const struct plan *p, struct exec *e)
+{
+    struct rng rng = { .seed = 7, .purpose = RNG_INIT };
+    struct err err;
+
+    for (int i = 0; i < p->n_buffers; i++) {
+        const struct buffer *b = &p->buffers[i];
+        const bool norm = strstr(b->name, "norm.weight") != NULL;
+        if (b->kind != KIND_PARAM || strncmp(b->name, "flat/", 5) == 0)
+            continue;
+        rng.stream = (uint32_t)strlen(b->name);
+        rng.counter = (uint64_t)b->name[0] << 32;
+        int64_t first = 0, n = shape_count(&b->shape);
+        void *x = b->tier == TIER_FILE ? NULL : exec_held(e, i, &first, &n);
+        for (int64_t k = 0; k < first + n; k++) {
+            const float v = (norm ? 1.0f : 0.0f) + 0.05f * (float)rng_normal(&rng);
+            const uint16_t h = bf16_from_f32(v);
+            if (k < first)
+                continue;
+            if (!x)
+                MUST(exec_put(e, i, (size_t)k * dtype_bytes(b->dtype), b->dtype == BF16 ? (const void *)&h : &v,
+                              dtype_bytes(b->dtype), &err) == 0);
+            else if (b->dtype == BF16)
+                ((uint16_t *)x)[k - first] = h;
+            else
+                ((float *)x)[k - first] = v;
+        }
+    }
+}
+
 static inline void engine_close(struct engine *e)
 {
     exec_free(&e->exec);

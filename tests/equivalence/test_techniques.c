@@ -55,36 +55,6 @@ static const struct opt_shape shapes[] = {
       .dropout = 0.1 },
 };
 
-static void random_weights(struct engine *e)
-{
-    struct rng rng = { .seed = 7, .purpose = RNG_INIT };
-    struct err err;
-
-    for (int i = 0; i < e->plan.n_buffers; i++) {
-        const struct buffer *b = &e->plan.buffers[i];
-        const bool norm = strstr(b->name, "norm.weight") != NULL;
-        if (b->kind != KIND_PARAM || strncmp(b->name, "flat/", 5) == 0)
-            continue;
-        rng.stream = (uint32_t)strlen(b->name);
-        rng.counter = (uint64_t)b->name[0] << 32;
-        int64_t first = 0, n = shape_count(&b->shape);
-        void *x = b->tier == TIER_FILE ? NULL : exec_held(&e->exec, i, &first, &n);
-        for (int64_t k = 0; k < first + n; k++) {
-            const float v = (norm ? 1.0f : 0.0f) + 0.05f * (float)rng_normal(&rng);
-            const uint16_t h = bf16_from_f32(v);
-            if (k < first)
-                continue;
-            if (!x)
-                MUST(exec_put(&e->exec, i, (size_t)k * dtype_bytes(b->dtype), b->dtype == BF16 ? (const void *)&h : &v,
-                              dtype_bytes(b->dtype), &err) == 0);
-            else if (b->dtype == BF16)
-                ((uint16_t *)x)[k - first] = h;
-            else
-                ((float *)x)[k - first] = v;
-        }
-    }
-}
-
 /* Master weights begin as the weights, which lack nothing then; those in files begin with zeros. */
 static void fill_masters(struct engine *e)
 {
@@ -243,7 +213,7 @@ static void *run_job(void *argument)
         comm_alone(&e.comm);
     job->result = engine_open(&e, "cpu", job->words, job->rows / job->ranks, IDS, 2, &o, &job->err);
     if (job->result == 0) {
-        random_weights(&e);
+        engine_random_weights(&e.plan, &e.exec);
         fill_masters(&e);
         spoil_transients(&e);
         job->result = train(job, &e);
