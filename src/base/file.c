@@ -85,6 +85,11 @@ static int open_regular(const char *path, struct stat *st, struct err *err)
     return fd;
 }
 
+static int64_t modified_ns(const struct stat *st)
+{
+    return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
 int file_map_open(struct file_map *m, const char *path, struct err *err)
 {
     static atomic_bool handler_set;
@@ -101,9 +106,11 @@ int file_map_open(struct file_map *m, const char *path, struct err *err)
         return 0;
     }
     void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    close(fd);
-    if (data == MAP_FAILED)
-        return err_errno(err, "could not map \"%s\"", path);
+    if (data == MAP_FAILED) {
+        err_errno(err, "could not map \"%s\"", path);
+        close(fd);
+        return -1;
+    }
     if (!atomic_exchange(&handler_set, true)) {
         struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
         sigaction(SIGBUS, &action, NULL);
@@ -114,11 +121,14 @@ int file_map_open(struct file_map *m, const char *path, struct err *err)
     }
     if (slot == MAX_MAPS) {
         munmap(data, (size_t)st.st_size);
+        close(fd);
         return err_set(err, ERR_INPUT, "more than %d files are open at once, at \"%s\"", MAX_MAPS, path);
     }
     mapped[slot].bytes = (size_t)st.st_size;
     snprintf(mapped[slot].path, sizeof mapped[slot].path, "%s", path);
-    *m = (struct file_map){ .data = data, .bytes = (size_t)st.st_size, .slot = slot };
+    *m = (struct file_map){
+        .data = data, .bytes = (size_t)st.st_size, .slot = slot, .fd = fd, .modified_ns = modified_ns(&st)
+    };
     return 0;
 }
 
@@ -127,8 +137,16 @@ void file_map_close(struct file_map *m)
     if (m->data) {
         atomic_store(&mapped[m->slot].data, NULL);
         munmap((void *)m->data, m->bytes);
+        close(m->fd);
     }
     *m = (struct file_map){ .slot = -1 };
+}
+
+bool file_map_is_unchanged(const struct file_map *m)
+{
+    struct stat st;
+
+    return !m->data || (fstat(m->fd, &st) == 0 && (size_t)st.st_size == m->bytes && modified_ns(&st) == m->modified_ns);
 }
 
 char *file_read(const char *path, size_t max_bytes, size_t *n, struct err *err)

@@ -9,15 +9,19 @@
 
 #define FILE_PATH_MAX 4096
 
-/* A regular file mapped read-only. A file that shrinks while mapped ends the program with a message naming it. */
+/* A regular file mapped read-only. A file that shrinks while mapped ends the program with a message naming it; one that is
+ * replaced by rename stays what it was. */
 struct file_map {
     const unsigned char *data; /* NULL for an empty file */
     size_t bytes;
     int slot; /* in the table that the SIGBUS handler reads */
+    int fd; /* while there is data */
+    int64_t modified_ns; /* when it was opened */
 };
 /* ERR_INPUT if path is no regular file (a FIFO, a folder, a device are refused by what they are). */
 int file_map_open(struct file_map *m, const char *path, struct err *err);
 void file_map_close(struct file_map *m);
+bool file_map_is_unchanged(const struct file_map *m); /* its size, and the time at which it was last written */
 
 /* The whole regular file, with a zero byte after its end; the caller frees it with mem_free. */
 char *file_read(const char *path, size_t max_bytes, size_t *n, struct err *err);

@@ -162,25 +162,37 @@ done:
     return result;
 }
 
-static int open_weights(struct model_dir *m, const char *dir, struct err *err)
-{
-    static const struct {
-        const char *name;
-        bool is_index;
-    } forms[] = {
-        { "model.safetensors", false },
-        { "model.safetensors.index.json", true },
-        { "pytorch_model.bin", false },
-        { "pytorch_model.bin.index.json", true },
-    };
-    char path[FILE_PATH_MAX];
+static const struct form {
+    const char *name;
+    bool is_index, is_torch;
+} forms[] = {
+    { "model.safetensors", false, false },
+    { "model.safetensors.index.json", true, false },
+    { "pytorch_model.bin", false, true },
+    { "pytorch_model.bin.index.json", true, true },
+};
 
+/* 1 = the folder has the form and path, 0 = it has none. */
+static int find_form(const char *dir, const struct form **form, char path[FILE_PATH_MAX], struct err *err)
+{
     for (int i = 0; i < COUNT_OF(forms); i++) {
         if (file_join(path, dir, forms[i].name, err) != 0)
             return -1;
+        *form = &forms[i];
         if (file_exists(path))
-            return forms[i].is_index ? open_index(m, dir, path, err) : open_file(m, path, err);
+            return 1;
     }
+    return 0;
+}
+
+static int open_weights(struct model_dir *m, const char *dir, struct err *err)
+{
+    const struct form *form;
+    char path[FILE_PATH_MAX];
+    const int found = find_form(dir, &form, path, err);
+
+    if (found != 0)
+        return found < 0 ? -1 : form->is_index ? open_index(m, dir, path, err) : open_file(m, path, err);
     err_set(err, ERR_INPUT, "\"%s\" has a config.json but no weights", dir);
     return err_hint(err, "Needed is model.safetensors, pytorch_model.bin, or several of either with their index.");
 }
@@ -231,6 +243,18 @@ int model_dir_open(struct model_dir *m, const char *dir, struct err *err)
     }
     m->is_reward = model_dir_find(m, "v_head.weight") != NULL;
     return 0;
+}
+
+int model_dir_look(struct model_dir *m, const char *dir, struct err *err)
+{
+    const struct form *form;
+    char path[FILE_PATH_MAX];
+    const int found = find_form(dir, &form, path, err);
+
+    *m = (struct model_dir){ 0 };
+    if (found <= 0 || form->is_torch)
+        return found;
+    return model_dir_open(m, dir, err) == 0 ? 1 : -1;
 }
 
 void model_dir_close(struct model_dir *m)
@@ -489,14 +513,17 @@ static int wrong_count(const struct model_dir *m, const struct model_tensor *t, 
     return err_hint(err, "Use the config.json that came with this checkpoint.");
 }
 
-static int read_values(const struct model_dir *m, const struct model_tensor *t, void *dst, enum dtype to, int64_t first,
-                       int64_t count, bool allow_nonfinite, struct err *err)
+static int not_finite(const struct model_dir *m, const struct model_tensor *t, struct err *err)
 {
-    if (convert(dst, to, t->stored, first, count) || allow_nonfinite)
-        return 0;
     err_set(err, ERR_INPUT, "tensor \"%s\" holds a NaN or infinity", t->canonical);
     err_where(err, "file \"%s\"", m->files[t->file].path);
     return err_hint(err, "The training that wrote it diverged, or the file is damaged; use an earlier checkpoint.");
+}
+
+static int read_values(const struct model_dir *m, const struct model_tensor *t, void *dst, enum dtype to, int64_t first,
+                       int64_t count, bool allow_nonfinite, struct err *err)
+{
+    return convert(dst, to, t->stored, first, count) || allow_nonfinite ? 0 : not_finite(m, t, err);
 }
 
 static const struct model_tensor *find_readable(const struct model_dir *m, const char *canonical, struct err *err)
@@ -535,6 +562,47 @@ int model_dir_read(const struct model_dir *m, const char *canonical, void *dst, 
     if (count != shape_count(&t->stored->shape))
         return wrong_count(m, t, 0, count, err);
     return read_values(m, t, dst, to, 0, count, allow_nonfinite, err);
+}
+
+const void *model_dir_mapped(const struct model_dir *m, const char *canonical, enum dtype type,
+                             const struct shape *shape)
+{
+    const struct model_tensor *t = find(m, canonical);
+
+    if (!t || m->files[t->file].is_torch || t->stored->dtype != type || !shape_equal(&t->stored->shape, shape) ||
+        (uintptr_t)t->stored->data % dtype_bytes(type) != 0)
+        return NULL;
+    return t->stored->data;
+}
+
+int model_dir_check_finite(const struct model_dir *m, const char *canonical, struct err *err)
+{
+    const struct model_tensor *t = find_readable(m, canonical, err);
+
+    if (!t)
+        return -1;
+    const int64_t count = shape_count(&t->stored->shape), n_chunks = (count + CHUNK - 1) / CHUNK;
+    const size_t size = dtype_bytes(t->stored->dtype);
+    bool finite = true;
+
+#pragma omp parallel for reduction(&& : finite)
+    for (int64_t i = 0; i < n_chunks; i++) {
+        const int64_t first = i * CHUNK, n = count - first < CHUNK ? count - first : CHUNK;
+        finite = all_finite((const char *)t->stored->data + (size_t)first * size, t->stored->dtype, n) && finite;
+    }
+    return finite ? 0 : not_finite(m, t, err);
+}
+
+int model_dir_check_unchanged(const struct model_dir *m, struct err *err)
+{
+    for (int i = 0; i < m->n_files; i++) {
+        if (m->files[i].is_torch || file_map_is_unchanged(&m->files[i].safetensors.map))
+            continue;
+        err_set(err, ERR_RUN, "the model's file \"%s\" was written to while the run used it", m->files[i].path);
+        return err_hint(err, "What was computed since may be wrong. Leave the file alone while a run maps it, or go "
+                             "without --map_frozen.");
+    }
+    return 0;
 }
 
 static const char *full_prefix(const char *canonical, bool reward)

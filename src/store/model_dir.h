@@ -34,6 +34,9 @@ struct model_dir {
 
 /* ERR_INPUT: no model, a damaged file, a wrong index, a tensor that is there twice. On error *m is empty. */
 int model_dir_open(struct model_dir *m, const char *dir, struct err *err);
+/* The same without reading any weights: where they are in pytorch_model.bin, or there are none, *m is empty. 1 = there are
+ * some, 0 = none. */
+int model_dir_look(struct model_dir *m, const char *dir, struct err *err);
 void model_dir_close(struct model_dir *m);
 const char *model_dir_canonical(const char *name); /* without a known prefix: the end of name */
 /* NULL if there is none. */
@@ -51,6 +54,15 @@ int model_dir_read(const struct model_dir *m, const char *canonical, void *dst, 
 /* The same for the count elements from element first on: a rank's share, without the rest. */
 int model_dir_read_range(const struct model_dir *m, const char *canonical, void *dst, enum dtype to, int64_t first,
                          int64_t count, bool allow_nonfinite, struct err *err);
+
+/* Where the tensor lies in a mapped file, as numbers that can be used there: NULL unless it is of just that type and shape, in
+ * safetensors, at a multiple of its type's size. Valid until m is closed. */
+const void *model_dir_mapped(const struct model_dir *m, const char *canonical, enum dtype type,
+                             const struct shape *shape);
+/* ERR_INPUT, as model_dir_read's, when the tensor holds a NaN or infinity as it lies. */
+int model_dir_check_finite(const struct model_dir *m, const char *canonical, struct err *err);
+/* ERR_RUN when a mapped file has been written to since it was opened. */
+int model_dir_check_unchanged(const struct model_dir *m, struct err *err);
 
 /* Calls each for every tensor of the model, in the order in which PyTorch registers them (a reward model's v_head comes
  * first). Stops at the first result other than 0 and returns it. The name is valid during the call. */

@@ -129,6 +129,26 @@ TEST(an_empty_file_is_empty)
     unlink(at("empty"));
 }
 
+/* What is mapped is the file as it was opened: replacing it does not touch it, writing to it does. */
+TEST(a_mapped_file_tells_that_it_was_written_to)
+{
+    struct err err = { 0 };
+    struct file_map map;
+
+    CHECK_OK(write_text(at("mapped"), "before", &err), &err);
+    CHECK_OK(file_map_open(&map, at("mapped"), &err), &err);
+    CHECK_OK(write_text(at("mapped"), "behind", &err), &err); /* a new file of that name */
+    CHECK(file_map_is_unchanged(&map) && memcmp(map.data, "before", 6) == 0);
+    file_map_close(&map);
+    CHECK_OK(file_map_open(&map, at("mapped"), &err), &err);
+    FILE *f = fopen(at("mapped"), "ab");
+    CHECK(f && fputs("!", f) >= 0 && fclose(f) == 0);
+    CHECK(!file_map_is_unchanged(&map));
+    file_map_close(&map);
+    CHECK(file_map_is_unchanged(&map));
+    unlink(at("mapped"));
+}
+
 TEST(folders_are_made_and_removed)
 {
     struct err err = { 0 };
@@ -179,6 +199,7 @@ int main(void)
         CASE(a_full_disk_is_an_error_and_no_file),
         CASE(what_is_no_regular_file_is_refused),
         CASE(an_empty_file_is_empty),
+        CASE(a_mapped_file_tells_that_it_was_written_to),
         CASE(folders_are_made_and_removed),
         CASE(paths_that_are_too_long_are_refused),
     };

@@ -124,6 +124,38 @@ TEST(names_come_in_registration_order)
     free_model(&m);
 }
 
+/* Where a tensor can be used as it lies, and whether there is anything that can be mapped at all. */
+TEST(tensors_lie_in_mapped_files)
+{
+    struct err err = { 0 };
+    struct model_dir d;
+    struct model m;
+    char dir[64], path[96];
+
+    make_model(&m, false);
+    make_dir(dir);
+    CHECK_EQ(model_dir_look(&d, dir, &err), 0);
+    CHECK_OK(model_dir_save(dir, &m.config, m.tensors, m.n, false, &err), &err);
+    CHECK_EQ(model_dir_look(&d, dir, &err), 1);
+    for (int i = 0; i < m.n; i++) {
+        const struct stored_tensor *t = &m.tensors[i];
+        const struct shape other = shape_of(1, (int64_t)3);
+        const void *data = model_dir_mapped(&d, t->name, F32, &t->shape);
+        CHECK(data && data == model_dir_find(&d, t->name)->data);
+        CHECK(!model_dir_mapped(&d, t->name, BF16, &t->shape) && !model_dir_mapped(&d, t->name, F32, &other));
+        CHECK_OK(model_dir_check_finite(&d, t->name, &err), &err);
+    }
+    CHECK(!model_dir_mapped(&d, "lm_head.weight", F32, &m.tensors[0].shape));
+    model_dir_close(&d);
+    write_text(dir, "pytorch_model.bin", "never read");
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    CHECK_EQ(unlink(path), 0);
+    CHECK_EQ(model_dir_look(&d, dir, &err), 1);
+    CHECK_EQ(d.n_files, 0);
+    CHECK_OK(file_remove_tree(dir, &err), &err);
+    free_model(&m);
+}
+
 TEST(what_is_saved_is_read_again)
 {
     struct err err = { 0 };
@@ -382,7 +414,7 @@ TEST(every_form_of_the_golden_models_is_read)
     compare(golden, "variants/reward-bin-old-prefix", "post-reward", 0.0006);
 }
 
-TEST_MAIN(CASE(names_come_in_registration_order), CASE(what_is_saved_is_read_again),
+TEST_MAIN(CASE(names_come_in_registration_order), CASE(what_is_saved_is_read_again), CASE(tensors_lie_in_mapped_files),
           CASE(missing_tensors_are_all_named), CASE(shapes_types_and_values_are_checked),
           CASE(a_head_must_be_the_embedding), CASE(one_parameter_under_two_names_is_refused),
           CASE(an_index_must_tell_the_truth), CASE(failing_allocations_leave_nothing),
