@@ -43,7 +43,8 @@ struct backend {
     /* An op, type or shape that this backend cannot do is an error here, before work begins. */
     int (*prepare)(struct backend *b, const struct plan *p, const struct op_step *s, struct kernel *out,
                    struct err *err);
-    /* in[i], out[i]: addresses of the step's operands (NULL = none). */
+    /* in[i], out[i]: addresses of the step's operands (NULL = none). Parameters may lie wherever their type allows: in a model's
+     * file; all else is 64-byte aligned, as are views that begin so. */
     int (*run)(struct backend *b, const struct kernel *k, void *const *in, void *const *out, void *scratch,
                const struct run_context *c, struct err *err);
     void (*kernel_free)(struct backend *b, struct kernel *k);
