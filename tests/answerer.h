@@ -13,6 +13,7 @@ struct answerer {
     struct backend backend;
     struct comm comm;
     struct exec exec;
+    char *mapped;
     struct generator generator;
 };
 
@@ -21,7 +22,7 @@ static inline int answerer_open(struct answerer *a, const char *backend, const c
                                 int64_t S, const struct generate_options *o, struct err *err)
 {
     struct build b = { .phase = &phase_generate,
-                       .models = { { "", a->shape, &a->techniques } },
+                       .models = { { "", a->shape, &a->techniques, .assumed = true } },
                        .n_models = 1,
                        .extents = { [EXTENTS_PREFILL] = { B, P, S, 1 }, [EXTENTS_DECODE] = { B, 1, S, 1 } },
                        .micro_steps = 1,
@@ -30,7 +31,8 @@ static inline int answerer_open(struct answerer *a, const char *backend, const c
     comm_alone(&a->comm);
     if (engine_techniques(&a->techniques, words, err) != 0 || build_plan(&b, &a->plan, err) != 0 ||
         backend_open(&a->backend, backend, 2, err) != 0 ||
-        exec_prepare(&a->exec, &a->plan, &a->backend, &a->comm, err) != 0 || exec_allocate(&a->exec, err) != 0)
+        exec_prepare(&a->exec, &a->plan, &a->backend, &a->comm, err) != 0 || exec_allocate(&a->exec, err) != 0 ||
+        engine_bind(&a->exec, &a->mapped, err) != 0)
         return -1;
     return generator_init(&a->generator, &a->exec, "", o, err);
 }
@@ -39,6 +41,7 @@ static inline void answerer_close(struct answerer *a)
 {
     generator_free(&a->generator);
     exec_free(&a->exec);
+    mem_free(a->mapped);
     if (a->backend.close)
         a->backend.close(&a->backend);
     plan_free(&a->plan);

@@ -3,6 +3,7 @@
 #ifndef TUNEUP_TESTS_ENGINE_H
 #define TUNEUP_TESTS_ENGINE_H
 
+#include "base/mem.h"
 #include "base/rng.h"
 #include "exec/exec.h"
 #include "phases/reward.h"
@@ -17,10 +18,12 @@ struct engine {
     const struct phase *phase; /* NULL: phase 1 as it is */
     struct technique_values techniques;
     const char *file_folder; /* of what is offloaded; NULL: /tmp */
+    const struct model_dir *stored; /* what is mapped is planned by it; NULL: by files of the plan's types */
     struct plan plan;
     struct backend backend;
     struct comm comm;
     struct exec exec;
+    char *mapped; /* stands for the model's files */
     struct sft sft;
     struct reward_options reward_options; /* of phase_reward, set before engine_open */
     struct reward reward;
@@ -47,11 +50,29 @@ static inline int engine_techniques(struct technique_values *v, const char *word
     return option_parse(sets, n, argc, argv, given, 32, &n_given, rest, 0, &n_rest, err);
 }
 
+/* Memory for what the model's files would have: each tensor as far from a multiple of 64 bytes as files may have it. */
+static inline int engine_bind(struct exec *e, char **mapped, struct err *err)
+{
+    const struct plan *p = e->plan;
+    size_t at = 0;
+
+    *mapped = mem_array((int64_t)p->tier_bytes[TIER_MAPPED] + 64 * ((int64_t)p->n_buffers + 1), 1, 1, MEM_OTHER, err);
+    for (int i = 0; *mapped && i < p->n_buffers; i++) {
+        const struct buffer *b = &p->buffers[i];
+        if (b->tier != TIER_MAPPED || b->parent >= 0)
+            continue;
+        at += (64 - (uintptr_t)(*mapped + at) % 64) + dtype_bytes(b->dtype);
+        exec_bind(e, i, *mapped + at);
+        at += b->bytes;
+    }
+    return *mapped ? 0 : -1;
+}
+
 static inline int engine_open(struct engine *e, const char *backend, const char *words, int64_t B, int64_t T,
                               int64_t micro_steps, const struct trainer_options *o, struct err *err)
 {
     struct build b = { .phase = e->phase ? e->phase : &phase_sft,
-                       .models = { { "", e->shape, &e->techniques } },
+                       .models = { { "", e->shape, &e->techniques, .stored = e->stored, .assumed = !e->stored } },
                        .n_models = 1,
                        .extents = { [EXTENTS_TRAIN] = { .B = B, .T = T, .times = (double)micro_steps },
                                     [EXTENTS_EVAL] = { .B = B, .T = T } },
@@ -63,7 +84,8 @@ static inline int engine_open(struct engine *e, const char *backend, const char 
         return -1;
     e->plan.file_folder = e->file_folder ? e->file_folder : "/tmp";
     if (backend_open(&e->backend, backend, e->comm.ranks > 1 ? 1 : 2, err) != 0 ||
-        exec_prepare(&e->exec, &e->plan, &e->backend, &e->comm, err) != 0 || exec_allocate(&e->exec, err) != 0)
+        exec_prepare(&e->exec, &e->plan, &e->backend, &e->comm, err) != 0 || exec_allocate(&e->exec, err) != 0 ||
+        engine_bind(&e->exec, &e->mapped, err) != 0)
         return -1;
     if (e->phase == &phase_reward)
         reward_init(&e->reward, &e->exec, &e->reward_options);
@@ -114,6 +136,7 @@ static inline void engine_random_weights(const struct plan *p, struct exec *e)
 static inline void engine_close(struct engine *e)
 {
     exec_free(&e->exec);
+    mem_free(e->mapped);
     if (e->backend.close)
         e->backend.close(&e->backend);
     plan_free(&e->plan);

@@ -272,6 +272,8 @@ static int run(struct command_line *line, struct err *err)
         take_interrupts();
     if (result == 0)
         result = converse(&t, err);
+    if (result == 0)
+        result = generation_check_files(&t.g, err);
     stream_free(&t.stream);
     chat_free(&t.chat);
     mem_free(t.ids);

@@ -349,6 +349,8 @@ static int answer_all(struct generation *g, const struct prompt_list *l, int64_t
     g->generator.options.hook_context = &a;
     for (int64_t first = 0; result == 0 && first < l->n; first += B)
         result = answer_batch(&a, l, first, l->n - first < B ? l->n - first : B, longest, err);
+    if (result == 0)
+        result = generation_check_files(g, err);
     g->generator.options.hook = NULL;
     g->generator.options.hook_context = NULL;
     stream_free(&a.stream);

@@ -10,6 +10,7 @@
 #include "run/optimize.h"
 #include "run/ppo_spec.h"
 #include "run/run.h"
+#include "store/adapter_dir.h"
 
 static struct spec one_model; /* phases 1 and 2 */
 static struct ppo_spec four_models; /* phase 3 */
@@ -66,15 +67,26 @@ static int ppo_sets(struct option_set *out)
     return 1 + ppo_spec_sets(&four_models, &out[1]);
 }
 
-/* Descriptions alone: of a folder, or of a published size. */
+/* The description, and in what types the weights lie, where there are any. */
+static int look_at(struct run_model *m, struct err *err)
+{
+    const int there = hf_config_load(&m->config, m->dir, err) == 0 ? model_dir_look(&m->files, m->dir, err) : -1;
+
+    m->assumed = there == 0;
+    return there < 0 ? -1 : 0;
+}
+
+/* Of a folder, or of a published size. No weights are read. */
 static int load_models(struct run_model *models, struct err *err)
 {
     const int n = form->models(spec, true, models);
 
     for (int i = 0; i < n; i++) {
         struct run_model *m = &models[i];
-        if (file_is_dir(m->dir) ? hf_config_load(&m->config, m->dir, err) != 0
-                                : hf_config_named(&m->config, m->dir, err) != 0)
+        m->assumed = true;
+        if (file_is_dir(m->dir) ? look_at(m, err) != 0 : hf_config_named(&m->config, m->dir, err) != 0)
+            return -1;
+        if (m->adapter && adapter_dir_open(&m->adapter_files, m->adapter, err) != 0)
             return -1;
     }
     return 0;
@@ -443,8 +455,11 @@ static int plan_and_print(const struct command_line *line, struct err *err)
         result = find_rows(&q, err);
     if (result == 0)
         result = plan_on(&q, line, err);
-    for (int i = 0; i < RUN_MAX_MODELS; i++)
+    for (int i = 0; i < RUN_MAX_MODELS; i++) {
+        model_dir_close(&models[i].files);
+        model_dir_close(&models[i].adapter_files);
         hf_config_free(&models[i].config);
+    }
     backend.close(&backend);
     return result;
 }

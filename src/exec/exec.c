@@ -2,6 +2,7 @@
  * else, which goes to the backend. */
 #include "exec/exec.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -87,6 +88,17 @@ static int allocate_file(struct exec *e, struct err *err)
     return disk_open(&e->disk, e->plan->file_folder, bytes, moves_blocks(e->plan), err);
 }
 
+/* Of what is in memory. */
+static int set_addresses(struct exec *e, struct err *err)
+{
+    const struct plan *p = e->plan;
+
+    e->addresses = mem_array(p->n_buffers, 1, sizeof *e->addresses, MEM_PLAN, err);
+    for (int i = 0; e->addresses && i < p->n_buffers; i++)
+        e->addresses[i] = p->buffers[i].tier == TIER_DEVICE ? e->block + p->buffers[i].offset : NULL;
+    return e->addresses ? 0 : -1;
+}
+
 /* Touching pages now, in parallel, keeps overcommit from ending the run in its third hour, and steps from paying for it. */
 int exec_allocate(struct exec *e, struct err *err)
 {
@@ -105,7 +117,23 @@ int exec_allocate(struct exec *e, struct err *err)
         *(volatile char *)(block + i * page) = 0;
     e->block = block;
     e->block_bytes = bytes;
-    return allocate_file(e, err);
+    return set_addresses(e, err) == 0 ? allocate_file(e, err) : -1;
+}
+
+void exec_bind(struct exec *e, int buffer, const void *data)
+{
+    const struct plan *p = e->plan;
+    const struct buffer *b = &p->buffers[buffer];
+
+    MUST(b->tier == TIER_MAPPED && b->parent < 0 && (uintptr_t)data % dtype_bytes(b->dtype) == 0);
+    e->mapped_bytes += e->addresses[buffer] ? 0 : b->bytes;
+    for (int i = 0; i < p->n_buffers; i++) {
+        int whole = i;
+        while (p->buffers[whole].parent >= 0)
+            whole = p->buffers[whole].parent;
+        if (whole == buffer)
+            e->addresses[i] = (char *)data + (p->buffers[i].offset - b->offset);
+    }
 }
 
 void exec_free(struct exec *e)
@@ -119,6 +147,7 @@ void exec_free(struct exec *e)
     disk_close(e->disk); /* first: pieces may be on their way to the block */
     if (e->block)
         munmap(e->block, e->block_bytes);
+    mem_free(e->addresses);
     *e = (struct exec){ 0 };
 }
 
@@ -126,8 +155,8 @@ void *exec_address(const struct exec *e, int buffer)
 {
     if (buffer < 0)
         return NULL;
-    MUST(e->plan->buffers[buffer].tier == TIER_DEVICE);
-    return e->block + e->plan->buffers[buffer].offset;
+    MUST(e->addresses[buffer]);
+    return e->addresses[buffer];
 }
 
 int exec_get(const struct exec *e, int buffer, size_t at, void *out, size_t bytes, struct err *err)
@@ -148,6 +177,7 @@ int exec_put(struct exec *e, int buffer, size_t at, const void *from, size_t byt
     MUST(bytes <= b->bytes && at <= b->bytes - bytes);
     if (b->tier == TIER_FILE)
         return disk_put(e->disk, b->offset + at, from, bytes, err);
+    MUST(b->tier != TIER_MAPPED);
     memcpy((char *)exec_address(e, buffer) + at, from, bytes);
     return 0;
 }

@@ -1,6 +1,6 @@
 /* exec/exec.h - runs a plan: allocates one block a tier once, binds every buffer to its offset, and loops over steps. Nothing is
- * allocated after exec_allocate. Memory: exactly plan->tier_bytes, mapped, touched, on huge pages where the system has them; and
- * in files as many bytes as the plan has there (disk.h). */
+ * allocated after exec_allocate. Memory: exactly plan->tier_bytes, touched, on huge pages where the system has them; and in
+ * files as many bytes as the plan has there (disk.h). What is in the model's files is bound by whoever opened them. */
 #ifndef TUNEUP_EXEC_EXEC_H
 #define TUNEUP_EXEC_EXEC_H
 
@@ -21,6 +21,8 @@ struct exec {
     struct kernel *kernels[PLAN_MAX_PROGRAMS]; /* one a step; unused for collectives */
     char *block;
     size_t block_bytes;
+    void **addresses; /* of each buffer; NULL: it is in a file, or not bound yet */
+    size_t mapped_bytes; /* bound so far */
     struct disk *disk; /* NULL: the plan has nothing in files */
     int n_pending; /* collectives that have begun and not been waited for */
     exec_hook *hook;
@@ -34,11 +36,14 @@ struct exec {
 int exec_prepare(struct exec *e, struct plan *p, struct backend *b, struct comm *c, struct err *err);
 /* The blocks themselves, zeroed: memory, then the file in plan->file_folder. ERR_MEMORY, ERR_SYSTEM when there is not enough. */
 int exec_allocate(struct exec *e, struct err *err);
+/* Lets a buffer of TIER_MAPPED, and all views of it, be what lies at `data` until exec_free: at an address that its type allows,
+ * never written. */
+void exec_bind(struct exec *e, int buffer, const void *data);
 void exec_free(struct exec *e);
 
 /* Runs one program. err names the step and op that failed. */
 int exec_run(struct exec *e, int program, const struct run_context *c, struct err *err);
-/* The address of a buffer's own share, which is in memory; NULL for -1. */
+/* The address of a buffer's own share, which is in memory or bound; NULL for -1. */
 void *exec_address(const struct exec *e, int buffer);
 /* What this rank holds of a tensor (plan_held), and where. */
 void *exec_held(const struct exec *e, int buffer, int64_t *first, int64_t *count);

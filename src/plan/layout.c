@@ -3,11 +3,12 @@
  * that lives at the same time (greedy by size: Pisarchyk and Lee 2020, arXiv:2001.03288). A result takes over the place of an
  * operand that it can be written over. Caches begin that region: the programs that use them find them there from run to run,
  * the others write over them. Then comes the scratch that the hungriest kernel wants. What lives in files follows each other
- * there. The answer is the prediction and the allocation at once. */
+ * there; what is mapped lies where the model's files have it. The answer is the prediction and the allocation at once. */
 #include "plan/plan.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 
@@ -183,7 +184,7 @@ static size_t place_persistent(struct plan *p, bool caches, size_t at)
 {
     for (int i = 0; i < p->n_buffers; i++) {
         struct buffer *b = &p->buffers[i];
-        if (!b->persistent || b->parent >= 0 || b->tier == TIER_FILE || b->cache != caches)
+        if (!b->persistent || b->parent >= 0 || b->tier != TIER_DEVICE || b->cache != caches)
             continue;
         b->offset = at;
         at += room_of(b);
@@ -204,6 +205,30 @@ static size_t place_files(struct plan *p)
         MUST(b->persistent);
         b->offset = at;
         at += room_of(b);
+    }
+    return at;
+}
+
+/* Those of the model's files have offsets only to tell them apart; returns their bytes. Beside them are the weights that could
+ * not be mapped, each once: not what a technique made after them, nor what another model has. */
+static size_t place_mapped(struct plan *p)
+{
+    size_t at = 0;
+
+    p->unmapped_bytes = 0;
+    for (int i = 0; i < p->n_buffers; i++) {
+        struct buffer *b = &p->buffers[i];
+        const struct buffer *whole = b;
+
+        while (whole->parent >= 0)
+            whole = &p->buffers[whole->parent];
+        if (b->unmapped && b->persistent && !b->derived && strcmp(whole->model, b->model) == 0)
+            p->unmapped_bytes += b->bytes;
+        if (b->tier != TIER_MAPPED || whole != b)
+            continue;
+        MUST(b->persistent && b->shards == 1);
+        b->offset = at;
+        at += b->bytes;
     }
     return at;
 }
@@ -273,6 +298,7 @@ int layout_assign(struct plan *p, struct err *err)
     if (transient == SIZE_MAX)
         return -1;
     p->tier_bytes[TIER_FILE] = place_files(p);
+    p->tier_bytes[TIER_MAPPED] = place_mapped(p);
     place_views(p);
     p->scratch_offset = base + transient;
     p->kind_bytes[KIND_ACTIVATION] += p->scratch_offset - persistent - caches;

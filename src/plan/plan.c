@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "graph/optimizer.h"
 
 void plan_init(struct plan *p, int rank, int ranks)
 {
@@ -147,6 +148,20 @@ bool plan_is_sharded(const struct plan *p, int buffer)
     const int flat = p->buffers[buffer].parent;
 
     return flat >= 0 && p->buffers[flat].shards > 1;
+}
+
+bool plan_is_weight(const struct buffer *b, const char *model)
+{
+    return b->kind == KIND_PARAM && b->persistent && !b->derived && b->tier != TIER_FILE && b->group != GROUP_LORA &&
+           strncmp(b->name, "flat/", 5) != 0 && strcmp(b->model, model) == 0;
+}
+
+bool plan_maps(const struct plan *p, const char *model)
+{
+    for (int i = 0; i < p->n_buffers; i++)
+        if (p->buffers[i].tier == TIER_MAPPED && p->buffers[i].parent < 0 && strcmp(p->buffers[i].model, model) == 0)
+            return true;
+    return false;
 }
 
 int64_t plan_held(const struct plan *p, int buffer, int rank, int64_t *first, int64_t *count)

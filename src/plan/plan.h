@@ -7,7 +7,13 @@
 
 #include "graph/graph.h"
 
-enum tier { TIER_DEVICE, TIER_HOST, TIER_FILE, TIER_N };
+enum tier {
+    TIER_DEVICE,
+    TIER_HOST,
+    TIER_FILE, /* the run's own file, moved in pieces */
+    TIER_MAPPED, /* the model's files, used where it lies in them, and never written */
+    TIER_N
+};
 
 #define PLAN_FILE_BLOCK                                                                                                \
     4096 /* bytes: buffers in files, and those that stage them, begin and end on it, for direct IO */
@@ -27,6 +33,8 @@ struct buffer {
     bool derived; /* made of other state by a program of the plan: neither loaded nor saved */
     bool packed, working; /* as the value's */
     bool input; /* exec gives its address out */
+    bool mappable; /* the model's files have it in this type, where its numbers may begin; or are assumed to */
+    bool unmapped; /* was to be of TIER_MAPPED, and is not mappable */
     bool staging; /* filled from a buffer of TIER_FILE, or written to it: */
     int stages; /* that one */
     int program; /* the one program a transient buffer belongs to */
@@ -78,8 +86,9 @@ struct plan {
     int rank, ranks;
     int micro_steps; /* how often train runs for one update */
     const char *file_folder; /* where TIER_FILE is; NULL: wherever the run puts it. Outlives the plan */
+    bool assumes_files; /* some were not looked at: their tensors are taken to be mappable */
     size_t kind_bytes[KIND_N]; /* of this rank; they add up to tier_bytes[TIER_DEVICE]: layout.c */
-    size_t tier_bytes[TIER_N];
+    size_t tier_bytes[TIER_N], unmapped_bytes;
     size_t scratch_bytes, scratch_offset;
 };
 
@@ -103,6 +112,10 @@ const char *plan_name(struct plan *p, struct err *err, const char *format, ...)
 int64_t plan_held(const struct plan *p, int buffer, int rank, int64_t *first, int64_t *count);
 bool plan_sends(const struct plan *p, int program); /* has a collective: all ranks run it together */
 bool plan_is_sharded(const struct plan *p, int buffer); /* such a tensor */
+/* A weight as the model's files have it, in memory or in those files: none of an adapter, none that is made. What learns lies in
+ * flat buffers of an optimizer's group (update.c): one that lies alone does not learn. */
+bool plan_is_weight(const struct buffer *b, const char *model);
+bool plan_maps(const struct plan *p, const char *model); /* something of the model is TIER_MAPPED */
 /* The buffer that lasts: what a staging one is filled from, else itself. */
 static inline int plan_stored(const struct plan *p, int buffer)
 {

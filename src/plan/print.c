@@ -53,6 +53,13 @@ void print_plan(FILE *out, const struct plan *p, const struct plan *plain)
     if (p->tier_bytes[TIER_FILE] > 0)
         fprintf(out, "%-12s %12s %12s   beside memory\n", "in files", "",
                 print_bytes((double)p->tier_bytes[TIER_FILE], a));
+    if (p->tier_bytes[TIER_MAPPED] > 0)
+        fprintf(out, "%-12s %12s %12s   in the model's files, beside memory%s\n", "mapped", "",
+                print_bytes((double)p->tier_bytes[TIER_MAPPED], a),
+                p->assumes_files ? "; files that are not here are assumed to be of the planned types" : "");
+    if (p->unmapped_bytes > 0)
+        fprintf(out, "%-12s %12s %12s   frozen, but not of the planned type in the model's files: in memory\n",
+                "not mapped", "", print_bytes((double)p->unmapped_bytes, a));
     fprintf(out, "\nan update: %.4g TFLOP, %s moved at least", cost.flops * 1e-12, print_bytes(cost.bytes_moved, a));
     fprintf(out, ", %s sent by a rank", print_bytes(cost.comm_bytes, a));
     if (cost.file_bytes > 0)
@@ -80,10 +87,11 @@ json_t *print_plan_json(const struct plan *p)
 
     for (int k = 0; k < KIND_N; k++)
         json_object_set_new(memory, kind_name((enum buffer_kind)k), json_integer((json_int_t)p->kind_bytes[k]));
-    return json_pack("{s:i, s:o, s:I, s:I, s:f, s:f, s:f, s:f}", "ranks", p->ranks, "memory", memory, "peak_bytes",
-                     (json_int_t)p->tier_bytes[TIER_DEVICE], "file_bytes", (json_int_t)p->tier_bytes[TIER_FILE],
-                     "flops", cost.flops, "bytes_moved", cost.bytes_moved, "comm_bytes", cost.comm_bytes,
-                     "file_bytes_moved", cost.file_bytes);
+    return json_pack("{s:i, s:o, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "ranks", p->ranks, "memory", memory,
+                     "peak_bytes", (json_int_t)p->tier_bytes[TIER_DEVICE], "file_bytes",
+                     (json_int_t)p->tier_bytes[TIER_FILE], "mapped_bytes", (json_int_t)p->tier_bytes[TIER_MAPPED],
+                     "unmapped_bytes", (json_int_t)p->unmapped_bytes, "flops", cost.flops, "bytes_moved",
+                     cost.bytes_moved, "comm_bytes", cost.comm_bytes, "file_bytes_moved", cost.file_bytes);
 }
 
 void print_kinds(const struct plan *p, char *out, size_t size)
@@ -96,4 +104,22 @@ void print_kinds(const struct plan *p, char *out, size_t size)
         if (p->kind_bytes[k] > 0)
             n += (size_t)snprintf(out + n, size - n, "%s%s %s", n ? ", " : "", kind_name((enum buffer_kind)k),
                                   print_bytes((double)p->kind_bytes[k], text));
+}
+
+const char *print_mapped(const struct plan *p, char *out, size_t size)
+{
+    static const char why[] = "there they are of another type than the run's, or cannot be mapped";
+    char mapped[PRINT_BYTES_MAX], rest[PRINT_BYTES_MAX];
+
+    print_bytes((double)p->tier_bytes[TIER_MAPPED], mapped);
+    print_bytes((double)p->unmapped_bytes, rest);
+    out[0] = '\0';
+    if (p->tier_bytes[TIER_MAPPED] == 0 && p->unmapped_bytes > 0)
+        snprintf(out, size, "none of the frozen weights, %s a rank, are used where they lie in the model's files: %s",
+                 rest, why);
+    else if (p->tier_bytes[TIER_MAPPED] > 0)
+        snprintf(out, size, "%s a rank of frozen weights are used where they lie in the model's files%s%s%s%s", mapped,
+                 p->unmapped_bytes ? ", " : "", p->unmapped_bytes ? rest : "", p->unmapped_bytes ? " are not: " : "",
+                 p->unmapped_bytes ? why : "");
+    return out;
 }

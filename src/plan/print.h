@@ -14,10 +14,12 @@ const char *print_bytes(double bytes, char out[PRINT_BYTES_MAX]);
 void print_plan(FILE *out, const struct plan *p, const struct plan *plain);
 /* Every step of a program: op, output, who put it there, flops. */
 void print_program(FILE *out, const struct plan *p, int program);
-/* {"memory": {kind: bytes}, "peak_bytes", "file_bytes", "flops", "bytes_moved", "comm_bytes", "file_bytes_moved"}: of this
- * rank, an optimizer step. */
+/* {"memory": {kind: bytes}, "peak_bytes", "file_bytes", "mapped_bytes", "unmapped_bytes", "flops", "bytes_moved", "comm_bytes",
+ * "file_bytes_moved"}: of this rank, an optimizer step. */
 json_t *print_plan_json(const struct plan *p);
 /* The plan's table in one line, for the hint of an error: "param 1.2 GiB, grad 1.2 GiB, ...". */
 void print_kinds(const struct plan *p, char *out, size_t size);
+/* How much of the frozen weights is mapped, and how much is not, in a sentence; empty where nothing of that was asked. */
+const char *print_mapped(const struct plan *p, char *out, size_t size);
 
 #endif

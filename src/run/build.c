@@ -81,6 +81,21 @@ static int build_program(const struct build *b, const struct phase_program *w, s
     return result;
 }
 
+/* Whether tensors of the files can be used where they lie. */
+static void note_files(const struct build_model *m, struct plan *p)
+{
+    for (int i = 0; i < p->n_buffers; i++) {
+        struct buffer *b = &p->buffers[i];
+        if (!plan_is_weight(b, m->prefix))
+            continue;
+        const char *name = b->name + strlen(m->prefix);
+        const bool adapted = m->adapter && model_dir_find(m->adapter, name);
+        const struct model_dir *in = adapted ? m->adapter : m->stored;
+        b->mappable = (m->assumed && !adapted) || (in && model_dir_mapped(in, name, b->dtype, &b->shape));
+    }
+    p->assumes_files |= m->assumed;
+}
+
 /* Each with the first of the same files. */
 static void share_weights(const struct build *b, struct plan *p)
 {
@@ -109,6 +124,8 @@ int build_plan(const struct build *b, struct plan *p, struct err *err)
     for (int i = 0; i < b->n_models && result == 0; i++)
         if (model_trains(b, &b->models[i]))
             result = plan_update(p, b->models[i].prefix, err);
+    for (int i = 0; i < b->n_models && result == 0; i++)
+        note_files(&b->models[i], p);
     for (int i = 0; i < b->n_models && result == 0; i++)
         result = technique_on_plan(b->models[i].techniques, p, b->models[i].prefix, err);
     if (result == 0)

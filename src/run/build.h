@@ -5,7 +5,7 @@
 
 #include "phases/phase.h"
 #include "plan/plan.h"
-#include "store/hf_config.h"
+#include "store/model_dir.h"
 #include "techniques/technique.h"
 
 struct build_model {
@@ -13,6 +13,9 @@ struct build_model {
     struct opt_shape shape;
     const struct technique_values *techniques;
     int files; /* models with the same number here, not 0, have the same files, and share what does not learn */
+    const struct model_dir *stored; /* those files; NULL: not here */
+    const struct model_dir *adapter; /* what is taken from there instead, or NULL */
+    bool assumed; /* the files are not at hand, and taken to have every tensor in the planned type */
 };
 
 #define BUILD_MODELS_MAX 6

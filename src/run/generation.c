@@ -5,6 +5,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "measure/machine.h"
 #include "plan/print.h"
 #include "run/adapter.h"
@@ -115,7 +116,8 @@ int generation_sets(struct generation_options *o, struct option_set *sets)
     sets[1] = (struct option_set){ .title = "Answers", .options = answer_options, .values = o };
     sets[2] = all[technique_find("bf16")];
     sets[3] = all[technique_find("int8")];
-    return 4;
+    sets[4] = all[technique_find("map_frozen")];
+    return 5;
 }
 
 /* ---- what is in the folder */
@@ -169,7 +171,10 @@ int generation_open(struct generation *g, struct generation_options *o, struct e
 static int build(struct generation *g, int64_t B, int64_t S, struct err *err)
 {
     struct build b = { .phase = &phase_generate,
-                       .models = { { .prefix = "", .techniques = &g->options->techniques } },
+                       .models = { { .prefix = "",
+                                     .techniques = &g->options->techniques,
+                                     .stored = &g->model,
+                                     .adapter = &g->adapter } },
                        .n_models = 1,
                        .micro_steps = 1,
                        .ranks = 1 };
@@ -223,6 +228,7 @@ static struct generate_options answers(const struct generation *g)
 int generation_start(struct generation *g, int64_t B, int64_t S, struct err *err)
 {
     const struct generate_options o = answers(g);
+    char mapped[256];
 
     const struct weights_source from = { .files = &g->model,
                                          .adapter = g->options->adapter ? &g->adapter : NULL,
@@ -235,9 +241,15 @@ int generation_start(struct generation *g, int64_t B, int64_t S, struct err *err
         (from.adapter && adapter_check(&g->plan, "", false, from.adapter, err) != 0) ||
         exec_allocate(&g->exec, err) != 0 || weights_load_from(&g->exec, "", &from, err) != 0)
         return -1;
-    model_dir_close(&g->model); /* a pytorch_model.bin would stay in memory */
-    model_dir_close(&g->adapter);
+    weights_close(&g->plan, "", &g->model, &g->adapter);
+    if (print_mapped(&g->plan, mapped, sizeof mapped)[0])
+        log_note("%s", mapped);
     return generator_init(&g->generator, &g->exec, "", &o, err);
+}
+
+int generation_check_files(const struct generation *g, struct err *err)
+{
+    return model_dir_check_unchanged(&g->model, err) != 0 ? -1 : model_dir_check_unchanged(&g->adapter, err);
 }
 
 void generation_close(struct generation *g)

@@ -17,12 +17,12 @@ struct generation_options {
     int backend;
     const char *memory_limit;
     bool allow_nonfinite;
-    struct technique_values techniques; /* of them the number formats are offered as options, and: adapter */
+    struct technique_values techniques; /* offered are the options that change how weights lie, and: adapter */
 };
 
 struct generation {
     const struct generation_options *options; /* borrowed */
-    struct model_dir model, adapter; /* until the weights are loaded */
+    struct model_dir model, adapter; /* until the weights are loaded, or to the end where some are mapped */
     int64_t positions; /* of the model: ids of a prompt and its answer */
     struct bpe *tokenizer;
     struct comm comm;
@@ -40,6 +40,8 @@ int generation_open(struct generation *g, struct generation_options *o, struct e
 /* Makes room for B rows of S columns, prompts and answers together, S at most the model's positions; loads the weights.
  * ERR_INFEASIBLE when that exceeds --memory_limit or what the machine has. */
 int generation_start(struct generation *g, int64_t B, int64_t S, struct err *err);
+/* ERR_RUN when a file that is mapped was written to: what was answered since may be wrong. */
+int generation_check_files(const struct generation *g, struct err *err);
 void generation_close(struct generation *g);
 
 #endif

@@ -38,7 +38,11 @@ static int plan(const struct spec *s, const struct run_model *m, bool trains, in
 {
     const int64_t each = rows_each(s->phase), T = s->max_seq_len;
     struct build b = { .phase = s->phase,
-                       .models = { { .prefix = m->prefix, .techniques = &s->techniques } },
+                       .models = { { .prefix = m->prefix,
+                                     .techniques = &s->techniques,
+                                     .stored = &m->files,
+                                     .adapter = &m->adapter_files,
+                                     .assumed = m->assumed } },
                        .n_models = 1,
                        .micro_steps = s->accumulation,
                        .rank = rank,

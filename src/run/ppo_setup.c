@@ -142,6 +142,9 @@ int ppo_plan(const struct spec *base, const struct run_model *m, bool trains, in
     for (int i = 0; i < PPO_AVERAGE; i++) {
         b.models[i].prefix = m[i].prefix;
         b.models[i].techniques = values[i];
+        b.models[i].stored = &m[i].files;
+        b.models[i].adapter = &m[i].adapter_files;
+        b.models[i].assumed = m[i].assumed;
         b.models[i].files = same_files(m, i, i - i % 2) ? i - i % 2 + 1 : 0;
         if (build_shape(&m[i].config, dropouts[i], &b.models[i].shape, err) != 0)
             return -1;

@@ -243,6 +243,7 @@ static json_t *measured_json(const struct run *r)
         bytes_json(r->peak_bytes), "peak_bytes_per_rank", peaks, "allocated", allocated, "allocated_bytes",
         (json_int_t)r->exec.block_bytes, "allocated_file_bytes", (json_int_t)disk_bytes(r->exec.disk), "energy",
         energy_json(r), "final_loss", r->at.n_updates ? number(r->at.last_loss) : json_null());
+    json_object_set_new(json, "mapped_bytes", json_integer((json_int_t)r->exec.mapped_bytes));
     json_object_set_new(json, "sent", sent_json(r));
     add_evaluation(json, r);
     return json;

@@ -223,6 +223,8 @@ int resume_save(struct run *r, struct err *err)
 
     if (r->saved_at == r->at.n_updates)
         return 0;
+    if (setup_files_unchanged(r, err) != 0)
+        return -1;
     result = weights_check(&r->exec, err);
     if (r->comm.rank == 0 && result == 0)
         result = checkpoint_begin(r->spec->output, r->at.n_updates, tmp, err);
@@ -258,6 +260,9 @@ static bool may_differ(const char *name)
                                              "offload_reference_model",
                                              "offload_dir",
                                              "offload_piece",
+                                             "map_frozen",
+                                             "actor_map_frozen",
+                                             "critic_map_frozen",
                                              "actor_offload",
                                              "actor_offload_dir",
                                              "actor_offload_piece",

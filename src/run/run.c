@@ -119,7 +119,7 @@ static int train_opened(struct run *r, struct err *err)
         return -1;
     const struct err stop = *err;
     const bool stopped = result != 0;
-    if (gather_peaks(r, err) != 0)
+    if (setup_files_unchanged(r, err) != 0 || gather_peaks(r, err) != 0)
         return -1;
     if (!stopped && save_models(r, err) != 0)
         return -1;
@@ -202,6 +202,8 @@ int run_evaluate(const struct run_request *q, struct run_evaluation *out, struct
     result = setup_open(&r, q, false, err);
     if (result == 0)
         result = loop_evaluate(&r, err);
+    if (result == 0)
+        result = setup_files_unchanged(&r, err);
     if (result == 0) {
         memcpy(out->metrics, r.evaluation, sizeof out->metrics);
         out->records = r.inputs.eval.n;

@@ -30,7 +30,8 @@ struct run_model {
     bool new_head; /* a v_head that is not there is made */
     bool learns; /* its weights change, so they are in checkpoints */
     struct hf_config config;
-    struct model_dir files, adapter_files; /* open until the weights are read */
+    struct model_dir files, adapter_files; /* open until the weights are read, or to the end where some are mapped */
+    bool assumed; /* files that are not there: of the planned types */
     struct trainer trainer; /* of one that learns */
 };
 
@@ -179,6 +180,8 @@ void setup_close(struct run *r);
 int setup_length(const struct hf_config *c, const char *option, int64_t T, struct err *err);
 /* The words of training as a trainer takes them. */
 struct trainer_options setup_trainer_options(const struct spec *s, int64_t total);
+/* ERR_RUN on all ranks when a file that is mapped was written to. */
+int setup_files_unchanged(struct run *r, struct err *err);
 /* ERR_INFEASIBLE, with the plan's table and what would fit, when the local ranks of this plan exceed the limit. */
 struct optimize_question;
 int setup_fits(const struct optimize_question *q, const struct plan *p, int64_t limit, struct err *err);

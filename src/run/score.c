@@ -38,6 +38,8 @@ static int plan(const struct spec *s, const struct run_model *m, bool trains, in
                        .ranks = ranks };
 
     (void)trains;
+    b.models[0].stored = &m->files;
+    b.models[0].adapter = &m->adapter_files;
     b.extents[EXTENTS_SCORE] =
         (struct extents){ .B = s->eval_batch, .T = s->max_seq_len, .live = live->of[EXTENTS_SCORE] };
     if (setup_length(&m->config, "max_seq_len", s->max_seq_len, err) != 0 ||
@@ -219,6 +221,8 @@ int score_file(const struct run_request *q, struct scores *out, struct err *err)
     result = setup_open(&r, q, false, err);
     if (result == 0)
         result = score_all(&r, err);
+    if (result == 0)
+        result = setup_files_unchanged(&r, err);
     if (result == 0) {
         struct work *w = r.work;
         *out = w->scores;

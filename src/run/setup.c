@@ -208,6 +208,8 @@ static int check_adapters(const struct run *r, struct err *err)
 
 static int load_weights(struct run *r, struct err *err)
 {
+    char mapped[256];
+
     for (int i = 0; i < r->n_models; i++) {
         struct run_model *m = &r->models[i];
         const struct weights_source from = { .files = &m->files,
@@ -217,10 +219,22 @@ static int load_weights(struct run *r, struct err *err)
                                              .seed = (uint64_t)r->spec->seed };
         if (weights_load_from(&r->exec, m->prefix, &from, err) != 0)
             return -1;
-        model_dir_close(&m->files);
-        model_dir_close(&m->adapter_files);
+        weights_close(&r->plan, m->prefix, &m->files, &m->adapter_files);
     }
+    if (print_mapped(&r->plan, mapped, sizeof mapped)[0])
+        log_note("%s", mapped);
     return 0;
+}
+
+int setup_files_unchanged(struct run *r, struct err *err)
+{
+    int result = 0;
+
+    for (int i = 0; i < r->n_models && result == 0; i++)
+        result = model_dir_check_unchanged(&r->models[i].files, err) != 0
+                     ? -1
+                     : model_dir_check_unchanged(&r->models[i].adapter_files, err);
+    return comm_agree(&r->comm, result, err);
 }
 
 static int plan_all(struct run *r, struct err *err)

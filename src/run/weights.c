@@ -1,4 +1,5 @@
-/* Parameters are read straight into their places in exec's block. A shard of the master weights cuts tensors anywhere. */
+/* Parameters are read straight into their places in exec's block, or used where they lie in mapped files. A shard of the master
+ * weights cuts tensors anywhere. */
 #include "run/weights.h"
 
 #include <math.h>
@@ -83,17 +84,41 @@ static int make(const struct weights_source *s, const struct buffer *b, void *ou
     return 0;
 }
 
+/* Where a parameter is taken from. */
+static const struct model_dir *source_of(const struct weights_source *s, const char *name)
+{
+    return s->adapter && model_dir_find(s->adapter, name) ? s->adapter : s->files;
+}
+
 /* Elements first .. first+n-1 of a parameter. */
 static int read_part(const struct weights_source *s, const struct buffer *b, void *out, enum dtype to, int64_t first,
                      int64_t n, struct err *err)
 {
     const char *name = canonical(b);
+    const struct model_dir *from = source_of(s, name);
     const bool head = strcmp(name, "v_head.weight") == 0, adapter = b->group == GROUP_LORA;
-    const bool trained = s->adapter && model_dir_find(s->adapter, name);
 
-    if (!trained && (adapter || (head && s->new_head && !model_dir_find(s->files, name))))
+    if (from == s->files && (adapter || (head && s->new_head && !model_dir_find(from, name))))
         return make(s, b, out, to, first, n, err);
-    return model_dir_read_range(trained ? s->adapter : s->files, name, out, to, first, n, s->allow_nonfinite, err);
+    return model_dir_read_range(from, name, out, to, first, n, s->allow_nonfinite, err);
+}
+
+/* Where it lies in its file, which has the numbers that the plan wants. */
+static int map_param(struct exec *e, const struct weights_source *s, int param, struct err *err)
+{
+    const struct buffer *b = &e->plan->buffers[param];
+    const char *name = canonical(b);
+    const struct model_dir *from = source_of(s, name);
+    const void *data = model_dir_mapped(from, name, b->dtype, &b->shape);
+
+    if (!data) {
+        err_set(err, ERR_INPUT, "tensor \"%s\" does not lie in the model's files as it was planned", name);
+        return err_hint(err, "Go without --map_frozen.");
+    }
+    if (!s->allow_nonfinite && model_dir_check_finite(from, name, err) != 0)
+        return -1;
+    exec_bind(e, param, data);
+    return 0;
 }
 
 #define READ_COUNT ((int64_t)1 << 21) /* elements at a time, beside the plan's block */
@@ -146,6 +171,8 @@ static int load_param(struct exec *e, const struct weights_source *s, int param,
     int64_t first, held;
     int result = 0;
 
+    if (b->tier == TIER_MAPPED)
+        return map_param(e, s, param, err);
     if (b->tier != TIER_FILE) {
         void *x = exec_held(e, param, &first, &held);
         return read_part(s, b, x, b->dtype, first, held, err);
@@ -179,6 +206,16 @@ int weights_load(struct exec *e, const char *model, const struct model_dir *m, b
     const struct weights_source s = { .files = m, .allow_nonfinite = allow_nonfinite };
 
     return weights_load_from(e, model, &s, err);
+}
+
+void weights_close(const struct plan *p, const char *model, struct model_dir *files, struct model_dir *adapter)
+{
+    const bool maps = plan_maps(p, model);
+
+    if (!maps || files->files[0].is_torch)
+        model_dir_close(files);
+    if (!maps)
+        model_dir_close(adapter);
 }
 
 #define CHUNK_BYTES ((size_t)1 << 20) /* of what is in files, at a time */

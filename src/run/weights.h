@@ -15,8 +15,11 @@ struct weights_source {
     uint64_t seed; /* from this, as new adapters are */
 };
 
-/* Fills every parameter, and this rank's share of the master weights, which take the file's own precision. */
+/* Fills every parameter, and this rank's share of the master weights, which take the file's own precision. Those of TIER_MAPPED
+ * are bound to the source's files, which stay open as long as e is. */
 int weights_load_from(struct exec *e, const char *model, const struct weights_source *s, struct err *err);
+/* After that: closes all of which nothing is used where it lies. A pytorch_model.bin would stay in memory. */
+void weights_close(const struct plan *p, const char *model, struct model_dir *files, struct model_dir *adapter);
 int weights_load(struct exec *e, const char *model, const struct model_dir *m, bool allow_nonfinite, struct err *err);
 /* ERR_RUN names the first parameter that holds NaN or infinity, in what this rank has of it: such a model is not to replace a
  * good one. */

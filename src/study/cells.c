@@ -30,6 +30,7 @@ const struct technique_word technique_words[] = {
     { "share_prompts", "--share_prompts", "--no-share_prompts", true, 1, "reward" },
     { "optimizer8", "--optimizer_bits=8", "--optimizer_bits=32", false, 1, NULL },
     { "offload", "--offload", "--no-offload", true, 1, NULL },
+    { "map_frozen", "--map_frozen", "--no-map_frozen", true, 1, NULL },
     { "lora", "--lora_dim=128", "--lora_dim=0", false, 1, NULL }, /* the rank of DeepSpeed-Chat's scripts */
     { "lora_only", "--only_optimize_lora", "--no-only_optimize_lora", false, 1, NULL },
     { "int8", "--int8_generation", "--no-int8_generation", false, 1, "ppo" },
@@ -348,8 +349,8 @@ static int check_technique(const char *word, const char *phase, const struct tec
     err_set(err, ERR_USAGE, "unknown technique \"%.60s\"", word);
     return err_hint(err,
                     "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, zero-2, zero-3, "
-                    "chunked_loss, flash_attention, fused_kernels, norm_recompute, optimizer8, offload, lora, "
-                    "lora_only, and int8 and frozen_bf16 of PPO.",
+                    "chunked_loss, flash_attention, fused_kernels, norm_recompute, optimizer8, offload, "
+                    "map_frozen, lora, lora_only, and int8 and frozen_bf16 of PPO.",
                     nearest);
 }
 

@@ -6,7 +6,7 @@
 extern const struct technique technique_bf16, technique_flash_attention, technique_chunked_loss,
     technique_fused_kernels, technique_recompute, technique_norm_recompute, technique_zero, technique_optimizer8,
     technique_activation_compression, technique_int8, technique_remove_padding, technique_share_prompts,
-    technique_offload, technique_lora;
+    technique_map_frozen, technique_offload, technique_lora;
 
 const struct technique *const techniques[] = {
     &technique_lora,
@@ -20,6 +20,7 @@ const struct technique *const techniques[] = {
     &technique_norm_recompute,
     &technique_activation_compression,
     &technique_int8,
+    &technique_map_frozen,
     &technique_zero,
     &technique_optimizer8,
     &technique_offload,

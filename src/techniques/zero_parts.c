@@ -8,12 +8,13 @@
 #include "graph/optimizer.h"
 #include "techniques/zero.h"
 
+/* What is mapped is on every machine already, and in no rank's memory. */
 static bool is_tensor(const struct plan *p, int buffer, const char *model)
 {
     const struct buffer *b = &p->buffers[buffer];
 
-    return b->kind == KIND_PARAM && b->persistent && !b->derived && strcmp(b->model, model) == 0 &&
-           strncmp(b->name, "flat/", 5) != 0;
+    return b->kind == KIND_PARAM && b->persistent && !b->derived && b->tier != TIER_MAPPED &&
+           strcmp(b->model, model) == 0 && strncmp(b->name, "flat/", 5) != 0;
 }
 
 static int grad_of(const struct plan *p, int param)

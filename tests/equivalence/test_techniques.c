@@ -27,6 +27,7 @@ static const struct {
     { "bf16", "--dtype bf16", 1 },
     { "gradient_checkpointing", "--gradient_checkpointing", 1 },
     { "norm_recompute", "--recompute_norms", 1 },
+    { "map_frozen", "--map_frozen", 1 },
     { "zero", "--zero_stage 1", 2 },
     { "zero", "--zero_stage 2", 2 },
     { "zero", "--zero_stage 3 --zero_persistence_threshold 100", 2 },
@@ -520,8 +521,35 @@ TEST(offload_gives_the_same_bits)
         }
 }
 
+/* Frozen weights where files have them, which are at odd addresses: with whoever shards, offloads or makes things again. */
+TEST(mapped_weights_give_the_same_bits)
+{
+    static const char *const with[] = { "--lora_dim 5",
+                                        "--lora_dim 5 --only_optimize_lora --dtype bf16",
+                                        "--lora_dim 3 --only_optimize_lora --gradient_checkpointing",
+                                        "--lora_dim 3 --no-flash_attention --no-fused_kernels --no-chunked_loss",
+                                        "--lora_dim 5 --offload --offload_params",
+                                        "--lora_dim 5 --zero_stage 2 --dtype bf16",
+                                        "--lora_dim 5 --zero_stage 3 --zero_persistence_threshold 100",
+                                        "--lora_dim 5 --zero_stage 3 --only_optimize_lora --overlap_comm" };
+    static const struct phase *const phases[] = { &phase_sft, &phase_reward };
+    char words[256];
+
+    for (int i = 0; i < COUNT_OF(with); i++)
+        for (int k = 0; k < COUNT_OF(phases); k++) {
+            const int ranks = strstr(with[i], "zero") ? 2 : 1;
+            double plain[N_UPDATES], got[N_UPDATES];
+            losses_of(test_state, phases[k], &shapes[0], ranks, with[i], plain);
+            snprintf(words, sizeof words, "%s --map_frozen", with[i]);
+            losses_of(test_state, phases[k], &shapes[0], ranks, words, got);
+            for (int u = 0; u < N_UPDATES; u++)
+                CHECK(plain[u] == got[u]);
+        }
+}
+
 TEST_MAIN(CASE(every_technique_is_asked_for), CASE(prompts_are_not_shared_through_dropout),
           CASE(activations_are_in_16_bits_once), CASE(compressed_activations_are_read_by_the_backward_pass_alone),
           CASE(pairs_on_one_rank), CASE(pairs_on_two_ranks), CASE(reward_pairs_on_one_rank),
           CASE(reward_pairs_on_two_ranks), CASE(recomputation_gives_the_same_bits), CASE(any_number_of_ranks_shards),
-          CASE(offload_gives_the_same_bits))
+          CASE(offload_gives_the_same_bits),
+          CASE(mapped_weights_give_the_same_bits))

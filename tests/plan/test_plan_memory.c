@@ -3,12 +3,14 @@
 #include "plan/print.h"
 #include "store/hf_config.h"
 
+static bool no_files; /* of what is planned: else they are assumed to have what the plan wants */
+
 static void plan_of(void **test_state, struct plan *p, const char *words, int ranks, const char *size)
 {
     struct technique_values values;
     struct hf_config config;
     struct build b = { .phase = &phase_sft,
-                       .models = { { .prefix = "", .techniques = &values } },
+                       .models = { { .prefix = "", .techniques = &values, .assumed = !no_files } },
                        .n_models = 1,
                        .extents = { [EXTENTS_TRAIN] = { .B = 4, .T = 512, .times = 1 } },
                        .micro_steps = 1,
@@ -214,6 +216,43 @@ TEST(weights_in_files_leave_a_layer_in_memory)
     CHECK(bytes < (size_t)280 << 20);
 }
 
+/* What does not learn is in no rank's memory, however the rest of it is cut; or it is where it was. */
+TEST(mapped_weights_are_not_in_memory)
+{
+    static const struct {
+        const char *words, *map;
+        int ranks;
+        double size; /* of a weight */
+    } cases[] = {
+        { "--lora_dim 8 --only_optimize_lora", "--map_frozen", 1, 4 },
+        { "--lora_dim 8 --only_optimize_lora --dtype bf16", "--map_frozen", 2, 2 },
+        { "--lora_dim 8 --only_optimize_lora", "--map_frozen --zero_stage 3", 4, 4 },
+        { "--lora_dim 8 --only_optimize_lora", "--map_frozen --offload --offload_params", 1, 4 },
+    };
+    char words[256];
+
+    for (int i = 0; i < COUNT_OF(cases); i++) {
+        struct plan plain, p;
+        snprintf(words, sizeof words, "%s %s", cases[i].words, cases[i].map);
+        plan_of(test_state, &plain, cases[i].words, cases[i].ranks, "opt-350m");
+        plan_of(test_state, &p, words, cases[i].ranks, "opt-350m");
+        CHECK_EQ(plain.tier_bytes[TIER_MAPPED], 0);
+        CHECK_NEAR((double)p.tier_bytes[TIER_MAPPED], cases[i].size * PARAMETERS, 0);
+        CHECK(p.kind_bytes[KIND_PARAM] < (size_t)32 << 20);
+        CHECK(p.tier_bytes[TIER_DEVICE] <= plain.tier_bytes[TIER_DEVICE] - p.tier_bytes[TIER_MAPPED]);
+        CHECK(p.tier_bytes[TIER_FILE] < (size_t)100 << 20);
+        CHECK_EQ(p.unmapped_bytes, 0);
+        plan_free(&p);
+        no_files = true;
+        plan_of(test_state, &p, words, cases[i].ranks, "opt-350m");
+        CHECK_EQ(p.tier_bytes[TIER_MAPPED], 0);
+        CHECK_NEAR((double)p.unmapped_bytes, cases[i].size * PARAMETERS, 0);
+        no_files = false;
+        plan_free(&p);
+        plan_free(&plain);
+    }
+}
+
 /* K = 128 beside all linear layers: 56,623,104 numbers; what is frozen has weights and nothing else. */
 TEST(adapters_are_all_that_has_state)
 {
@@ -272,4 +311,4 @@ TEST_MAIN(CASE(state_is_counted_to_the_parameter), CASE(zero_shards_state),
           CASE(zero_3_frees_weights_as_it_goes), CASE(moments_in_8_bits_are_counted_with_their_scales),
           CASE(offload_takes_state_out_of_memory), CASE(weights_in_files_leave_a_layer_in_memory),
           CASE(weights_in_files_leave_the_gradients), CASE(each_technique_lowers_what_it_is_for),
-          CASE(adapters_are_all_that_has_state), CASE(work_is_the_models))
+          CASE(adapters_are_all_that_has_state), CASE(mapped_weights_are_not_in_memory), CASE(work_is_the_models))

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/mem.h"
 #include "engine.h"
 #include "equivalence/local_ranks.h"
 
@@ -247,6 +248,166 @@ TEST(shards_are_loaded_and_saved_as_the_whole)
     CHECK_OK(file_remove_tree(dir, &err), &err);
 }
 
-TEST_MAIN(CASE(shards_are_loaded_and_saved_as_the_whole), CASE(a_new_head_is_drawn_from_the_seed),
+/* ---- frozen weights where they lie ---- */
+
+#define ROWS 2
+#define IDS 8
+
+/* The same tensors, beginning at byte `by` of a line of 64: spaces behind the header. */
+static void shift(void **test_state, const char *dir, size_t by)
+{
+    char path[FILE_PATH_MAX];
+    struct err err = { 0 };
+    size_t n;
+    uint64_t length;
+
+    CHECK_OK(file_join(path, dir, "model.safetensors", &err), &err);
+    char *text = file_read(path, SIZE_MAX / 2, &n, &err);
+    CHECK(text != NULL);
+    memcpy(&length, text, 8);
+    const size_t begin = 8 + (size_t)length, spaces = (64 + by - begin % 64) % 64;
+    const uint64_t longer = length + spaces;
+    FILE *f = fopen(path, "wb");
+    CHECK(f != NULL);
+    fwrite(&longer, 8, 1, f);
+    fwrite(text + 8, 1, (size_t)length, f);
+    fprintf(f, "%*s", (int)spaces, "");
+    fwrite(text + begin, 1, n - begin, f);
+    CHECK_EQ(fclose(f), 0);
+    mem_free(text);
+}
+
+/* Into dir, in the type that the words say. */
+static void write_model(void **test_state, const char *dir, const char *words, size_t by)
+{
+    const struct trainer_options o = { .total = 1 };
+    struct engine e = { .phase = &phase_sft };
+    struct err err = { 0 };
+    struct model_dir m;
+
+    open_model(test_state, &m, LANGUAGE);
+    comm_alone(&e.comm);
+    CHECK_OK(build_shape(&m.config, 0, &e.shape, &err), &err);
+    CHECK_OK(engine_open(&e, "ref", words, ROWS, IDS, 1, &o, &err), &err);
+    CHECK_OK(weights_load(&e.exec, "", &m, false, &err), &err);
+    CHECK_OK(weights_save(&e.exec, "", &m.config, dir, &err), &err);
+    engine_close(&e);
+    model_dir_close(&m);
+    shift(test_state, dir, by);
+}
+
+static double loss_of(void **test_state, struct engine *e)
+{
+    int32_t ids[ROWS * IDS], positions[ROWS * IDS], targets[ROWS * IDS], spans[2 * ROWS] = { 0, IDS, 0, IDS };
+    struct batch b = { .B = ROWS, .T = IDS, .ids = ids, .positions = positions, .targets = targets, .spans = spans };
+    struct run_context c = { .row_step = 1, .first_micro = true };
+    struct err err = { 0 };
+    double loss, norm, rate;
+
+    for (int i = 0; i < ROWS * IDS; i++) {
+        ids[i] = 3 + i * 7 % 90;
+        positions[i] = i % IDS + 2;
+        targets[i] = 3 + (i + 1) * 7 % 90;
+    }
+    b.n_targets = (int64_t)ROWS * IDS;
+    CHECK_OK(engine_micro_step(e, &b, &c, &loss, &err), &err);
+    CHECK_OK(trainer_step(&e->trainer, &c, &norm, &rate, &err), &err);
+    return loss;
+}
+
+/* The losses of three updates of adapters, from the weights in dir; how many bytes of them are mapped, and how many are not. */
+static void losses_of(void **test_state, const char *dir, const char *backend, const char *words, double losses[3],
+                      size_t bytes[2])
+{
+    const struct trainer_options o = {
+        .learning_rate = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .total = 3
+    };
+    struct engine e = { .phase = &phase_sft };
+    struct err err = { 0 };
+    struct model_dir m;
+
+    open_model(test_state, &m, dir);
+    e.stored = &m;
+    comm_alone(&e.comm);
+    CHECK_OK(build_shape(&m.config, 0, &e.shape, &err), &err);
+    CHECK_OK(engine_open(&e, backend, words, ROWS, IDS, 1, &o, &err), &err);
+    CHECK_OK(weights_load(&e.exec, "", &m, false, &err), &err);
+    bytes[0] = e.plan.tier_bytes[TIER_MAPPED];
+    bytes[1] = e.plan.unmapped_bytes;
+    CHECK_EQ(e.exec.mapped_bytes, bytes[0]);
+    CHECK_EQ(e.exec.block_bytes, e.plan.tier_bytes[TIER_DEVICE]);
+    if (bytes[0] > 0) /* nothing was copied */
+        CHECK(exec_buffer(&e.exec, "layers.1.fc1.weight") == model_dir_find(&m, "layers.1.fc1.weight")->data);
+    for (int i = 0; i < 3; i++)
+        losses[i] = loss_of(test_state, &e);
+    engine_close(&e);
+    model_dir_close(&m);
+}
+
+TEST(frozen_weights_are_used_where_they_lie)
+{
+    static const struct {
+        const char *stored, *run;
+        size_t by; /* where the tensors begin */
+        bool maps;
+    } cases[] = { { "", "", 0, true },
+                  { "", "", 4, true },
+                  { "", "", 2, false }, /* no place for fp32 */
+                  { "--dtype bf16", "--dtype bf16", 2, true },
+                  { "--dtype bf16", "", 0, false }, /* another type */
+                  { "", "--dtype bf16", 0, false } };
+    static const char *const backends[] = { "ref", "cpu" };
+    char dir[] = "/tmp/test_weights_XXXXXX", words[128];
+    struct err err = { 0 };
+
+    CHECK(mkdtemp(dir) != NULL);
+    for (int i = 0; i < COUNT_OF(cases); i++) {
+        write_model(test_state, dir, cases[i].stored, cases[i].by);
+        for (int k = 0; k < COUNT_OF(backends); k++) {
+            double plain[3], mapped[3];
+            size_t none[2], bytes[2];
+            snprintf(words, sizeof words, "--lora_dim 3 --only_optimize_lora %s", cases[i].run);
+            losses_of(test_state, dir, backends[k], words, plain, none);
+            snprintf(words, sizeof words, "--lora_dim 3 --only_optimize_lora --map_frozen %s", cases[i].run);
+            losses_of(test_state, dir, backends[k], words, mapped, bytes);
+            CHECK(memcmp(plain, mapped, sizeof plain) == 0 && plain[2] != plain[0]);
+            CHECK_EQ(none[0] + none[1], 0);
+            CHECK(bytes[cases[i].maps ? 0 : 1] > 20000 && bytes[cases[i].maps ? 1 : 0] == 0);
+        }
+    }
+    CHECK_OK(file_remove_tree(dir, &err), &err);
+}
+
+TEST(mapped_weights_are_looked_at)
+{
+    const struct trainer_options o = { .total = 1 };
+    char dir[] = "/tmp/test_weights_XXXXXX", path[FILE_PATH_MAX];
+    struct engine e = { .phase = &phase_sft };
+    struct err err = { 0 };
+    struct model_dir m;
+    const float nan = NAN;
+
+    CHECK(mkdtemp(dir) != NULL);
+    write_model(test_state, dir, "", 0);
+    CHECK_OK(file_join(path, dir, "model.safetensors", &err), &err);
+    FILE *f = fopen(path, "r+b");
+    CHECK(f && fseek(f, -8, SEEK_END) == 0 && fwrite(&nan, 4, 1, f) == 1 && fclose(f) == 0);
+    open_model(test_state, &m, dir);
+    e.stored = &m;
+    comm_alone(&e.comm);
+    CHECK_OK(build_shape(&m.config, 0, &e.shape, &err), &err);
+    CHECK_OK(engine_open(&e, "ref", "--lora_dim 3 --only_optimize_lora --map_frozen", ROWS, IDS, 1, &o, &err), &err);
+    CHECK_ERR(weights_load(&e.exec, "", &m, false, &err), &err, ERR_INPUT, "holds a NaN or infinity");
+    CHECK_OK(weights_load(&e.exec, "", &m, true, &err), &err);
+    CHECK_OK(model_dir_check_unchanged(&m, &err), &err);
+    CHECK_EQ(truncate(path, 1), 0); /* nothing of it is read any more */
+    CHECK_ERR(model_dir_check_unchanged(&m, &err), &err, ERR_RUN, path);
+    engine_close(&e);
+    model_dir_close(&m);
+    CHECK_OK(file_remove_tree(dir, &err), &err);
+}
+
+TEST_MAIN(CASE(frozen_weights_are_used_where_they_lie), CASE(mapped_weights_are_looked_at),
+          CASE(shards_are_loaded_and_saved_as_the_whole), CASE(a_new_head_is_drawn_from_the_seed),
           CASE(a_head_that_is_there_is_kept), CASE(masters_of_a_new_head_are_exact),
           CASE(the_form_that_is_written_is_the_models))

@@ -193,7 +193,8 @@ static void plan_pair(void **test_state, struct plan *p, const char *words, bool
     struct engine e = engine_of(NULL);
     struct err err = { 0 };
     struct build b = { .phase = &phase_pair,
-                       .models = { { "a/", e.shape, &values, 1 }, { "b/", e.shape, &frozen, files } },
+                       .models = { { "a/", e.shape, &values, 1, .assumed = true },
+                                   { "b/", e.shape, &frozen, files, .assumed = true } },
                        .n_models = 2,
                        .micro_steps = 1,
                        .ranks = 1 };
@@ -221,18 +222,21 @@ TEST(weights_that_nobody_changes_are_there_once)
         { "--lora_dim 2 --only_optimize_lora", true, 1, 36 },
         { "--lora_dim 2", true, 1, 12 },
         { "--lora_dim 2 --only_optimize_lora --dtype bf16", true, 1, 36 },
+        { "--lora_dim 2 --map_frozen", true, 1, 12 },
+        { "--map_frozen", false, 2, 0 },
     };
 
     for (int i = 0; i < COUNT_OF(cases); i++) {
         struct plan p;
-        size_t bytes = 0;
+        size_t bytes = 0, mapped = 0;
         int n = 0;
         plan_pair(test_state, &p, cases[i].words, cases[i].trains, cases[i].files);
         for (int k = 0; k < p.n_buffers; k++) {
             const struct buffer *b = &p.buffers[k];
             const bool shared =
                 b->kind == KIND_PARAM && b->parent >= 0 && strncmp(p.buffers[b->parent].name, "flat/", 5);
-            if (b->kind == KIND_PARAM && b->parent < 0)
+            mapped += b->tier == TIER_MAPPED && b->parent < 0 ? b->bytes : 0;
+            if (b->kind == KIND_PARAM && b->parent < 0 && b->tier != TIER_MAPPED)
                 bytes += (b->bytes + 63) / 64 * 64;
             if (!shared)
                 continue;
@@ -243,6 +247,7 @@ TEST(weights_that_nobody_changes_are_there_once)
         }
         CHECK_EQ(n, cases[i].n_shared);
         CHECK_EQ(p.kind_bytes[KIND_PARAM], bytes);
+        CHECK_EQ(p.tier_bytes[TIER_MAPPED], mapped);
         plan_free(&p);
     }
 }
