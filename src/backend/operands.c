@@ -107,7 +107,7 @@ static bool type_fits(struct checker *c, enum dtype t, char wanted)
 
     switch (wanted) {
     case 'w':
-        if (c->working == DTYPE_N && (t == BF16 || fp32_or_more))
+        if (c->working == DTYPE_N && (t == BF16 || t == F16 || fp32_or_more))
             c->working = t;
         return t == c->working;
     case 'x':
@@ -117,7 +117,7 @@ static bool type_fits(struct checker *c, enum dtype t, char wanted)
     case 'o':
         return t == c->working || fp32_or_more;
     case 'v':
-        return t == BF16 || fp32_or_more;
+        return t == BF16 || t == F16 || fp32_or_more;
     case 'f':
         return fp32_or_more;
     case 'm':

@@ -7,7 +7,7 @@
 
 struct operand_form {
     char
-        type; /* w: the step's working type; o: that or fp32; v: fp32 or bf16, for itself; f: fp32; d: fp64; i: int32; q: int8; x: int32 or fp32, one for all */
+        type; /* w: the step's working type; o: that or fp32; v: fp32, bf16 or fp16, for itself; f: fp32; d: fp64; i: int32; q: int8; x: int32 or fp32, one for all */
     bool optional;
     bool adds; /* obeys attrs.accumulate */
     char extent[5]; /* letters of graph/op.h, or a digit; "*": one shape for all such operands; "~": any shape */

@@ -1,5 +1,5 @@
 /* comm/comm.h - collectives between ranks: the seam. One process a rank; alone.c is the case of one rank, mpi.c any number.
- * Every call is made by all ranks in the same order. Sums of bf16 are made in fp32 and rounded once a pair. */
+ * Every call is made by all ranks in the same order. Sums of bf16 and of fp16 are made in fp32 and rounded once a pair. */
 #ifndef TUNEUP_COMM_COMM_H
 #define TUNEUP_COMM_COMM_H
 
@@ -26,7 +26,7 @@ struct comm {
     int64_t piece; /* elements of one call of MPI at most, whose counts are int; tests lower it */
     double timeout_s; /* after so long a collective that lacks a rank is an error, which names the rank; 0: never */
     struct comm_sent sent[COMM_COLLECTIVES]; /* by comm_run alone */
-    /* x[n] becomes the sum over the ranks, in place. F32, F64, BF16. */
+    /* x[n] becomes the sum over the ranks, in place. F32, F64, BF16, F16. */
     int (*all_reduce)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);
     /* x[ranks*n]: own part x[rank*n ..] becomes the sum of that part; the other parts are undefined after. */
     int (*reduce_scatter)(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err);

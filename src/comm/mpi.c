@@ -46,8 +46,8 @@ struct world {
     _Atomic double due_s; /* when it has taken too long */
 };
 
-static MPI_Datatype bf16_type;
-static MPI_Op bf16_sum;
+static MPI_Datatype half_type; /* of 16 bits: bf16 or fp16 */
+static MPI_Op bf16_sum, f16_sum;
 
 static void add_bf16(void *in, void *inout, int *n, MPI_Datatype *type)
 {
@@ -59,15 +59,25 @@ static void add_bf16(void *in, void *inout, int *n, MPI_Datatype *type)
         b[i] = bf16_from_f32(bf16_to_f32(a[i]) + bf16_to_f32(b[i]));
 }
 
+static void add_f16(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    const uint16_t *a = in;
+    uint16_t *b = inout;
+
+    (void)type;
+    for (int i = 0; i < *n; i++)
+        b[i] = f16_from_f32(f16_to_f32(a[i]) + f16_to_f32(b[i]));
+}
+
 static MPI_Datatype type_of(enum dtype t)
 {
-    MUST(t == F32 || t == F64 || t == BF16);
-    return t == F32 ? MPI_FLOAT : t == F64 ? MPI_DOUBLE : bf16_type;
+    MUST(t == F32 || t == F64 || t == BF16 || t == F16);
+    return t == F32 ? MPI_FLOAT : t == F64 ? MPI_DOUBLE : half_type;
 }
 
 static MPI_Op sum_of(enum dtype t)
 {
-    return t == BF16 ? bf16_sum : MPI_SUM;
+    return t == BF16 ? bf16_sum : t == F16 ? f16_sum : MPI_SUM;
 }
 
 static int checked(int code, const char *what, struct err *err)
@@ -437,8 +447,9 @@ static void mpi_close(struct comm *c)
         return;
     close_world(c->own);
     c->own = NULL;
+    MPI_Op_free(&f16_sum);
     MPI_Op_free(&bf16_sum);
-    MPI_Type_free(&bf16_type);
+    MPI_Type_free(&half_type);
     MPI_Finalize();
     c->ranks = 0;
 }
@@ -503,9 +514,10 @@ int comm_mpi(struct comm *c, struct err *err)
     if (checked(MPI_Comm_rank(MPI_COMM_WORLD, &c->rank), "asking for the rank", err) ||
         checked(MPI_Comm_size(MPI_COMM_WORLD, &c->ranks), "asking for the number of ranks", err) ||
         checked(count_local_ranks(&c->local_ranks), "asking for the ranks of this machine", err) ||
-        checked(MPI_Type_contiguous(2, MPI_BYTE, &bf16_type), "defining bf16", err) ||
-        checked(MPI_Type_commit(&bf16_type), "defining bf16", err) ||
-        checked(MPI_Op_create(add_bf16, 1, &bf16_sum), "defining the sum of bf16", err) || open_world(c, err) != 0)
+        checked(MPI_Type_contiguous(2, MPI_BYTE, &half_type), "defining 16-bit numbers", err) ||
+        checked(MPI_Type_commit(&half_type), "defining 16-bit numbers", err) ||
+        checked(MPI_Op_create(add_bf16, 1, &bf16_sum), "defining the sum of bf16", err) ||
+        checked(MPI_Op_create(add_f16, 1, &f16_sum), "defining the sum of fp16", err) || open_world(c, err) != 0)
         return -1;
     return 0;
 }

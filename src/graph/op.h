@@ -2,7 +2,7 @@
  *
  * An op is pure data here: its name, its gradient rule, its cost. Kernels live in backend/, one a backend. Letters:
  * N = B*T token rows, C, E, K, M widths, V vocabulary, H heads, T tokens a row, S columns of a cache. "|[]" marks an optional operand (-1 when
- * missing). Types: the working type (fp32 or bf16) unless said; "+" marks an output that obeys attrs.accumulate.
+ * missing). Types: the working type (fp32, bf16 or fp16) unless said; "+" marks an output that obeys attrs.accumulate.
  *
  *  op                    in                                         out                                       attrs
  *  embed                 ids[N] i32, table[V,C]                     y[N,C]
@@ -96,11 +96,11 @@
  * sumsq: sum of squares of x[begin .. begin+count) in fp64. adamw, grad_scale: graph/optimizer.h has the formulas; the range
  * is of the flat tensors g and param, while m, v and master hold this rank's share and start at the range's begin.
  * master: fp32 weights, or with bf16 ones what they lack to be fp32 (REST16).
- * adamw with sum clips as it goes; without it, the gradient was scaled before. adamw8: the same on moments in the 8-bit codes
+ * adamw with sum clips and undoes the loss's scale as it goes; without it, the gradient was scaled before. adamw8: the same on moments in the 8-bit codes
  * of backend/dynamic8.h, signed for m, unsigned for v, a scale for each STATE_BLOCK elements of the share, Z = count /
  * STATE_BLOCK rounded up. The weights move by the moments as they are before they are coded; all in fp32.
- * ema: ema = p ema + (1-p) param in the range, which is of both tensors; either may be fp32 or bf16.
- * accumulate: y = x, or y + x, in the range of both flat tensors; either may be fp32 or bf16.
+ * ema: ema = p ema + (1-p) param in the range, which is of both tensors; either may be fp32, bf16 or fp16.
+ * accumulate: y = x, or y + x, in the range of both flat tensors; either may be fp32, bf16 or fp16.
  * reduce_scatter: through comm, a bucket at a time; without it, g is sent as it lies, and what follows its first count
  * elements, padding, is cleared before. With attrs.begins a step only begins what it does with x, and x is not to be touched
  * until the wait on it.

@@ -1,7 +1,5 @@
-/* Half precision is converted through its bit fields, so that no instruction set is assumed. */
+/* Between any two types by way of fp64, which has the numbers of them all. */
 #include "tensor/dtype.h"
-
-#include <math.h>
 
 #include "base/err.h"
 
@@ -21,37 +19,6 @@ size_t dtype_bytes(enum dtype t)
 const char *dtype_name(enum dtype t)
 {
     return types[t].name;
-}
-
-float f16_to_f32(uint16_t h)
-{
-    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 0x3ffu;
-    uint32_t u;
-    float f;
-
-    if (exponent == 0) {
-        f = ldexpf((float)fraction, -24);
-        return sign ? -f : f;
-    }
-    u = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) | fraction << 13;
-    memcpy(&f, &u, 4);
-    return f;
-}
-
-uint16_t f16_from_f32(float f)
-{
-    uint32_t u;
-
-    memcpy(&u, &f, 4);
-    const uint32_t sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
-    if (magnitude > 0x7f800000u)
-        return (uint16_t)(sign | 0x7e00u);
-    if (magnitude >= 0x477ff000u) /* 65520 and above round to infinity */
-        return (uint16_t)(sign | 0x7c00u);
-    if (magnitude < 0x38800000u) /* below 2^-14: a multiple of 2^-24 */
-        return (uint16_t)(sign | (uint32_t)lrintf(ldexpf(fabsf(f), 24)));
-    const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
-    return (uint16_t)(sign | ((rounded - 0x38000000u) >> 13));
 }
 
 static double load(const void *p, enum dtype t, int64_t i)

@@ -53,7 +53,48 @@ static inline float fp32_whole(uint16_t h, int16_t rest)
     return f;
 }
 
-float f16_to_f32(uint16_t h);
-uint16_t f16_from_f32(float f);
+/* Half precision by its bits, so that no instruction set is assumed, and without branches, so that compilers make vectors of
+ * it. No step has a result below fp32's normal numbers, which processors are slow with or flush to zero. */
+static inline float f16_to_f32(uint16_t h)
+{
+    const uint32_t exponent = h & 0x7c00u, moved = (h & 0x7fffu) << 13; /* to where fp32 has them */
+    uint32_t u = moved + (exponent == 0x7c00u ? 224u << 23 : exponent == 0 ? 113u << 23 : 112u << 23);
+    float f;
+
+    memcpy(&f, &u, 4);
+    f -= exponent == 0 ? 0x1p-14f : 0.0f; /* a multiple of 2^-24 was put behind a leading one of 2^-14 */
+    memcpy(&u, &f, 4);
+    u |= (uint32_t)(h & 0x8000u) << 16;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static inline uint16_t f16_from_f32(float f)
+{
+    uint32_t u, low;
+
+    memcpy(&u, &f, 4);
+    const uint32_t sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
+    const uint32_t small = magnitude < 0x38800000u ? magnitude : 0; /* below 2^-14: a multiple of 2^-24 */
+    float x;
+    memcpy(&x, &small, 4);
+    x += 0.5f; /* whose last bit is 2^-24: the sum rounds there */
+    memcpy(&low, &x, 4);
+    const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+    const uint32_t normal = (rounded - 0x38000000u) >> 13, capped = magnitude >= 0x477ff000u ? 0x7c00u : normal;
+    const uint32_t number = magnitude < 0x38800000u ? low - 0x3f000000u : capped; /* 65520 and above: infinity */
+    return (uint16_t)(sign | (magnitude > 0x7f800000u ? 0x7e00u : number));
+}
+
+/* Of either type of 16 bits, BF16 or F16. */
+static inline float half_to_f32(uint16_t h, enum dtype t)
+{
+    return t == F16 ? f16_to_f32(h) : bf16_to_f32(h);
+}
+
+static inline uint16_t half_from_f32(float f, enum dtype t)
+{
+    return t == F16 ? f16_from_f32(f) : bf16_from_f32(f);
+}
 
 #endif

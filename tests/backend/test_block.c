@@ -80,17 +80,17 @@ static void check_far_values(void **test_state, const struct block *block)
     CHECK_NEAR((double)x[2] / exp(-87), 1, 1e-6);
 }
 
-static void check_turning(void **test_state, const struct block *block)
+static void check_turning(void **test_state, const struct block *block, enum dtype type)
 {
     struct data d = data_of();
     uint16_t half[SIDE * SIDE];
 
     for (int i = 0; i < SIDE * SIDE; i++)
-        half[i] = bf16_from_f32(d.a[i]);
-    block->widen_transposed(d.c, SIDE, half, BF16, SIDE, 21, 13, 32);
+        half[i] = half_from_f32(d.a[i], type);
+    block->widen_transposed(d.c, SIDE, half, type, SIDE, 21, 13, 32);
     for (int j = 0; j < 13; j++)
         for (int i = 0; i < 32; i++)
-            CHECK_NEAR((double)d.c[j * SIDE + i], i < 21 ? (double)bf16_to_f32(half[i * SIDE + j]) : 0, 0);
+            CHECK_NEAR((double)d.c[j * SIDE + i], i < 21 ? (double)half_to_f32(half[i * SIDE + j], type) : 0, 0);
     CHECK_NEAR((double)d.c[13 * SIDE], (double)d.before[13 * SIDE], 0);
 }
 
@@ -106,7 +106,8 @@ TEST(every_instruction_set)
         }
         check_softmax(test_state, block);
         check_far_values(test_state, block);
-        check_turning(test_state, block);
+        check_turning(test_state, block, BF16);
+        check_turning(test_state, block, F16);
     }
 }
 

@@ -15,7 +15,7 @@ struct operands {
 
 static double get(const void *x, enum dtype t, int64_t i)
 {
-    return t == F32 ? (double)((const float *)x)[i] : (double)bf16_to_f32(((const uint16_t *)x)[i]);
+    return t == F32 ? (double)((const float *)x)[i] : (double)half_to_f32(((const uint16_t *)x)[i], t);
 }
 
 static void fill(void *x, enum dtype t, int64_t n, uint32_t seed)
@@ -26,7 +26,7 @@ static void fill(void *x, enum dtype t, int64_t n, uint32_t seed)
         if (t == F32)
             ((float *)x)[i] = f;
         else
-            ((uint16_t *)x)[i] = bf16_from_f32(f);
+            ((uint16_t *)x)[i] = half_from_f32(f, t);
     }
 }
 
@@ -91,10 +91,11 @@ static double error_of(struct matmul *m, const struct matmul_shape *s)
     return far;
 }
 
-/* Sums of K products of numbers below 1: fp32 rounds at about sqrt(K) 2^-24, and bf16's result at 2^-9 of itself. */
+/* Sums of K products of numbers below 1: fp32 rounds at about sqrt(K) 2^-24, bf16's result at 2^-9 of itself, fp16's at 2^-12. */
 static double allowed(const struct matmul_shape *s)
 {
-    return s->c == F32 ? 1e-5 * (1 + sqrt((double)s->K)) : 0x1p-8 * (2 + 2 * sqrt((double)s->K));
+    return s->c == F32 ? 1e-5 * (1 + sqrt((double)s->K))
+                       : (s->c == F16 ? 0x1p-11 : 0x1p-8) * (2 + 2 * sqrt((double)s->K));
 }
 
 static void check_all_forms(void **test_state, struct matmul *m, enum dtype ab, enum dtype c, int64_t M, int64_t N,
@@ -118,7 +119,7 @@ static void check_all_forms(void **test_state, struct matmul *m, enum dtype ab, 
 
 static void check_types(void **test_state, struct matmul *m)
 {
-    const enum dtype types[][2] = { { F32, F32 }, { BF16, BF16 }, { BF16, F32 } };
+    const enum dtype types[][2] = { { F32, F32 }, { BF16, BF16 }, { BF16, F32 }, { F16, F16 }, { F16, F32 } };
 
     for (int i = 0; i < COUNT_OF(types); i++) {
         check_all_forms(test_state, m, types[i][0], types[i][1], 37, 50, 65);
@@ -171,10 +172,12 @@ TEST(panels_meet)
     const struct matmul_shape deep = { .M = 130, .N = 50, .K = 4100, .ab = F32, .c = F32, .add = true };
     const struct matmul_shape pieces = { .M = 4100, .N = 33, .K = 2080, .a_transposed = true, .ab = BF16, .c = BF16 };
     const struct matmul_shape deep16 = { .M = 130, .N = 50, .K = 1100, .ab = BF16, .c = BF16, .relu = true };
+    const struct matmul_shape fp16 = { .M = 1030, .N = 40, .K = 1100, .ab = F16, .c = F16, .bias = true, .add = true };
     struct err err = { 0 };
     struct matmul *m;
 
     CHECK_OK(matmul_open(&m, &err), &err);
+    CHECK_NEAR(error_of(m, &fp16), 0, allowed(&fp16));
     CHECK_NEAR(error_of(m, &deep), 0, allowed(&deep));
     CHECK_NEAR(error_of(m, &deep16), 0, allowed(&deep16));
     CHECK_NEAR(error_of(m, &wide), 0, allowed(&wide));
@@ -207,16 +210,16 @@ TEST(fewer_rows_fit_the_scratch_of_more)
     struct matmul *m;
 
     CHECK_OK(matmul_open(&m, &err), &err);
-    for (int i = 0; i < 2 * COUNT_OF(ways); i++) {
-        const enum dtype type = i % 2 ? BF16 : F32;
+    for (int i = 0; i < 3 * COUNT_OF(ways); i++) {
+        const enum dtype type = (enum dtype)(i % 3); /* F32, BF16, F16 */
         struct matmul_shape s = { .M = 1200, .N = 1040, .K = 40, .b_transposed = true, .ab = type, .c = type };
         struct matmul_shape dw = {
             .M = 520, .N = 512, .K = 256, .a_transposed = true, .ab = type, .c = F32, .add = true
         };
 
-        if (!can(ways[i / 2]))
+        if (!can(ways[i / 3]))
             continue;
-        matmul_set_ways(m, ways[i / 2]);
+        matmul_set_ways(m, ways[i / 3]);
         check_scratch(test_state, m, &s, &s.M);
         check_scratch(test_state, m, &dw, &dw.K);
     }

@@ -12,18 +12,20 @@
 
 struct sample {
     struct matmul_shape shape;
-    float x[NARROW_ROWS * K_MAX], w[N_MAX * K_MAX], bias[N_MAX]; /* exact in bf16 */
-    uint16_t x16[NARROW_ROWS * K_MAX], w16[N_MAX * K_MAX], bias16[N_MAX];
+    float x[NARROW_ROWS * K_MAX], w[N_MAX * K_MAX], bias[N_MAX]; /* exact in both types of 16 bits: */
+    uint16_t x16[2][NARROW_ROWS * K_MAX], w16[2][N_MAX * K_MAX], bias16[2][N_MAX];
     float y[NARROW_ROWS * N_MAX + 1];
     uint16_t y16[NARROW_ROWS * N_MAX + 1];
     _Alignas(64) float scratch[NARROW_ROWS * (K_MAX + 80)];
 };
 
-static void fill(float *x, uint16_t *x16, int64_t n, struct rng *rng)
+/* x16: in bf16, then in fp16. */
+static void fill(float *x, uint16_t *bf16, uint16_t *fp16, int64_t n, struct rng *rng)
 {
     for (int64_t i = 0; i < n; i++) {
-        x16[i] = bf16_from_f32((float)rng_normal(rng));
-        x[i] = bf16_to_f32(x16[i]);
+        x[i] = f16_to_f32(f16_from_f32(bf16_to_f32(bf16_from_f32((float)rng_normal(rng)))));
+        bf16[i] = bf16_from_f32(x[i]);
+        fp16[i] = f16_from_f32(x[i]);
     }
 }
 
@@ -34,22 +36,23 @@ static struct sample *sample_new(int64_t M, int64_t N, int64_t K)
 
     assert_non_null(s);
     s->shape = (struct matmul_shape){ .M = M, .N = N, .K = K, .b_transposed = true, .ab = F32, .c = F32, .bias = true };
-    fill(s->x, s->x16, NARROW_ROWS * K, &rng);
-    fill(s->w, s->w16, N * K, &rng);
-    fill(s->bias, s->bias16, N, &rng);
+    fill(s->x, s->x16[0], s->x16[1], NARROW_ROWS * K, &rng);
+    fill(s->w, s->w16[0], s->w16[1], N * K, &rng);
+    fill(s->bias, s->bias16[0], s->bias16[1], N, &rng);
     return s;
 }
 
 static void run(struct sample *s, enum cpu_isa isa, int threads)
 {
-    const bool narrow = s->shape.ab == BF16, narrow_y = s->shape.c == BF16;
+    const bool narrow = s->shape.ab != F32, narrow_y = s->shape.c != F32;
+    const int type = s->shape.ab == F16;
     const int64_t end = s->shape.M * s->shape.N;
 
     assert_true(narrow_scratch(&s->shape) <= sizeof s->scratch);
     s->y[end] = 77;
     s->y16[end] = 77;
-    narrow_run(isa, threads, &s->shape, narrow ? (void *)s->x16 : s->x, narrow ? (void *)s->w16 : s->w,
-               narrow ? (void *)s->bias16 : s->bias, narrow_y ? (void *)s->y16 : s->y, s->scratch);
+    narrow_run(isa, threads, &s->shape, narrow ? (void *)s->x16[type] : s->x, narrow ? (void *)s->w16[type] : s->w,
+               narrow ? (void *)s->bias16[type] : s->bias, narrow_y ? (void *)s->y16 : s->y, s->scratch);
     assert_true(s->y[end] == 77 && s->y16[end] == 77);
 }
 
@@ -67,10 +70,11 @@ static void check_numbers(const struct sample *s, enum cpu_isa isa)
     for (int64_t m = 0; m < s->shape.M; m++)
         for (int64_t n = 0; n < s->shape.N; n++) {
             const int64_t at = m * s->shape.N + n;
-            const double is = (double)(s->shape.c == F32 ? s->y[at] : bf16_to_f32(s->y16[at])), want = wanted(s, m, n);
+            const double is = (double)(s->shape.c == F32 ? s->y[at] : half_to_f32(s->y16[at], s->shape.c)),
+                         want = wanted(s, m, n);
             const double scale = sqrt((double)s->shape.K) + fabs(want);
 
-            if (!(fabs(is - want) <= (s->shape.c == F32 ? 1e-6 : 0x1p-8) * scale))
+            if (!(fabs(is - want) <= (s->shape.c == F32 ? 1e-6 : s->shape.c == F16 ? 0x1p-11 : 0x1p-8) * scale))
                 fail_msg("%s %s to %s, %d x %d x %d: row %d, column %d is %.8g, must be %.8g", matmul_isa_name(isa),
                          dtype_name(s->shape.ab), dtype_name(s->shape.c), (int)s->shape.M, (int)s->shape.N,
                          (int)s->shape.K, (int)m, (int)n, is, want);
@@ -86,9 +90,9 @@ TEST(products_are_right)
             for (int i = 0; i < COUNT_OF(sizes); i++) {
                 struct sample *s = sample_new(M, sizes[i][0], sizes[i][1]);
 
-                for (int form = 0; form < 6; form++) {
-                    s->shape.ab = form < 2 ? F32 : BF16;
-                    s->shape.c = form < 4 ? F32 : BF16;
+                for (int form = 0; form < 10; form++) {
+                    s->shape.ab = form < 2 ? F32 : form < 6 ? BF16 : F16;
+                    s->shape.c = form / 2 % 2 == 0 && form > 0 ? s->shape.ab : F32;
                     s->shape.bias = form % 2;
                     s->shape.relu = form % 2;
                     run(s, (enum cpu_isa)isa, 2);
@@ -103,7 +107,7 @@ TEST(products_are_right)
 TEST(rows_do_not_feel_their_company)
 {
     for (int isa = CPU_PORTABLE; isa <= (int)matmul_isa(); isa++)
-        for (int type = F32; type <= BF16; type++) {
+        for (int type = F32; type <= F16; type++) {
             struct sample *all = sample_new(NARROW_ROWS, 301, 200), *few = sample_new(1, 301, 200);
 
             all->shape.ab = few->shape.ab = (enum dtype)type;
@@ -167,7 +171,7 @@ TEST(int8_products_are_right_in_any_company)
 
 struct cache_sample {
     float x[CACHE_HEADS * D_MAX], spread[CACHE_HEADS * D_MAX], w[CACHE_ROWS * CACHE_HEADS * D_MAX];
-    uint16_t x16[CACHE_HEADS * D_MAX], w16[CACHE_ROWS * CACHE_HEADS * D_MAX];
+    uint16_t x16[2][CACHE_HEADS * D_MAX], w16[2][CACHE_ROWS * CACHE_HEADS * D_MAX];
     float p[CACHE_HEADS * CACHE_ROWS], out[CACHE_HEADS * D_MAX + 1];
 };
 
@@ -177,12 +181,12 @@ static void use_cache(struct cache_sample *s, enum cpu_isa isa, enum dtype type,
 {
     const struct narrow *k = narrow_of(isa);
     const struct narrow_cache c = {
-        type == F32 ? (void *)(s->w + head * D) : s->w16 + head * D, type, CACHE_HEADS * D, n, heads, D
+        type == F32 ? (void *)(s->w + head * D) : s->w16[type == F16] + head * D, type, CACHE_HEADS * D, n, heads, D
     };
 
     for (int64_t h = 0; h < heads; h++) {
-        if (type == BF16)
-            k->spread(s->spread + h * D, s->x16 + (head + h) * D, D);
+        if (type != F32)
+            k->spread(s->spread + h * D, s->x16[type == F16] + (head + h) * D, type, D);
         else
             memcpy(s->spread + h * D, s->x + (head + h) * D, (size_t)D * sizeof(float));
     }
@@ -218,12 +222,12 @@ TEST(caches_are_read_right_and_heads_do_not_feel_their_company)
     static struct cache_sample all, one;
     struct rng rng = { .seed = 5 };
 
-    fill(all.x, all.x16, COUNT_OF(all.x), &rng);
-    fill(all.w, all.w16, COUNT_OF(all.w), &rng);
+    fill(all.x, all.x16[0], all.x16[1], COUNT_OF(all.x), &rng);
+    fill(all.w, all.w16[0], all.w16[1], COUNT_OF(all.w), &rng);
     for (int isa = CPU_PORTABLE; isa <= (int)matmul_isa(); isa++)
-        for (int i = 0; i < 2 * COUNT_OF(channels) * COUNT_OF(rows); i++) {
-            const enum dtype type = i % 2 ? BF16 : F32;
-            const int64_t D = channels[i / 2 % COUNT_OF(channels)], n = rows[i / 2 / COUNT_OF(channels)];
+        for (int i = 0; i < 3 * COUNT_OF(channels) * COUNT_OF(rows); i++) {
+            const enum dtype type = (enum dtype)(i % 3); /* F32, BF16, F16 */
+            const int64_t D = channels[i / 3 % COUNT_OF(channels)], n = rows[i / 3 / COUNT_OF(channels)];
 
             use_cache(&all, (enum cpu_isa)isa, type, n, D, 0, CACHE_HEADS);
             check_cache(test_state, &all, n, D);

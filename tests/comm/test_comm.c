@@ -2,6 +2,7 @@
  * two ranks. */
 #include "comm/comm.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -143,6 +144,11 @@ static void check_sums(struct comm *c, struct err *err)
     DEMAND(c->all_reduce(c, b, 5, BF16, err) == 0);
     for (int i = 0; i < 5; i++)
         DEMAND(bf16_to_f32(b[i]) == (float)(2 * i + 1));
+    for (int i = 0; i < 5; i++)
+        b[i] = f16_from_f32(i == 4 ? 65504.0f : (float)(i + r) + 0.125f); /* which bf16 has no bits for */
+    DEMAND(c->all_reduce(c, b, 5, F16, err) == 0);
+    for (int i = 0; i < 5; i++)
+        DEMAND(f16_to_f32(b[i]) == (i == 4 ? INFINITY : (float)(2 * i + 1) + 0.25f));
 }
 
 static void check_parts(struct comm *c, struct err *err)

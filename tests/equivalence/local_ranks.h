@@ -52,7 +52,7 @@ static inline void local_add(void *sum, const void *x, int64_t n, enum dtype t)
             ((double *)sum)[i] += ((const double *)x)[i];
         else
             ((uint16_t *)sum)[i] =
-                bf16_from_f32(bf16_to_f32(((uint16_t *)sum)[i]) + bf16_to_f32(((const uint16_t *)x)[i]));
+                half_from_f32(half_to_f32(((uint16_t *)sum)[i], t) + half_to_f32(((const uint16_t *)x)[i], t), t);
 }
 
 static inline int local_reduce(struct comm *c, void *x, int64_t n, enum dtype t, struct err *err)

@@ -1,4 +1,4 @@
-/* fp32 numbers in two halves, of which one is their bf16 rounding. */
+/* fp32 numbers in two halves, of which one is their bf16 rounding; and fp16. */
 #include <math.h>
 
 #include "test.h"
@@ -58,5 +58,60 @@ TEST(what_is_not_finite_stays_so)
     }
 }
 
-TEST_MAIN(CASE(halves_give_a_number_back), CASE(half_way_moves_to_the_weight_by_one_bit),
+/* The value of an fp16 by the definition of IEEE 754. */
+static double fp16_value(uint16_t h)
+{
+    const int exponent = (h >> 10) & 31, fraction = h & 0x3ff;
+    const double magnitude = exponent == 31 ? (fraction ? (double)NAN : (double)INFINITY)
+                             : exponent     ? ldexp(1024 + fraction, exponent - 25)
+                                            : ldexp(fraction, -24);
+
+    return h & 0x8000 ? -magnitude : magnitude;
+}
+
+TEST(every_fp16_goes_to_fp32_and_back)
+{
+    for (uint32_t h = 0; h < 0x10000u; h++) {
+        const double want = fp16_value((uint16_t)h);
+        const float f = f16_to_f32((uint16_t)h);
+
+        if (isnan(want)) {
+            CHECK(isnan(f) && isnan(fp16_value(f16_from_f32(f))));
+            continue;
+        }
+        CHECK((double)f == want && (signbit(f) != 0) == (h >> 15 != 0));
+        CHECK_EQ(f16_from_f32(f), h);
+    }
+}
+
+/* Half way between neighbours goes to the even one; a bit off, to the nearer. */
+TEST(fp16_rounds_to_nearest_even)
+{
+    for (uint32_t h = 0; h < 0x7bffu; h++) {
+        const float low = f16_to_f32((uint16_t)h), high = f16_to_f32((uint16_t)(h + 1)), half = (low + high) / 2;
+
+        CHECK_EQ(f16_from_f32(half), h + (h & 1u));
+        CHECK_EQ(f16_from_f32(nextafterf(half, 0)), h);
+        CHECK_EQ(f16_from_f32(nextafterf(half, INFINITY)), h + 1);
+        CHECK_EQ(f16_from_f32(-half), 0x8000u | (h + (h & 1u)));
+    }
+}
+
+TEST(what_fp16_has_no_room_for)
+{
+    CHECK_EQ(f16_from_f32(65504), 0x7bff);
+    CHECK_EQ(f16_from_f32(nextafterf(65520, 0)), 0x7bff);
+    CHECK_EQ(f16_from_f32(65520), 0x7c00);
+    CHECK_EQ(f16_from_f32(-1e30f), 0xfc00);
+    CHECK_EQ(f16_from_f32(INFINITY), 0x7c00);
+    CHECK_EQ(f16_from_f32(0x1p-24f), 1);
+    CHECK_EQ(f16_from_f32(0x1p-25f), 0);
+    CHECK_EQ(f16_from_f32(-0x1.000002p-25f), 0x8001);
+    CHECK_EQ(f16_from_f32(1e-40f), 0);
+    CHECK_EQ(f16_from_f32(of_bits(0x7f800001u)) & 0x7e00, 0x7e00);
+    CHECK_EQ(f16_from_f32(of_bits(0xffffffffu)) & 0x7e00, 0x7e00);
+}
+
+TEST_MAIN(CASE(every_fp16_goes_to_fp32_and_back), CASE(fp16_rounds_to_nearest_even), CASE(what_fp16_has_no_room_for),
+          CASE(halves_give_a_number_back), CASE(half_way_moves_to_the_weight_by_one_bit),
           CASE(what_is_not_finite_stays_so))

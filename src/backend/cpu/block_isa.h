@@ -84,6 +84,9 @@ TARGET static void ISA(widen)(float *out, int64_t ldo, const void *in, enum dtyp
         if (type == F32)
             for (int64_t j = 0; j < columns; j++)
                 to[j] = wide[j] * scale;
+        else if (type == F16)
+            for (int64_t j = 0; j < columns; j++)
+                to[j] = f16_to_f32(narrow[j]) * scale;
         else
             for (int64_t j = 0; j < columns; j++)
                 to[j] = bf16_to_f32(narrow[j]) * scale;
@@ -98,7 +101,7 @@ INLINE void ISA(turn)(float *out, int64_t ldo, const void *in, enum dtype type, 
     for (int64_t j = 0; j < columns; j++)
         for (int64_t i = 0; i < rows; i++)
             out[j * ldo + i] =
-                type == F32 ? ((const float *)in)[i * ldi + j] : bf16_to_f32(((const uint16_t *)in)[i * ldi + j]);
+                type == F32 ? ((const float *)in)[i * ldi + j] : half_to_f32(((const uint16_t *)in)[i * ldi + j], type);
 }
 
 /* Eight rows at a time: rows that lie a power of two apart share a few lines of the first-level cache, of eight ways. */
@@ -112,6 +115,8 @@ TARGET static void ISA(widen_transposed)(float *out, int64_t ldo, const void *in
             ISA(turn)(out + i, ldo, from, type, ldi, rows - i, columns);
         else if (type == F32)
             ISA(turn)(out + i, ldo, from, F32, ldi, 8, columns);
+        else if (type == F16)
+            ISA(turn)(out + i, ldo, from, F16, ldi, 8, columns);
         else
             ISA(turn)(out + i, ldo, from, BF16, ldi, 8, columns);
     }
@@ -131,6 +136,9 @@ TARGET static void ISA(narrow)(void *out, enum dtype type, int64_t ldo, const fl
         if (type == F32)
             for (int64_t j = 0; j < columns; j++)
                 wide[j] = from[j] * scale;
+        else if (type == F16)
+            for (int64_t j = 0; j < columns; j++)
+                narrow[j] = f16_from_f32(from[j] * scale);
         else
             for (int64_t j = 0; j < columns; j++)
                 narrow[j] = bf16_from_f32(from[j] * scale);

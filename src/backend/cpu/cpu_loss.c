@@ -70,7 +70,7 @@ static double log_sum(const void *logits, enum dtype type, int64_t begin, int64_
 
 static double element(const void *x, enum dtype type, int64_t i)
 {
-    return (double)(type == F32 ? ((const float *)x)[i] : bf16_to_f32(((const uint16_t *)x)[i]));
+    return (double)(type == F32 ? ((const float *)x)[i] : half_to_f32(((const uint16_t *)x)[i], type));
 }
 
 /* The loss of row n by its target's log-probability; in[old] and the input after it may be missing. */

@@ -107,7 +107,7 @@ static void scale_part(const struct cpu_call *a, int part)
             scale_tile((float *)a->out[0] + at, factor, n);
             continue;
         }
-        simd_from_bf16(buffer, (const uint16_t *)a->out[0] + at, n);
+        simd_widen(buffer, a->out[0], a->type, at, n);
         scale_tile(buffer, factor, n);
         simd_store(a->out[0], a->type, at, n, buffer);
     }
@@ -209,7 +209,7 @@ static void adamw_part(const struct cpu_call *a, int part)
         float *p = master ? master + i : simd_room(a->out[0], a->type, at, p_buffer);
 
         if (!master && a->type != F32)
-            simd_from_bf16(p, (const uint16_t *)a->out[0] + at, n);
+            simd_widen(p, a->out[0], a->type, at, n);
         adamw_tile(&h, g, p, m + i, v + i, n);
         if (master && a->type == F32)
             memcpy((float *)a->out[0] + at, p, (size_t)n * sizeof *p);
@@ -346,7 +346,7 @@ static float *weights_load(const struct cpu_call *a, int64_t i, int64_t n, float
     if (master)
         return (float *)master + i;
     if (a->type != F32)
-        simd_from_bf16(buffer, (const uint16_t *)a->out[0] + at, n);
+        simd_widen(buffer, a->out[0], a->type, at, n);
     return simd_room(a->out[0], a->type, at, buffer);
 }
 
@@ -413,7 +413,7 @@ static void ema_part(const struct cpu_call *a, int part)
         float *average = simd_room(a->out[0], a->type, at, buffer);
 
         if (average == buffer)
-            simd_from_bf16(average, (const uint16_t *)a->out[0] + at, n);
+            simd_widen(average, a->out[0], a->type, at, n);
         ema_tile(average, simd_load(a->in[0], param_type, at, n, param_buffer), decay, rest, n);
         simd_store(a->out[0], a->type, at, n, average);
     }
@@ -446,7 +446,7 @@ static void accumulate_part(const struct cpu_call *a, int part)
         if (x_type == F32)
             memcpy(x, (const float *)a->in[0] + at, (size_t)n * sizeof *x);
         else
-            simd_from_bf16(x, (const uint16_t *)a->in[0] + at, n);
+            simd_widen(x, a->in[0], x_type, at, n);
         cpu_give(a, 0, at, n, x);
     }
 }

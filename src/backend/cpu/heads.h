@@ -172,7 +172,8 @@ static inline void heads_give(const struct heads *g, void *out, const float *in,
             if (g->type == F32)
                 ((float *)to)[d] += in[i * g->padded_D + d];
             else
-                ((uint16_t *)to)[d] = bf16_from_f32(bf16_to_f32(((uint16_t *)to)[d]) + in[i * g->padded_D + d]);
+                ((uint16_t *)to)[d] =
+                    half_from_f32(half_to_f32(((uint16_t *)to)[d], g->type) + in[i * g->padded_D + d], g->type);
         }
     }
     if (rows > shared)

@@ -41,7 +41,7 @@ static void read_query(const struct heads *g, const struct narrow *n, float *q, 
     if (g->type == F32)
         memcpy(q, x, (size_t)g->D * sizeof *q);
     else
-        n->spread(q, x, g->D);
+        n->spread(q, x, g->type, g->D);
     for (int64_t d = 0; d < g->D; d++)
         q[d] *= g->scale;
 }

@@ -117,13 +117,22 @@ SIMD_CLONES static void sum_wide(float *restrict sum, const float *restrict dy, 
             sum[j] += dy[i * ld + j];
 }
 
-SIMD_CLONES static void sum_narrow(float *restrict sum, const uint16_t *restrict dy, int64_t ld, int64_t rows,
-                                   int64_t columns)
+SIMD_CLONES static void sum_bf16(float *restrict sum, const uint16_t *restrict dy, int64_t ld, int64_t rows,
+                                 int64_t columns)
 {
     for (int64_t i = 0; i < rows; i++)
 #pragma omp simd
         for (int64_t j = 0; j < columns; j++)
             sum[j] += bf16_to_f32(dy[i * ld + j]);
+}
+
+SIMD_CLONES static void sum_f16(float *restrict sum, const uint16_t *restrict dy, int64_t ld, int64_t rows,
+                                int64_t columns)
+{
+    for (int64_t i = 0; i < rows; i++)
+#pragma omp simd
+        for (int64_t j = 0; j < columns; j++)
+            sum[j] += f16_to_f32(dy[i * ld + j]);
 }
 
 static void store_sum(void *db, enum dtype type, const float *sum, int64_t columns, bool add)
@@ -135,7 +144,7 @@ static void store_sum(void *db, enum dtype type, const float *sum, int64_t colum
         if (type == F32)
             wide[j] = sum[j] + (add ? wide[j] : 0);
         else
-            narrow[j] = bf16_from_f32(sum[j] + (add ? bf16_to_f32(narrow[j]) : 0));
+            narrow[j] = half_from_f32(sum[j] + (add ? half_to_f32(narrow[j], type) : 0), type);
     }
 }
 
@@ -155,7 +164,7 @@ static void sum_rows(void *db, enum dtype db_type, const void *dy, enum dtype ty
             if (type == F32)
                 sum_wide(part, (const float *)dy + at, columns, group, n);
             else
-                sum_narrow(part, (const uint16_t *)dy + at, columns, group, n);
+                (type == F16 ? sum_f16 : sum_bf16)(part, (const uint16_t *)dy + at, columns, group, n);
             for (int64_t l = 0; l < n; l++)
                 total[l] += part[l];
         }

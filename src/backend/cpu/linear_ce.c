@@ -1,9 +1,9 @@
 /* linear_ce and linear_ce_train: the loss over a vocabulary, and its gradients, from hidden states, chunk rows of logits at a
  * time. A chunk is three matrix products around one pass over its logits, which turns them into their gradient in place
- * (fp32) or beside them (bf16).
+ * (fp32) or beside them (16 bits).
  *
  * Rows without a target are left out before all that: the rows that have one are gathered, and gradients scattered back.
- * The gradient of the weights grows in fp32 over the chunks: in place, or in scratch if it is bf16, rounded once. */
+ * The gradient of the weights grows in fp32 over the chunks: in place, or in scratch if it has 16 bits, rounded once. */
 #include <math.h>
 #include <string.h>
 
@@ -19,7 +19,7 @@ struct room {
     void *h, *dh; /* [chunk,E] of the working type */
     float *logits; /* [chunk,V] */
     void *dlogits; /* [chunk,V] of the working type: the same memory as logits if that is fp32 */
-    float *dw; /* [V,E] if bf16 chunks are to be added up, else NULL */
+    float *dw; /* [V,E] if chunks of 16-bit numbers are to be added up, else NULL */
     void *matmul;
     size_t matmul_bytes;
 };
@@ -68,12 +68,12 @@ static struct work work_of(const struct backend *b, const struct kernel *k, bool
 static size_t lay_out(struct work *w, int64_t planned, char *scratch)
 {
     const size_t size = dtype_bytes(w->type);
-    const bool bf16 = w->type == BF16, sums = w->learns && bf16 && planned > w->chunk;
+    const bool half = w->type != F32, sums = w->learns && half && planned > w->chunk;
     size_t used = 0;
     const size_t row = take(&used, planned, sizeof *w->room.row), loss = take(&used, w->chunk, sizeof *w->room.loss),
                  h = take(&used, w->chunk * w->E, size), dh = take(&used, w->train ? w->chunk * w->E : 0, size),
                  logits = take(&used, w->chunk * w->V, sizeof(float)),
-                 dlogits = take(&used, w->train && bf16 ? w->chunk * w->V : 0, size),
+                 dlogits = take(&used, w->train && half ? w->chunk * w->V : 0, size),
                  dw = take(&used, sums ? w->V * w->E : 0, sizeof(float));
 
     if (scratch)
@@ -82,7 +82,7 @@ static size_t lay_out(struct work *w, int64_t planned, char *scratch)
                                  .h = scratch + h,
                                  .dh = scratch + dh,
                                  .logits = (void *)(scratch + logits),
-                                 .dlogits = scratch + (bf16 ? dlogits : logits),
+                                 .dlogits = scratch + (half ? dlogits : logits),
                                  .dw = sums ? (void *)(scratch + dw) : NULL,
                                  .matmul = scratch + used };
     return used;
@@ -203,7 +203,7 @@ static int chunk_pass(const struct work *w, const int64_t *row, int64_t rows, bo
     return 0;
 }
 
-/* The bf16 gradient from its sum in scratch. */
+/* The gradient of 16 bits from its sum in scratch. */
 static void round_dw(const struct work *w)
 {
     uint16_t *dw = w->dw;
@@ -213,8 +213,8 @@ static void round_dw(const struct work *w)
         float *sum = w->room.dw + v * w->E;
 
         for (int64_t e = 0; w->adds && e < w->E; e++)
-            sum[e] += bf16_to_f32(dw[v * w->E + e]);
-        w->block->narrow(dw + v * w->E, BF16, w->E, sum, w->E, 1, w->E, 1);
+            sum[e] += half_to_f32(dw[v * w->E + e], w->type);
+        w->block->narrow(dw + v * w->E, w->type, w->E, sum, w->E, 1, w->E, 1);
     }
 }
 

@@ -9,6 +9,7 @@
 
 #include "backend/cpu/amx.h"
 #include "backend/cpu/block.h"
+#include "backend/cpu/simd.h"
 #include "base/mem.h"
 
 #define KEPT_MAX 256 /* primitives, of 30 KiB each: some 20 shapes of a model, at a dozen row counts */
@@ -492,7 +493,7 @@ static int turned(struct matmul *m, const struct matmul_shape *s, const float *a
     return 0;
 }
 
-/* --- bf16, widened --- */
+/* --- 16 bits, widened --- */
 
 /* n cut into equal pieces of at most PANEL, multiples of 16. */
 static int64_t piece_of(int64_t n)
@@ -503,46 +504,41 @@ static int64_t piece_of(int64_t n)
 }
 
 /* The panel of rows x columns at (row, column) of a matrix with ld columns, dense and in fp32. */
-static void widen(float *out, const uint16_t *in, int64_t ld, int64_t row, int64_t column, int64_t rows,
+static void widen(float *out, const void *in, enum dtype type, int64_t ld, int64_t row, int64_t column, int64_t rows,
                   int64_t columns)
 {
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < rows; i++) {
-        const uint16_t *from = in + (row + i) * ld + column;
-        float *to = out + i * columns;
-
-        for (int64_t j = 0; j < columns; j++)
-            to[j] = bf16_to_f32(from[j]);
-    }
+    for (int64_t i = 0; i < rows; i++)
+        simd_widen(out + i * columns, in, type, (row + i) * ld + column, columns);
 }
 
-static void widen_operand(float *out, const uint16_t *in, bool transposed, int64_t ld, int64_t row, int64_t column,
-                          int64_t rows, int64_t columns)
+static void widen_operand(float *out, const void *in, enum dtype type, bool transposed, int64_t ld, int64_t row,
+                          int64_t column, int64_t rows, int64_t columns)
 {
     if (transposed)
-        widen(out, in, ld, column, row, columns, rows);
+        widen(out, in, type, ld, column, row, columns, rows);
     else
-        widen(out, in, ld, row, column, rows, columns);
+        widen(out, in, type, ld, row, column, rows, columns);
 }
 
-static void finish_row(const struct matmul_shape *s, const float *sum, const uint16_t *bias, void *c, int64_t n)
+/* n elements of c from `at` on; column: the bias that the first of them gets. */
+static void finish_row(const struct matmul_shape *s, float *sum, const void *bias, int64_t column, void *c, int64_t at,
+                       int64_t n)
 {
-    float *wide = c;
-    uint16_t *narrow = c;
+    float tile[SIMD_TILE];
 
-    for (int64_t j = 0; j < n; j++) {
-        float x = sum[j];
+    for (int64_t j = 0; j < n; j += SIMD_TILE) {
+        const int64_t some = smaller(SIMD_TILE, n - j);
 
         if (s->add)
-            x += s->c == F32 ? wide[j] : bf16_to_f32(narrow[j]);
+            simd_add(sum + j, simd_load(c, s->c, at + j, some, tile), some);
         if (bias)
-            x += bf16_to_f32(bias[j]);
-        if (s->relu && x < 0)
-            x = 0;
+            simd_add(sum + j, simd_load(bias, s->ab, column + j, some, tile), some);
+        for (int64_t i = j; s->relu && i < j + some; i++)
+            sum[i] = sum[i] < 0 ? 0 : sum[i];
         if (s->c == F32)
-            wide[j] = x;
-        else
-            narrow[j] = bf16_from_f32(x);
+            memcpy((float *)c + at + j, sum + j, (size_t)some * sizeof *sum);
+        simd_store(c, s->c, at + j, some, sum + j);
     }
 }
 
@@ -587,28 +583,27 @@ static struct matmul_shape panel_shape(const struct matmul_shape *s, int64_t M, 
 }
 
 /* The block of c at (m, n): its product, summed over K in fp32, then bias, sum and relu. */
-static int widened_block(struct matmul *mm, const struct matmul_shape *s, const struct panels *p, const uint16_t *a,
-                         const uint16_t *b, const uint16_t *bias, void *c, int64_t m, int64_t n, struct err *err)
+static int widened_block(struct matmul *mm, const struct matmul_shape *s, const struct panels *p, const void *a,
+                         const void *b, const void *bias, void *c, int64_t m, int64_t n, struct err *err)
 {
     const int64_t rows = smaller(p->M, s->M - m), columns = smaller(p->N, s->N - n);
 
     for (int64_t k = 0; k < s->K; k += p->K) {
         struct matmul_shape part = panel_shape(s, rows, columns, smaller(p->K, s->K - k), k > 0);
 
-        widen_operand(p->a, a, s->a_transposed, s->a_transposed ? s->M : s->K, m, k, rows, part.K);
+        widen_operand(p->a, a, s->ab, s->a_transposed, s->a_transposed ? s->M : s->K, m, k, rows, part.K);
         part.b_transposed = s->b_transposed || leaves_unpacked(mm, &part);
         if (part.b_transposed == s->b_transposed)
-            widen_operand(p->b, b, s->b_transposed, s->b_transposed ? s->K : s->N, k, n, part.K, columns);
+            widen_operand(p->b, b, s->ab, s->b_transposed, s->b_transposed ? s->K : s->N, k, n, part.K, columns);
         else
-            turn(mm, p->b, b, BF16, s->N, k, n, part.K, columns);
+            turn(mm, p->b, b, s->ab, s->N, k, n, part.K, columns);
         const struct call call = { p->a, p->b, NULL, p->sum, p->rest, p->rest_bytes };
         if (execute(mm, &part, s->a_transposed, &call, err) != 0)
             return -1;
     }
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++)
-        finish_row(s, p->sum + i * columns, bias ? bias + n : NULL,
-                   (char *)c + (size_t)((m + i) * s->N + n) * dtype_bytes(s->c), columns);
+        finish_row(s, p->sum + i * columns, bias, n, c, (m + i) * s->N + n, columns);
     return 0;
 }
 
@@ -672,14 +667,14 @@ enum way { WAY_VENDOR, WAY_TURNED, WAY_WIDENED, WAY_TRANSPOSED, WAY_TILES };
 
 static enum way way_of(const struct matmul *m, const struct matmul_shape *s)
 {
-    MUST(s->ab == F32 || s->ab == BF16);
+    MUST(s->ab == F32 || s->ab == BF16 || s->ab == F16);
     MUST(s->c == F32 || s->c == s->ab);
     MUST(s->lda == 0 || (s->ab == F32 && !s->a_transposed));
     if (s->ab == F32)
         return leaves_unpacked(m, s) && !s->bias && !s->relu ? WAY_TURNED : WAY_VENDOR;
-    if (m->ways.tiles)
+    if (s->ab == BF16 && m->ways.tiles)
         return WAY_TILES;
-    if (!m->ways.native_bf16)
+    if (s->ab == F16 || !m->ways.native_bf16)
         return WAY_WIDENED;
     return s->a_transposed && m->ways.transpose_first ? WAY_TRANSPOSED : WAY_VENDOR;
 }

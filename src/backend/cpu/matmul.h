@@ -9,6 +9,7 @@
  *   gradients are slow;
  * - otherwise (AVX2, AVX-512 without BF16, where oneDNN would emulate or loop): panels are widened to fp32 in scratch,
  *   multiplied there, and rounded once at the end.
+ * fp16 goes the last way everywhere: oneDNN 2.6 does not multiply it on processors.
  *
  * A product is made for its shape the first time and kept; the least recently used go when there are too many. Called from
  * one thread; the work inside is spread over OpenMP's threads. None of them may run a signal handler meanwhile: oneDNN before
@@ -40,7 +41,7 @@ struct matmul_shape {
     int64_t lda; /* distance of the rows of an a that is not transposed; 0 = dense */
     bool a_transposed; /* a is stored [K,M] */
     bool b_transposed; /* b is stored [N,K] */
-    enum dtype ab; /* of a, b and bias: F32 or BF16 */
+    enum dtype ab; /* of a, b and bias: F32, BF16 or F16 */
     enum dtype c; /* F32, or the same as ab */
     bool bias, relu, add;
 };

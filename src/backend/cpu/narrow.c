@@ -21,7 +21,7 @@
 
 static inline float element(const void *w, enum dtype type, int64_t at)
 {
-    return type == F32 ? ((const float *)w)[at] : bf16_to_f32(((const uint16_t *)w)[at]);
+    return type == F32 ? ((const float *)w)[at] : half_to_f32(((const uint16_t *)w)[at], type);
 }
 
 static inline void finish(const struct narrow_job *j, int64_t m, int64_t n, float sum)
@@ -35,7 +35,7 @@ static inline void finish(const struct narrow_job *j, int64_t m, int64_t n, floa
     if (j->y_type == F32)
         ((float *)j->y)[m * j->N + n] = sum;
     else
-        ((uint16_t *)j->y)[m * j->N + n] = bf16_from_f32(sum);
+        ((uint16_t *)j->y)[m * j->N + n] = half_from_f32(sum, j->y_type);
 }
 
 #define ISA(name) portable_##name
@@ -44,6 +44,7 @@ static inline void finish(const struct narrow_job *j, int64_t m, int64_t n, floa
 #define SUMS 8
 #define FMA(a, b, c) ((a) * (b) + (c))
 #define WIDEN(p) ((VEC){ (float)(p)[0], (float)(p)[1], (float)(p)[2], (float)(p)[3] })
+#define HALVES(p) ((VEC){ f16_to_f32((p)[0]), f16_to_f32((p)[1]), f16_to_f32((p)[2]), f16_to_f32((p)[3]) })
 #define ADD_UP(v) (((v)[0] + (v)[2]) + ((v)[1] + (v)[3]))
 #include "backend/cpu/narrow_isa.h"
 
@@ -58,12 +59,14 @@ __attribute__((target("avx2"))) static inline float add_up(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+/* Every processor with AVX2 has F16C. */
 #define ISA(name) avx2_##name
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma,f16c")))
 #define LANES 8
 #define SUMS 8
 #define FMA(a, b, c) ((VEC)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #define WIDEN(p) ((VEC)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p)))))
+#define HALVES(p) ((VEC)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p))))
 #define ADD_UP(v) add_up((__m256)(v))
 #include "backend/cpu/narrow_isa.h"
 
@@ -73,6 +76,7 @@ __attribute__((target("avx2"))) static inline float add_up(__m256 v)
 #define SUMS 16
 #define FMA(a, b, c) ((VEC)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define WIDEN(p) ((VEC)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))))
+#define HALVES(p) ((VEC)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p))))
 #define ADD_UP(v) _mm512_reduce_add_ps((__m512)(v))
 #include "backend/cpu/narrow_isa.h"
 #endif
@@ -108,9 +112,9 @@ static void set_rows(const struct narrow *n, struct narrow_job *j, const void *x
         if (j->type == F32)
             memcpy(scratch + m * j->ldx, (const float *)x + m * j->K, (size_t)j->K * sizeof(float));
         else if (j->scales)
-            simd_from_bf16(scratch + m * j->ldx, (const uint16_t *)x + m * j->K, j->K);
+            simd_widen(scratch + m * j->ldx, x, j->type, m * j->K, j->K);
         else
-            n->spread(scratch + m * j->ldx, (const uint16_t *)x + m * j->K, j->K);
+            n->spread(scratch + m * j->ldx, (const uint16_t *)x + m * j->K, j->type, j->K);
     }
 }
 

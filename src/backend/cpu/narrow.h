@@ -14,7 +14,7 @@
 
 /* A product as the inner loops see it. */
 struct narrow_job {
-    const float *x; /* [M,K], rows ldx apart; against bf16 weights, each row as spread leaves it */
+    const float *x; /* [M,K], rows ldx apart; against 16-bit weights, each row as spread leaves it */
     int64_t ldx;
     const void *w, *bias; /* w: [N,K], rows ldw apart; bias: NULL = none */
     int64_t ldw;
@@ -35,11 +35,11 @@ struct narrow_cache {
 
 /* The inner loops, of one instruction set; all work within one thread. */
 struct narrow {
-    /* A row of x in fp32, in the order that suits bf16 weights. */
-    void (*spread)(float *out, const uint16_t *x, int64_t K);
+    /* A row of x in fp32, in the order that suits weights of its type. */
+    void (*spread)(float *out, const uint16_t *x, enum dtype type, int64_t K);
     /* Columns begin .. end-1 of y. */
     void (*columns)(const struct narrow_job *j, int64_t begin, int64_t end);
-    /* p[h,s], heads ldp apart, = head h of row s times that of x [H,D], each as spread leaves it for bf16. */
+    /* p[h,s], heads ldp apart, = head h of row s times that of x [H,D], each as spread leaves it for 16-bit types. */
     void (*products)(float *p, int64_t ldp, const float *x, const struct narrow_cache *c);
     /* out[H,D]: head h is the sum of p[h,s] times head h of row s. */
     void (*mix)(float *out, const float *p, int64_t ldp, const struct narrow_cache *c);

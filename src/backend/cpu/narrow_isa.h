@@ -5,8 +5,9 @@
  *   SUMS            how many sums are kept in registers
  *   FMA(a, b, c)    a*b + c of vectors
  *   WIDEN(p)        LANES int8 numbers from p on, as floats
+ *   HALVES(p)       LANES fp16 numbers from p on, as floats
  *   ADD_UP(v)       the sum of a vector's floats
- * A vector of bf16 weights is split without a shuffle: seen as 32-bit words, its even elements are the words shifted up, its
+ * fp16 is read as it lies. A vector of bf16 weights is split without a shuffle: seen as 32-bit words, its even elements are the words shifted up, its
  * odd ones the words' upper halves. So x is laid out to match: of each 2*LANES elements the even ones, then the odd ones. */
 
 typedef float ISA(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -17,9 +18,14 @@ typedef uint32_t ISA(uvec) __attribute__((vector_size(4 * LANES), aligned(2), ma
 #define INLINE TARGET static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-TARGET static void ISA(spread)(float *out, const uint16_t *x, int64_t K)
+TARGET static void ISA(spread)(float *out, const uint16_t *x, enum dtype type, int64_t K)
 {
     int64_t k = 0;
+
+    if (type == F16) {
+        simd_from_f16(out, x, K);
+        return;
+    }
 
     for (; k + 2 * LANES <= K; k += 2 * LANES)
         for (int l = 0; l < LANES; l++) {
@@ -36,6 +42,9 @@ INLINE void ISA(load)(VEC out[2], const void *w, enum dtype type, int64_t at)
     if (type == F32) {
         out[0] = *(const VEC *)((const float *)w + at);
         out[1] = *(const VEC *)((const float *)w + at + LANES);
+    } else if (type == F16) {
+        out[0] = HALVES((const uint16_t *)w + at);
+        out[1] = HALVES((const uint16_t *)w + at + LANES);
     } else {
         const UVEC pair = *(const UVEC *)((const uint16_t *)w + at);
 
@@ -192,6 +201,8 @@ TARGET static void ISA(columns)(const struct narrow_job *j, int64_t begin, int64
         ISA(columns_typed)(j, begin, end, I8);
     else if (j->type == F32)
         ISA(columns_typed)(j, begin, end, F32);
+    else if (j->type == F16)
+        ISA(columns_typed)(j, begin, end, F16);
     else
         ISA(columns_typed)(j, begin, end, BF16);
 }
@@ -239,6 +250,8 @@ TARGET static void ISA(products)(float *p, int64_t ldp, const float *x, const st
 {
     if (c->type == F32)
         ISA(products_typed)(p, ldp, x, c, F32);
+    else if (c->type == F16)
+        ISA(products_typed)(p, ldp, x, c, F16);
     else
         ISA(products_typed)(p, ldp, x, c, BF16);
 }
@@ -309,6 +322,8 @@ TARGET static void ISA(mix)(float *out, const float *p, int64_t ldp, const struc
 {
     if (c->type == F32)
         ISA(mix_typed)(out, p, ldp, c, F32);
+    else if (c->type == F16)
+        ISA(mix_typed)(out, p, ldp, c, F16);
     else
         ISA(mix_typed)(out, p, ldp, c, BF16);
 }
@@ -326,4 +341,5 @@ static const struct narrow
 #undef SUMS
 #undef FMA
 #undef WIDEN
+#undef HALVES
 #undef ADD_UP

@@ -1,5 +1,5 @@
 /* backend/cpu/simd.h - what the processor's own kernels share: loops in plain C that the compiler turns into vectors for
- * each instruction set, rows of either type seen as fp32, an exponential, and how work is split over threads.
+ * each instruction set, rows of any working type seen as fp32, an exponential, and how work is split over threads.
  *
  * A hot loop is a SIMD_CLONES function of pointers and counts, marked "omp simd": gcc makes a version for AVX-512, AVX2
  * and the oldest processor, and the loader picks one. It holds no "omp parallel", whose body would not be cloned. */
@@ -52,15 +52,26 @@ typedef double simd_d4 __attribute__((vector_size(32)));
 
 void simd_from_bf16(float *restrict y, const uint16_t *restrict x, int64_t n);
 void simd_to_bf16(uint16_t *restrict y, const float *restrict x, int64_t n);
+void simd_from_f16(float *restrict y, const uint16_t *restrict x, int64_t n);
+void simd_to_f16(uint16_t *restrict y, const float *restrict x, int64_t n);
 void simd_add(float *restrict y, const float *restrict x, int64_t n); /* y += x */
 void simd_multiply(float *restrict y, const float *restrict x, const float *restrict factor, int64_t n);
 
-/* n elements from `begin` on of a tensor of either type, as fp32: in place, or in buffer[n]. */
+/* n elements from `begin` on of a tensor of 16-bit numbers, as fp32. */
+static inline void simd_widen(float *y, const void *x, enum dtype type, int64_t begin, int64_t n)
+{
+    if (type == F16)
+        simd_from_f16(y, (const uint16_t *)x + begin, n);
+    else
+        simd_from_bf16(y, (const uint16_t *)x + begin, n);
+}
+
+/* n elements from `begin` on of a tensor of any working type, as fp32: in place, or in buffer[n]. */
 static inline const float *simd_load(const void *x, enum dtype type, int64_t begin, int64_t n, float *buffer)
 {
     if (type == F32)
         return (const float *)x + begin;
-    simd_from_bf16(buffer, (const uint16_t *)x + begin, n);
+    simd_widen(buffer, x, type, begin, n);
     return buffer;
 }
 
@@ -74,6 +85,8 @@ static inline void simd_store(void *y, enum dtype type, int64_t begin, int64_t n
 {
     if (type == BF16)
         simd_to_bf16((uint16_t *)y + begin, buffer, n);
+    else if (type == F16)
+        simd_to_f16((uint16_t *)y + begin, buffer, n);
 }
 
 /* Elements that are worked on at a time where a row may be long: three or four such buffers stay in the first cache. */

@@ -62,13 +62,13 @@ static inline struct ref_tensor ref_out(const struct ref_call *r, int i)
 static inline double ref_get(struct ref_tensor t, int64_t i)
 {
     MUST(t.data);
-    return t.dtype == F32    ? (double)((const float *)t.data)[i]
-           : t.dtype == BF16 ? (double)bf16_to_f32(((const uint16_t *)t.data)[i])
-                             : ((const double *)t.data)[i];
+    return t.dtype == F32   ? (double)((const float *)t.data)[i]
+           : t.dtype == F64 ? ((const double *)t.data)[i]
+                            : (double)half_to_f32(((const uint16_t *)t.data)[i], t.dtype);
 }
 
-/* Through fp32 to bf16 would be two roundings: a fp32 value made odd where it was inexact rounds on like the double. */
-static inline uint16_t ref_bf16(double x)
+/* Through fp32 to 16 bits would be two roundings: a fp32 value made odd where it was inexact rounds on like the double. */
+static inline uint16_t ref_half(double x, enum dtype type)
 {
     float f = (float)x;
     uint32_t u;
@@ -79,7 +79,7 @@ static inline uint16_t ref_bf16(double x)
         u |= 1u;
         memcpy(&f, &u, 4);
     }
-    return bf16_from_f32(f);
+    return half_from_f32(f, type);
 }
 
 static inline void ref_set(struct ref_tensor t, int64_t i, double x)
@@ -87,10 +87,10 @@ static inline void ref_set(struct ref_tensor t, int64_t i, double x)
     MUST(t.data);
     if (t.dtype == F32)
         ((float *)t.data)[i] = (float)x;
-    else if (t.dtype == BF16)
-        ((uint16_t *)t.data)[i] = ref_bf16(x);
-    else
+    else if (t.dtype == F64)
         ((double *)t.data)[i] = x;
+    else
+        ((uint16_t *)t.data)[i] = ref_half(x, t.dtype);
 }
 
 /* Writes an element of a "+" output. */
