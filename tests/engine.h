@@ -10,6 +10,7 @@
 #include "phases/sft.h"
 #include "phases/trainer.h"
 #include "run/build.h"
+#include "run/weights.h"
 #include "store/model_dir.h"
 #include "test.h"
 
@@ -102,6 +103,21 @@ static inline int engine_micro_step(struct engine *e, const struct batch *b, str
                                      : sft_micro_step(&e->sft, b, c, loss, err);
 }
 
+/* A master weight that lacks nothing of its weight: fp32 ones are it, halves are 0, which those in files begin with. */
+static inline void engine_set_master(const struct plan *p, struct exec *e, int param, int64_t k, float v)
+{
+    const struct buffer *b = &p->buffers[param];
+    struct err err;
+    int64_t begin = 0;
+    const int master = b->parent < 0 ? -1 : weights_master(p, b->parent, &begin);
+
+    if (master < 0 || p->buffers[master].dtype != F32)
+        return;
+    const int64_t at = b->parent_begin + k - begin;
+    if (at >= 0 && at < p->buffers[master].count)
+        MUST(exec_put(e, master, (size_t)at * sizeof v, &v, sizeof v, &err) == 0);
+}
+
 /* Of all models; a tensor's are a function of its name. */
 static inline void engine_random_weights(const struct plan *p, struct exec *e)
 {
@@ -119,16 +135,17 @@ static inline void engine_random_weights(const struct plan *p, struct exec *e)
         void *x = b->tier == TIER_FILE ? NULL : exec_held(e, i, &first, &n);
         for (int64_t k = 0; k < first + n; k++) {
             const float v = (norm ? 1.0f : 0.0f) + 0.05f * (float)rng_normal(&rng);
-            const uint16_t h = bf16_from_f32(v);
+            const uint16_t h = half_from_f32(v, b->dtype);
             if (k < first)
                 continue;
+            engine_set_master(p, e, i, k, b->dtype == F32 ? v : half_to_f32(h, b->dtype));
             if (!x)
-                MUST(exec_put(e, i, (size_t)k * dtype_bytes(b->dtype), b->dtype == BF16 ? (const void *)&h : &v,
+                MUST(exec_put(e, i, (size_t)k * dtype_bytes(b->dtype), b->dtype == F32 ? &v : (const void *)&h,
                               dtype_bytes(b->dtype), &err) == 0);
-            else if (b->dtype == BF16)
-                ((uint16_t *)x)[k - first] = h;
-            else
+            else if (b->dtype == F32)
                 ((float *)x)[k - first] = v;
+            else
+                ((uint16_t *)x)[k - first] = h;
         }
     }
 }

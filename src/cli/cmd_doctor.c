@@ -215,7 +215,9 @@ static void check_instructions(struct findings *f, const struct machine *m)
 
     snprintf(item->what, sizeof item->what, "%s%s%s%s%s%s%s", m->avx2 ? "avx2" : "no avx2", m->avx512 ? " avx512" : "",
              m->avx512_bf16 ? " avx512_bf16" : "", m->avx512_vnni ? " avx512_vnni" : "", m->amx_bf16 ? " amx_bf16" : "",
-             m->amx_int8 ? " amx_int8" : "", m->avx512_bf16 || m->amx_bf16 ? "" : "; bf16 saves memory here, not time");
+             m->amx_int8 ? " amx_int8" : "",
+             m->avx512_bf16 || m->amx_bf16 ? "; fp16 saves memory, not time"
+                                           : "; bf16 and fp16 save memory here, not time");
     if (!m->avx2)
         snprintf(item->hint, sizeof item->hint, "Runs work and are slow; use a processor with AVX2 or newer.");
 }

@@ -36,7 +36,7 @@ static const struct option new_table[] = {
     { .name = "dtype",
       .type = OPTION_CHOICE,
       .offset = offsetof(struct new_options, dtype),
-      .choices = "fp32|bf16",
+      .choices = "fp32|bf16|fp16",
       .fallback = "fp32",
       .help = "the type of the stored weights" },
     { .name = "seed",
@@ -177,7 +177,7 @@ struct made {
     struct stored_tensor *tensors;
     int n;
     int64_t written, total;
-    float *values; /* for conversion to bf16 */
+    float *values; /* for conversion to 16 bits */
 };
 
 static int add_tensor(void *context, const char *canonical, const struct shape *shape, struct err *err)
@@ -229,7 +229,8 @@ static void free_made(struct made *m)
 
 static int write_model(const char *dir, struct hf_config *c, const struct bpe *b, struct err *err)
 {
-    struct made m = { .config = c, .dtype = wish.dtype == 1 ? BF16 : F32 };
+    static const enum dtype types[] = { F32, BF16, F16 }; /* as the option's choices */
+    struct made m = { .config = c, .dtype = types[wish.dtype] };
     const struct tensor_source source = { produce, &m };
     int result = model_names(c, wish.value_head, add_tensor, &m, err);
 

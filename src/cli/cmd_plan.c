@@ -257,15 +257,17 @@ static int predict_techniques(const struct optimize_question *q, const struct op
         for (int k = 0; k < technique_ways(i); k++) {
             struct optimize_choice alone = optimize_plain();
             struct optimize_cost c;
+            struct technique_values v;
             struct err refused;
             char words[64];
 
             alone.way[i] = k;
+            technique_choose(&v, i, k);
             technique_print(i, k, words, sizeof words);
             const bool can = optimize_cost(q, &alone, &c, &refused) == 0;
             json_t *row = !rows ? NULL : can ? row_json(plain, &c) : json_pack("{s:s}", "refused", refused.what);
             if (row) {
-                json_object_set_new(row, "technique", json_string(techniques[i]->name));
+                json_object_set_new(row, "technique", json_string(technique_name(&v, i)));
                 json_object_set_new(row, "words", json_string(words));
                 json_object_set_new(row, "exact", json_boolean(techniques[i]->exact));
                 json_array_append_new(rows, row);

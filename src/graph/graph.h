@@ -26,7 +26,7 @@ struct value {
     const char *name; /* "layers.3.fc1.weight"; parameters and inputs are one buffer in all programs that name them */
     enum buffer_kind kind;
     enum dtype dtype;
-    bool working; /* its type is the run's working type, which bf16 changes */
+    bool working; /* its type is the run's working type, which mixed precision changes */
     bool input; /* set before the program runs, or read after it */
     bool packed; /* its first extent is of live rows: at most these in a run */
     bool frozen; /* a parameter that does not learn */

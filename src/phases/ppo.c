@@ -359,7 +359,7 @@ struct group {
     int64_t epoch;
 };
 
-/* norm: the loss's, then the gradient's. The reference divides by the actions of each piece and averages; we count every
+/* norm: the loss's, then the gradient's, of which share has the scale. The reference divides by the actions of each piece and averages; we count every
  * action of the update alike, whatever piece or rank it lies in. */
 static void set_norm(const struct ppo *p, const struct group *g, const struct piece *piece, double share)
 {
@@ -411,10 +411,22 @@ static int learn_text(const struct ppo *p, const struct group *g, double share, 
     return learn(p, p->actor_text, &c, loss, err);
 }
 
-/* The reference counts texts as micro-batches of their own: each sort has half a share then. */
+/* The reference counts texts as micro-batches of their own: each sort has half a share then. At the scale of the loss. */
 static double actor_share(const struct ppo *p)
 {
-    return p->unsupervised && p->settings.math.convention == PPO_DEEPSPEED_CHAT ? 0.5 : 1;
+    const double share = p->unsupervised && p->settings.math.convention == PPO_DEEPSPEED_CHAT ? 0.5 : 1;
+
+    return share * p->actor->scale.value;
+}
+
+/* Adds the norm of an update to the sum, unless it was skipped; returns whether it was made. */
+static bool count_step(double norm, double *sum, int64_t *steps)
+{
+    if (!isfinite(norm))
+        return false;
+    *sum += norm;
+    ++*steps;
+    return true;
 }
 
 static int update_actor(struct ppo *p, const struct group *g, struct ppo_learned *out, double losses[3],
@@ -442,8 +454,8 @@ static int update_actor(struct ppo *p, const struct group *g, struct ppo_learned
     }
     if (trainer_step(p->actor, &c, &norm, &out->actor_rate, err) != 0)
         return -1;
-    out->actor_norm += norm;
-    return p->average < 0 ? 0 : exec_run(p->exec, p->average, &c, err);
+    const bool moved = count_step(norm, &out->actor_norm, &out->actor_steps);
+    return p->average < 0 || !moved ? 0 : exec_run(p->exec, p->average, &c, err);
 }
 
 static int update_critic(struct ppo *p, const struct group *g, struct ppo_learned *out, double losses[3],
@@ -457,7 +469,7 @@ static int update_critic(struct ppo *p, const struct group *g, struct ppo_learne
         set_rows(p, piece, true);
         put(piece, p->old_values, piece->x->values);
         put(piece, p->returns, piece->x->returns);
-        set_norm(p, g, piece, 1);
+        set_norm(p, g, piece, p->critic->scale.value);
         c = context_of(p, piece, 1 + g->epoch, true);
         c.first_micro = i == 0;
         if (learn(p, p->critic_train, &c, &losses[1], err) != 0)
@@ -465,7 +477,7 @@ static int update_critic(struct ppo *p, const struct group *g, struct ppo_learne
     }
     if (trainer_step(p->critic, &c, &norm, &out->critic_rate, err) != 0)
         return -1;
-    out->critic_norm += norm;
+    count_step(norm, &out->critic_norm, &out->critic_steps);
     return 0;
 }
 

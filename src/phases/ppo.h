@@ -72,7 +72,8 @@ void ppo_sums(const struct ppo_experience *x, struct ppo_sums *add_to);
 struct ppo_learned {
     int64_t n_updates;
     double actor_loss, critic_loss, unsupervised_loss; /* of all ranks */
-    double actor_norm, critic_norm, actor_rate, critic_rate; /* the last update's rates; norms are means */
+    double actor_norm, critic_norm, actor_rate, critic_rate; /* the last update's rates; norms are sums over: */
+    int64_t actor_steps, critic_steps; /* updates that were not skipped */
     struct ppo_ratios ratios; /* this rank's */
 };
 /* epochs times over the experience, piece by piece of train_B rows: the actor's update, then the critic's, so that their

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "graph/optimizer.h"
+
 void *step_buffer(const struct exec *e, const char *name)
 {
     return exec_address(e, plan_find(e->plan, name));
@@ -20,6 +22,7 @@ void step_init(struct step *s, struct exec *e)
         .spans = exec_buffer(e, "spans"),
         .norm = step_buffer(e, "norm"),
         .loss = step_buffer(e, "loss"),
+        .hyper = step_buffer(e, "hyper"),
     };
 }
 
@@ -60,7 +63,7 @@ int step_train(struct step *s, int64_t count, struct run_context *c, double *los
     const struct plan *p = s->exec->plan;
 
     c->training = true;
-    set_norm(s, count, 1.0 / ((double)p->micro_steps * p->ranks));
+    set_norm(s, count, s->hyper[HYPER_LOSS_SCALE] / ((double)p->micro_steps * p->ranks));
     return run(s, s->train, c, loss, err);
 }
 

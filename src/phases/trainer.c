@@ -15,6 +15,11 @@ static double *input(const struct exec *e, const char *model, const char *name)
     return exec_buffer(e, whole);
 }
 
+static const struct loss_scaling *scaling(const struct trainer *t)
+{
+    return &t->exec->plan->programs[t->update].loss_scaling;
+}
+
 void trainer_init(struct trainer *t, struct exec *e, const char *model, const struct trainer_options *o)
 {
     *t = (struct trainer){
@@ -37,6 +42,15 @@ void trainer_init(struct trainer *t, struct exec *e, const char *model, const st
             t->rates[s->attrs.group] = s->attrs.rate;
         t->group = t->group < 0 ? s->attrs.group : t->group;
     }
+    loss_scale_init(&t->scale, scaling(t));
+    t->hyper[HYPER_LOSS_SCALE] = t->scale.value;
+}
+
+void trainer_resume(struct trainer *t, int64_t n_updates, const struct loss_scale *scale)
+{
+    t->n_updates = n_updates;
+    t->scale = *scale;
+    t->hyper[HYPER_LOSS_SCALE] = scale->value;
 }
 
 static double set_hyper(struct trainer *t)
@@ -70,7 +84,7 @@ bool trainer_finite(const struct exec *e, int buffer)
 bool trainer_finite_values(const void *x, enum dtype dtype, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
-        const float v = dtype == BF16 ? bf16_to_f32(((const uint16_t *)x)[i]) : ((const float *)x)[i];
+        const float v = dtype == F32 ? ((const float *)x)[i] : half_to_f32(((const uint16_t *)x)[i], dtype);
         if (!isfinite(v))
             return false;
     }
@@ -118,7 +132,12 @@ static int not_finite(const struct trainer *t, struct err *err)
     if (first == -2)
         return -1;
     err_set(err, ERR_RUN, "the gradient is not finite: \"%s\"", name);
-    err_where(err, "update %" PRId64, t->n_updates + 1);
+    err_where(err, "update %" PRId64, t->n_updates + t->scale.skipped + 1);
+    if (scaling(t)->initial > 0)
+        return err_hint(err,
+                        "The loss scale is %.10g already, its --min_loss_scale: training has diverged. Lower "
+                        "--learning_rate, or use --dtype bf16; the last checkpoint is kept.",
+                        t->scale.value);
     return err_hint(err,
                     "Lower --learning_rate, add --num_warmup_steps, or use --dtype fp32; the last checkpoint is kept.");
 }
@@ -127,12 +146,15 @@ int trainer_step(struct trainer *t, const struct run_context *c, double *grad_no
 {
     if (exec_run(t->exec, t->reduce, c, err) != 0)
         return -1;
-    *grad_norm = sqrt(*t->grad_sum);
-    if (!isfinite(*grad_norm))
-        return not_finite(t, err);
+    *grad_norm = sqrt(*t->grad_sum) / t->scale.value;
     *rate = set_hyper(t);
-    if (exec_run(t->exec, t->update, c, err) != 0)
+    const bool overflow = !isfinite(*grad_norm);
+    if (!overflow &&
+        exec_run(t->exec, t->update, c, err) != 0) /* which undoes the scale that the gradients were made with */
         return -1;
-    t->n_updates++;
+    if (loss_scale_step(&t->scale, scaling(t), overflow) != 0)
+        return not_finite(t, err);
+    t->hyper[HYPER_LOSS_SCALE] = t->scale.value;
+    t->n_updates += !overflow;
     return 0;
 }

@@ -63,6 +63,12 @@ struct plan_extents {
     int64_t live; /* rows of packed tensors; 0: all of B and T, of which there may be room for fewer */
 };
 
+/* How the scale of a loss follows its gradients: phases/loss_scale.h. */
+struct loss_scaling {
+    double initial, min; /* initial 0: no scaling */
+    int64_t window, hysteresis; /* updates without an overflow until it doubles; overflows until it halves */
+};
+
 struct program {
     const char *name; /* "train", "eval", "reduce", "update", after the model's prefix: "actor/train" */
     const char *model; /* that prefix, or "" */
@@ -72,6 +78,7 @@ struct program {
     int live, places; /* buffers of live_rows; -1: no tensor is packed */
     double times; /* how often it runs for one optimizer step */
     struct plan_extents usual; /* of its runs, on the average, as far as the data are known */
+    struct loss_scaling loss_scaling; /* of the gradients that it applies: of "update" alone */
 };
 
 #define PLAN_MAX_PROGRAMS 20
@@ -132,6 +139,8 @@ int plan_lower(struct plan *p, const struct graph *g, const char *name, int64_t 
  * programs "reduce" (gradients over ranks, their norm) and "update" (clipping, AdamW). Models of one plan have their gradients
  * in the same memory: from a model's first micro-batch to its update no other model trains. */
 int plan_update(struct plan *p, const char *model, struct err *err);
+/* The passes that scale gradients before AdamW go away: it does so as it goes. by: who asks; nothing to do is fine. */
+void plan_clip_in_adamw(struct plan *p, const char *model, const char *by);
 
 /* share.c: after all rewrites of both: weights of the model `with` that do not learn take the place of the same ones of `model`,
  * where these do not learn either. For two models of the very same files. */

@@ -45,7 +45,7 @@ void predict_close(struct predictor *m);
 /* One run of a program. Adds to *out. */
 void predict_program(const struct predictor *m, const struct plan *p, int program, const struct plan_extents *x,
                      struct prediction *out);
-/* The type by which a step's work is told: bf16 when any operand is. */
+/* The type by which a step's work is told: bf16 when any operand is; fp16 is multiplied in fp32 (backend/cpu/matmul.h). */
 enum profile_type predict_type(const struct plan *p, const struct op_step *s);
 /* An optimizer step: every program as often as it runs, at its usual extents. */
 struct prediction predict_update(const struct predictor *m, const struct plan *p);

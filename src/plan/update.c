@@ -229,3 +229,20 @@ int plan_update(struct plan *p, const char *model, struct err *err)
         return -1;
     return build_update(p, model, flats, sum, hyper, err);
 }
+
+void plan_clip_in_adamw(struct plan *p, const char *model, const char *by)
+{
+    const int program = plan_find_program(p, model, "update");
+    int sum = -1;
+
+    for (int i = 0; program >= 0 && i < p->programs[program].n_steps; i++) {
+        struct op_step *s = &p->programs[program].steps[i];
+        if (s->op == OP_GRAD_SCALE) {
+            sum = s->in[0];
+            plan_remove(p, program, i--);
+        } else if (s->op == OP_ADAMW && sum >= 0) {
+            s->in[2] = sum;
+            s->by = by;
+        }
+    }
+}

@@ -187,7 +187,7 @@ static int drain(struct feed *f, struct err *err)
 
 /* ---- the whole ---- */
 
-/* A piece in bf16 has twice as many elements as one in fp32. */
+/* A piece in 16 bits has twice as many elements as one in fp32. */
 static int allocate(struct feed *f, struct err *err)
 {
     f->piece = mem_array(SAFETENSORS_PIECE, 1, 1, MEM_STORE, err);

@@ -22,7 +22,7 @@ struct feed {
 
 int feed_init(struct feed *f, const struct exec *e, struct err *err);
 void feed_free(struct feed *f);
-/* One more tensor, of fp32 or bf16, under a name that outlives the feed. */
+/* One more tensor, of fp32, bf16 or fp16, under a name that outlives the feed. */
 void feed_add(struct feed *f, int buffer, const char *name, enum dtype as);
 /* Rank 0 calls write, with the source of what has no data; the others give what they hold. All ranks call it. */
 int feed_save(struct feed *f,

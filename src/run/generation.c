@@ -114,7 +114,9 @@ int generation_sets(struct generation_options *o, struct option_set *sets)
     option_defaults(all, technique_sets(all, &o->techniques));
     sets[0] = (struct option_set){ .title = "Model", .options = model_options, .values = o };
     sets[1] = (struct option_set){ .title = "Answers", .options = answer_options, .values = o };
-    sets[2] = all[technique_find("bf16")];
+    sets[2] = all[technique_find("mixed_precision")];
+    while (strcmp(sets[2].options->name, "dtype") != 0) /* those before it are for training */
+        sets[2].options++;
     sets[3] = all[technique_find("int8")];
     sets[4] = all[technique_find("map_frozen")];
     return 5;

@@ -240,7 +240,7 @@ static void show_progress(struct run *r, const struct record_update *u)
     const struct run_position *at = &r->at;
     const double rate = at->seconds > 0 ? (double)at->n_updates / at->seconds : 0;
     const double left_s = rate > 0 ? (double)(r->total_updates - at->n_updates) / rate : 0;
-    char memory[PRINT_BYTES_MAX], words[256];
+    char memory[PRINT_BYTES_MAX], words[256], scales[96];
 
     if (r->peak_bytes < 0)
         snprintf(memory, sizeof memory, "memory unknown");
@@ -249,9 +249,10 @@ static void show_progress(struct run *r, const struct record_update *u)
     if (stop_status_wanted())
         log_note("step %" PRId64 "/%" PRId64 ", %s, %.0f s left", at->n_updates, r->total_updates,
                  record_words(r->spec->phase, u->metrics, false, ", ", words, sizeof words), left_s);
-    log_progress("step %" PRId64 "/%" PRId64 "  %s  %.0f tokens/s  %s  %d:%02d left", at->n_updates, r->total_updates,
+    log_progress("step %" PRId64 "/%" PRId64 "  %s%s  %.0f tokens/s  %s  %d:%02d left", at->n_updates, r->total_updates,
                  record_words(r->spec->phase, u->metrics, false, "  ", words, sizeof words),
-                 (double)u->tokens / u->seconds, memory, (int)(left_s / 60), (int)left_s % 60);
+                 record_scale_words(r, scales, sizeof scales), (double)u->tokens / u->seconds, memory,
+                 (int)(left_s / 60), (int)left_s % 60);
 }
 
 static int after_update(struct run *r, struct record_update *u, struct together *t, struct err *err)
@@ -309,7 +310,7 @@ static int step(struct run *r, struct record_update *u, struct together *t, stru
     }
     if (trainer_step(trainer, &c, &u->grad_norm, &u->rate, err) != 0)
         return -1;
-    r->at.n_updates = trainer->n_updates;
+    r->at.n_updates++;
     u->seconds += clock_seconds() - start_s;
     if (after_update(r, u, t, err) != 0)
         return -1;

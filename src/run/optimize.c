@@ -317,9 +317,10 @@ static json_t *explain_on(const struct optimize_question *q, const struct optimi
         technique_print(i, c->way[i] >= 0 ? c->way[i] : 0, word, sizeof word);
         optimize_say(cost, &without, effect, sizeof effect);
         log_note("  %s is %s", word, effect);
-        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:f, s:I}", "technique", techniques[i]->name, "words",
-                                              word, "seconds_without", without.seconds, "joules_without",
-                                              without.joules, "bytes_without", (json_int_t)without.bytes));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:f, s:f, s:I}", "technique",
+                                              technique_name(&q->spec->techniques, i), "words", word, "seconds_without",
+                                              without.seconds, "joules_without", without.joules, "bytes_without",
+                                              (json_int_t)without.bytes));
     }
     return list;
 }

@@ -286,9 +286,9 @@ static void learned_metrics(const struct run *r, const struct ppo_learned *l, co
     m[PPO_RATIO_LOWEST] = ratios->lowest;
     m[PPO_RATIO_HIGHEST] = ratios->highest;
     m[PPO_CRITIC_RATE] = l->critic_rate;
-    m[PPO_CRITIC_NORM] = l->critic_norm / n;
+    m[PPO_CRITIC_NORM] = ratio(l->critic_norm, (double)l->critic_steps);
     u->rate = l->actor_rate;
-    u->grad_norm = l->actor_norm / n;
+    u->grad_norm = ratio(l->actor_norm, (double)l->actor_steps);
 }
 
 static void show_progress(struct run *r, const struct record_update *u)
@@ -296,17 +296,18 @@ static void show_progress(struct run *r, const struct record_update *u)
     const struct run_position *at = &r->at;
     const double *m = u->metrics,
                  left_s = at->seconds / (double)at->n_updates * (double)(r->total_updates - at->n_updates);
-    char memory[PRINT_BYTES_MAX], right[32] = "";
+    char memory[PRINT_BYTES_MAX], scales[96], right[32] = "";
 
     if (isfinite(m[PPO_TRUE_SHARE]))
         snprintf(right, sizeof right, "  right %.3f", m[PPO_TRUE_SHARE]);
     if (stop_status_wanted())
         log_note("step %" PRId64 "/%" PRId64 ", reward %.4f, %.0f s left", at->n_updates, r->total_updates,
                  m[PPO_REWARD], left_s);
-    log_progress("step %" PRId64 "/%" PRId64 "  reward %.3f%s  KL %.4f  %.0f ids an answer  %.2f s (answers %.2f, "
+    log_progress("step %" PRId64 "/%" PRId64 "  reward %.3f%s  KL %.4f%s  %.0f ids an answer  %.2f s (answers %.2f, "
                  "scores %.2f, learning %.2f)  %s  %d:%02d left",
-                 at->n_updates, r->total_updates, m[PPO_REWARD], right, m[PPO_KL], m[PPO_ANSWER_TOKENS], u->seconds,
-                 m[PPO_GENERATE_S], m[PPO_SCORE_S], m[PPO_TRAIN_S],
+                 at->n_updates, r->total_updates, m[PPO_REWARD], right, m[PPO_KL],
+                 record_scale_words(r, scales, sizeof scales), m[PPO_ANSWER_TOKENS], u->seconds, m[PPO_GENERATE_S],
+                 m[PPO_SCORE_S], m[PPO_TRAIN_S],
                  r->peak_bytes < 0 ? "memory unknown" : print_bytes((double)r->peak_bytes, memory), (int)(left_s / 60),
                  (int)left_s % 60);
 }

@@ -56,7 +56,7 @@ static int frozen_like(const struct ppo_spec *s, const struct technique_values *
         return -1;
     return s->frozen == FROZEN_AS_RUN || (shares && !offloaded && technique_freezes(like))
                ? 0
-               : set_option(out, "bf16", "dtype", s->frozen == FROZEN_BF16 ? "bf16" : "fp32", err);
+               : set_option(out, "mixed_precision", "dtype", s->frozen == FROZEN_BF16 ? "bf16" : "fp32", err);
 }
 
 /* However the folder is written. A language model and a reward model are never the same. */

@@ -176,19 +176,82 @@ static int chart_metrics(struct run *r, const char *side, const double *metrics,
     return 0;
 }
 
+/* The scale that the model's loss has now; NULL: none. */
+static const struct loss_scale *scale_of(const struct run *r, int model)
+{
+    const struct trainer *t = &r->models[model].trainer;
+
+    return r->models[model].learns && t->exec && t->exec->plan->programs[t->update].loss_scaling.initial > 0 ? &t->scale
+                                                                                                             : NULL;
+}
+
+/* "loss_scale"; of PPO's critic "critic_loss_scale": as other numbers, the actor's has no word before it. */
+static const char *scale_name(const struct run *r, int model, const char *between, const char *what, char out[64])
+{
+    const char *prefix = r->models[model].prefix;
+    const int n = strcmp(prefix, "actor/") == 0 ? 0 : (int)strcspn(prefix, "/");
+
+    snprintf(out, 64, "%.*s%s%s", n, prefix, n > 0 ? between : "", what);
+    return out;
+}
+
+static void add_scales(json_t *line, const struct run *r, bool values)
+{
+    char name[64];
+
+    for (int i = 0; i < r->n_models; i++) {
+        const struct loss_scale *s = scale_of(r, i);
+        if (s && values)
+            json_object_set_new(line, scale_name(r, i, "_", "loss_scale", name), json_real(s->value));
+        if (s)
+            json_object_set_new(line, scale_name(r, i, "_", "skipped_updates", name),
+                                json_integer((json_int_t)s->skipped));
+    }
+}
+
+const char *record_scale_words(const struct run *r, char *out, size_t size)
+{
+    size_t n = 0;
+    char name[64];
+
+    out[0] = '\0';
+    for (int i = 0; i < r->n_models && n < size; i++) {
+        const struct loss_scale *s = scale_of(r, i);
+        if (s)
+            n += (size_t)snprintf(out + n, size - n, "  %s %.10g, %" PRId64 " skipped",
+                                  scale_name(r, i, " ", "loss scale", name), s->value, s->skipped);
+    }
+    return out;
+}
+
+static int chart_scales(struct run *r, struct err *err)
+{
+    char name[64], tag[80];
+
+    for (int i = 0; i < r->n_models; i++) {
+        const struct loss_scale *s = scale_of(r, i);
+        snprintf(tag, sizeof tag, "train/%s", scale_name(r, i, "_", "loss_scale", name));
+        if (s && chart(r, tag, s->value, err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 int record_update(struct run *r, const struct record_update *u, struct err *err)
 {
     if (!r->metrics)
         return 0;
-    json_t *line = json_pack("{s:I, s:s, s:o, s:f, s:f, s:I, s:f, s:o, s:o}", "step", (json_int_t)r->at.n_updates,
+    json_t *line = json_pack("{s:I, s:s, s:o, s:f, s:o, s:I, s:f, s:o, s:o}", "step", (json_int_t)r->at.n_updates,
                              "phase", r->spec->phase->name, "loss", number(u->metrics[0]), "lr", u->rate, "grad_norm",
-                             u->grad_norm, "tokens", (json_int_t)u->tokens, "seconds", u->seconds, "joules",
+                             number(u->grad_norm), "tokens", (json_int_t)u->tokens, "seconds", u->seconds, "joules",
                              number(joules_now(r) - r->begin_joules), "peak_bytes", bytes_json(r->peak_bytes));
     add_metrics(line, r->spec->phase, u->metrics);
+    add_scales(line, r, true);
     if (r->forecast.there)
         json_object_set_new(line, "predicted_seconds", number(forecast_since_begin(r)));
     if (write_line(r, line, err) != 0 || chart_metrics(r, "train", u->metrics, false, err) != 0 ||
-        chart(r, "train/lr", u->rate, err) != 0 || chart(r, "train/grad_norm", u->grad_norm, err) != 0)
+        chart(r, "train/lr", u->rate, err) != 0 || chart(r, "train/grad_norm", u->grad_norm, err) != 0 ||
+        chart_scales(r, err) != 0)
         return -1;
     return chart(r, "train/tokens_per_second", (double)u->tokens / u->seconds, err);
 }
@@ -245,6 +308,7 @@ static json_t *measured_json(const struct run *r)
         energy_json(r), "final_loss", r->at.n_updates ? number(r->at.last_loss) : json_null());
     json_object_set_new(json, "mapped_bytes", json_integer((json_int_t)r->exec.mapped_bytes));
     json_object_set_new(json, "sent", sent_json(r));
+    add_scales(json, r, false);
     add_evaluation(json, r);
     return json;
 }
@@ -255,7 +319,7 @@ static json_t *techniques_json(const struct run *r)
 
     for (int i = 0; techniques[i]; i++)
         if (technique_is_on(&r->spec->techniques, i))
-            json_array_append_new(list, json_string(techniques[i]->name));
+            json_array_append_new(list, json_string(technique_name(&r->spec->techniques, i)));
     return list;
 }
 
@@ -358,6 +422,10 @@ void record_summary(const struct run *r)
     log_note("%" PRId64 " updates, %" PRId64
              " tokens in %.1f s (%.1f s with loading, evaluation and saving), %.0f tokens/s",
              r->at.n_updates, r->at.n_tokens, r->at.seconds, wall, (double)r->at.n_tokens / r->at.seconds);
+    for (int i = 0; i < r->n_models; i++)
+        if (scale_of(r, i) && scale_of(r, i)->skipped > 0)
+            log_note("%s%" PRId64 " updates were skipped, since gradients overflowed fp16; the loss scale is %.10g",
+                     r->models[i].prefix, scale_of(r, i)->skipped, scale_of(r, i)->value);
     if (r->inputs.n_skipped > 0)
         log_note("%" PRId64 " faulty records were left out", r->inputs.n_skipped);
     log_note("peak memory %s measured over all ranks, %s planned for tensors",

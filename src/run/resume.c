@@ -142,6 +142,21 @@ static json_t *first_eval_of(const struct run *r)
     return json;
 }
 
+/* Of each trainer (a moving average has none); 1 where the loss has no scale. */
+static json_t *scales_of(const struct run *r)
+{
+    json_t *json = json_object();
+
+    for (int i = 0; i < r->n_models; i++) {
+        const struct loss_scale *s = &r->models[i].trainer.scale;
+        if (r->models[i].learns && r->models[i].trainer.exec)
+            json_object_set_new(json, r->models[i].prefix,
+                                json_pack("{s:f, s:I, s:I, s:I}", "value", s->value, "good", (json_int_t)s->good,
+                                          "left", (json_int_t)s->left, "skipped", (json_int_t)s->skipped));
+    }
+    return json;
+}
+
 static json_t *trainers_of(const struct run *r)
 {
     json_t *json = json_object();
@@ -156,12 +171,12 @@ static json_t *state_of(const struct run *r, struct err *err)
 {
     const struct run_position *at = &r->at;
     char mark[20], frozen[20];
-    json_t *json = json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:o, s:I, s:f, s:o, s:f, s:s, s:s?, s:o}", "phase",
-                             r->spec->phase->name, "ranks", r->comm.ranks, "epoch", (json_int_t)at->epoch, "batch",
-                             (json_int_t)at->batch, "micro", (json_int_t)at->n_micro, "updates",
-                             (json_int_t)at->n_updates, "trainers", trainers_of(r), "tokens", (json_int_t)at->n_tokens,
-                             "last_loss", at->last_loss, "first_eval", first_eval_of(r), "seconds", at->seconds, "data",
-                             data_mark(r, mark), "frozen", frozen_mark(r, frozen), "options", options_of(r));
+    json_t *json = json_pack(
+        "{s:s, s:i, s:I, s:I, s:I, s:I, s:o, s:o, s:I, s:f, s:o, s:f, s:s, s:s?, s:o}", "phase", r->spec->phase->name,
+        "ranks", r->comm.ranks, "epoch", (json_int_t)at->epoch, "batch", (json_int_t)at->batch, "micro",
+        (json_int_t)at->n_micro, "updates", (json_int_t)at->n_updates, "trainers", trainers_of(r), "loss_scales",
+        scales_of(r), "tokens", (json_int_t)at->n_tokens, "last_loss", at->last_loss, "first_eval", first_eval_of(r),
+        "seconds", at->seconds, "data", data_mark(r, mark), "frozen", frozen_mark(r, frozen), "options", options_of(r));
 
     if (!json) {
         err_set(err, ERR_MEMORY, "there is no memory for the state of the run");
@@ -421,14 +436,39 @@ static int read_position(struct run_position *at, const json_t *state, const cha
     return 0;
 }
 
+/* In checkpoints since losses have scales. */
+static int read_scale(struct loss_scale *s, const json_t *state, const char *path, struct err *err)
+{
+    if (!state)
+        return 0;
+    if (json_get_real(state, path, "value", 0x1p-64, 1e300, &s->value, err) < 0 ||
+        json_get_int(state, path, "good", 0, MANY, &s->good, err) < 0 ||
+        json_get_int(state, path, "left", 0, MANY, &s->left, err) < 0 ||
+        json_get_int(state, path, "skipped", 0, MANY, &s->skipped, err) < 0)
+        return -1;
+    return 0;
+}
+
 static int read_models(struct run *r, const json_t *state, const char *path, struct err *err)
 {
-    const json_t *trainers = json_object_get(state, "trainers"), *first = json_object_get(state, "first_eval");
+    const json_t *trainers = json_object_get(state, "trainers"), *scales = json_object_get(state, "loss_scales"),
+                 *first = json_object_get(state, "first_eval");
 
-    for (int i = 0; i < r->n_models; i++)
-        if (r->models[i].learns &&
-            json_get_int(trainers, path, r->models[i].prefix, 0, MANY, &r->models[i].trainer.n_updates, err) != 1)
+    for (int i = 0; i < r->n_models; i++) {
+        struct trainer *t = &r->models[i].trainer;
+        struct loss_scale scale = t->scale;
+        int64_t n;
+
+        if (!r->models[i].learns)
+            continue;
+        if (json_get_int(trainers, path, r->models[i].prefix, 0, MANY, &n, err) != 1)
             return err->what[0] ? -1 : err_set(err, ERR_INPUT, "\"%s\" tells no updates of its trainers", path);
+        if (!t->exec) /* a moving average */
+            continue;
+        if (read_scale(&scale, json_object_get(scales, r->models[i].prefix), path, err) != 0)
+            return -1;
+        trainer_resume(t, n, &scale);
+    }
     for (int i = 0; r->spec->phase->metrics[i].name; i++) {
         const json_t *value = json_object_get(first, r->spec->phase->metrics[i].name);
         r->at.first_eval[i] = json_is_number(value) ? json_number_value(value) : NAN;

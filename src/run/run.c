@@ -94,6 +94,14 @@ static int begin(struct run *r, struct err *err)
     return comm_agree(&r->comm, result, err);
 }
 
+static bool learns_in(const struct plan *p, enum dtype type)
+{
+    for (int i = 0; i < p->n_buffers; i++)
+        if (p->buffers[i].kind == KIND_GRAD && p->buffers[i].dtype == type)
+            return true;
+    return false;
+}
+
 static int train_opened(struct run *r, struct err *err)
 {
     char memory[PRINT_BYTES_MAX], files[PRINT_BYTES_MAX];
@@ -102,6 +110,8 @@ static int train_opened(struct run *r, struct err *err)
              r->inputs.train.n, r->inputs.n_records, r->spec->phase->number, r->spec->data_split, r->inputs.eval.n);
     log_note("%d rank%s, %s; the plan takes %s a rank", r->comm.ranks, r->comm.ranks == 1 ? "" : "s",
              r->backend.describe, print_bytes((double)r->plan.tier_bytes[TIER_DEVICE], memory));
+    if (learns_in(&r->plan, F16))
+        log_note("fp16 is converted and multiplied in fp32 here: it saves memory, not time");
     if (r->plan.tier_bytes[TIER_FILE] > 0)
         log_note("beside it %s a rank are in files in %s, %s",
                  print_bytes((double)r->plan.tier_bytes[TIER_FILE], files), r->plan.file_folder,

@@ -102,7 +102,7 @@ struct run_forecast {
 struct run_position {
     int64_t epoch, batch; /* the next batch of the epoch */
     int64_t n_micro; /* micro-batches so far */
-    int64_t n_updates;
+    int64_t n_updates; /* steps: skipped ones too */
     int64_t n_tokens; /* real ids seen by all ranks */
     double last_loss;
     double first_eval[PHASE_MAX_METRICS]; /* of the phase's metrics; NAN: none yet */
@@ -207,7 +207,7 @@ int64_t resume_bytes(const struct run *r); /* of one checkpoint, all ranks */
 
 /* record.c: rank 0 alone writes. metrics: of the phase's table. */
 struct record_update {
-    double rate, grad_norm, seconds;
+    double rate, grad_norm, seconds; /* the norm: not finite where the update was skipped */
     int64_t tokens;
     double metrics[PHASE_MAX_METRICS];
 };
@@ -222,5 +222,7 @@ void record_summary(const struct run *r);
 /* "loss 0.6931, accuracy 0.5": the metrics that an evaluation (else an update) tells; those that are known. */
 const char *record_words(const struct phase *p, const double *metrics, bool evaluated, const char *between, char *out,
                          size_t size);
+/* "  loss scale 1024, 3 skipped", of each model with one; else "". */
+const char *record_scale_words(const struct run *r, char *out, size_t size);
 
 #endif

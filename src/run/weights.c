@@ -38,8 +38,7 @@ static const char *canonical(const struct buffer *b)
     return b->name + strlen(b->model);
 }
 
-/* The master weights of flat buffer `flat`, and where in it this rank's share begins; -1 = none. */
-static int master_of(const struct plan *p, int flat, int64_t *begin)
+int weights_master(const struct plan *p, int flat, int64_t *begin)
 {
     for (int g = 0; g < p->n_programs; g++)
         for (int i = 0; i < p->programs[g].n_steps; i++) {
@@ -123,11 +122,13 @@ static int map_param(struct exec *e, const struct weights_source *s, int param, 
 
 #define READ_COUNT ((int64_t)1 << 21) /* elements at a time, beside the plan's block */
 
-/* Elements `at` .. at+n of a master buffer: what bf16 weights lack to be the file's numbers, from its element first on. */
-static int read_rest(struct exec *e, const struct weights_source *s, const struct buffer *b, int master, int64_t at,
-                     int64_t first, int64_t n, struct err *err)
+/* Elements `at` .. at+n of a master buffer: the file's numbers from its element first on, or what bf16 weights lack to be them. */
+static int read_master(struct exec *e, const struct weights_source *s, const struct buffer *b, int master, int64_t at,
+                       int64_t first, int64_t n, struct err *err)
 {
     const int64_t most = n < READ_COUNT ? n : READ_COUNT;
+    const enum dtype type = e->plan->buffers[master].dtype;
+    const size_t size = dtype_bytes(type);
     float *values = mem_array(most, 1, sizeof *values, MEM_STORE, err);
     int16_t *rest = mem_array(most, 1, sizeof *rest, MEM_STORE, err);
     int result = values && rest ? 0 : -1;
@@ -135,10 +136,11 @@ static int read_rest(struct exec *e, const struct weights_source *s, const struc
     for (int64_t i = 0; result == 0 && i < n; i += most) {
         const int64_t count = n - i < most ? n - i : most;
         result = read_part(s, b, values, F32, first + i, count, err);
-        for (int64_t k = 0; result == 0 && k < count; k++)
+        for (int64_t k = 0; result == 0 && type == REST16 && k < count; k++)
             rest[k] = fp32_rest(values[k], bf16_from_f32(values[k]));
         if (result == 0)
-            result = exec_put(e, master, (size_t)(at + i) * sizeof *rest, rest, (size_t)count * sizeof *rest, err);
+            result = exec_put(e, master, (size_t)(at + i) * size, type == REST16 ? (void *)rest : values,
+                              (size_t)count * size, err);
     }
     mem_free(values);
     mem_free(rest);
@@ -149,7 +151,7 @@ static int load_master(struct exec *e, const struct weights_source *s, int param
 {
     const struct buffer *b = &e->plan->buffers[param];
     int64_t begin = 0;
-    const int master = b->parent < 0 ? -1 : master_of(e->plan, b->parent, &begin);
+    const int master = b->parent < 0 ? -1 : weights_master(e->plan, b->parent, &begin);
 
     if (master < 0)
         return 0;
@@ -159,7 +161,7 @@ static int load_master(struct exec *e, const struct weights_source *s, int param
     const int64_t n = (own_end < tensor_end ? own_end : tensor_end) - first;
     if (n <= 0)
         return 0;
-    return read_rest(e, s, b, master, first - begin, first - b->parent_begin, n, err);
+    return read_master(e, s, b, master, first - begin, first - b->parent_begin, n, err);
 }
 
 /* What this rank holds of it; a piece at a time where it lies in a file. */
@@ -309,10 +311,15 @@ static int write_model(void *context, const struct feed *f, const struct tensor_
 /* A moving average may be finer than what does not move. */
 static enum dtype type_of(const struct plan *p, const char *model)
 {
+    enum dtype type = F32;
+
     for (int i = 0; i < p->n_buffers; i++)
-        if (is_param_of(&p->buffers[i], model) && p->buffers[i].group != GROUP_LORA && p->buffers[i].dtype == F32)
-            return F32;
-    return BF16;
+        if (is_param_of(&p->buffers[i], model) && p->buffers[i].group != GROUP_LORA) {
+            type = p->buffers[i].dtype;
+            if (type == F32)
+                break;
+        }
+    return type;
 }
 
 int weights_save(const struct exec *e, const char *model, const struct hf_config *c, const char *dir, struct err *err)

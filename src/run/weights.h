@@ -21,6 +21,8 @@ int weights_load_from(struct exec *e, const char *model, const struct weights_so
 /* After that: closes all of which nothing is used where it lies. A pytorch_model.bin would stay in memory. */
 void weights_close(const struct plan *p, const char *model, struct model_dir *files, struct model_dir *adapter);
 int weights_load(struct exec *e, const char *model, const struct model_dir *m, bool allow_nonfinite, struct err *err);
+/* The buffer of the master weights of flat buffer `flat`, and which of its elements this rank's share begins with; -1: none. */
+int weights_master(const struct plan *p, int flat, int64_t *begin);
 /* ERR_RUN names the first parameter that holds NaN or infinity, in what this rank has of it: such a model is not to replace a
  * good one. */
 int weights_check(const struct exec *e, struct err *err); /* of every model */

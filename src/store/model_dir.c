@@ -471,10 +471,11 @@ static bool all_finite(const char *data, enum dtype dtype, int64_t n)
         memcpy(&bits, data + 4 * i, 4);
         bad |= (bits & 0x7f800000u) == 0x7f800000u;
     }
-    for (int64_t i = 0; i < n && dtype == BF16; i++) {
+    const uint32_t ones = dtype == F16 ? 0x7c00u : 0x7f80u;
+    for (int64_t i = 0; i < n && (dtype == BF16 || dtype == F16); i++) {
         uint16_t bits;
         memcpy(&bits, data + 2 * i, 2);
-        bad |= (bits & 0x7f80u) == 0x7f80u;
+        bad |= (bits & ones) == ones;
     }
     return bad == 0;
 }
@@ -513,9 +514,10 @@ static int wrong_count(const struct model_dir *m, const struct model_tensor *t, 
     return err_hint(err, "Use the config.json that came with this checkpoint.");
 }
 
-static int not_finite(const struct model_dir *m, const struct model_tensor *t, struct err *err)
+static int not_finite(const struct model_dir *m, const struct model_tensor *t, enum dtype to, struct err *err)
 {
-    err_set(err, ERR_INPUT, "tensor \"%s\" holds a NaN or infinity", t->canonical);
+    err_set(err, ERR_INPUT, "tensor \"%s\" holds a NaN or infinity%s", t->canonical,
+            to == F16 && t->stored->dtype != F16 ? ", in fp16, which ends at 65504" : "");
     err_where(err, "file \"%s\"", m->files[t->file].path);
     return err_hint(err, "The training that wrote it diverged, or the file is damaged; use an earlier checkpoint.");
 }
@@ -523,7 +525,7 @@ static int not_finite(const struct model_dir *m, const struct model_tensor *t, s
 static int read_values(const struct model_dir *m, const struct model_tensor *t, void *dst, enum dtype to, int64_t first,
                        int64_t count, bool allow_nonfinite, struct err *err)
 {
-    return convert(dst, to, t->stored, first, count) || allow_nonfinite ? 0 : not_finite(m, t, err);
+    return convert(dst, to, t->stored, first, count) || allow_nonfinite ? 0 : not_finite(m, t, to, err);
 }
 
 static const struct model_tensor *find_readable(const struct model_dir *m, const char *canonical, struct err *err)
@@ -542,7 +544,7 @@ int model_dir_read_range(const struct model_dir *m, const char *canonical, void 
 {
     const struct model_tensor *t = find_readable(m, canonical, err);
 
-    MUST((to == F32 || to == BF16) && first >= 0 && count >= 0);
+    MUST((to == F32 || to == BF16 || to == F16) && first >= 0 && count >= 0);
     if (!t)
         return -1;
     const int64_t total = shape_count(&t->stored->shape);
@@ -556,7 +558,7 @@ int model_dir_read(const struct model_dir *m, const char *canonical, void *dst, 
 {
     const struct model_tensor *t = find_readable(m, canonical, err);
 
-    MUST(to == F32 || to == BF16);
+    MUST(to == F32 || to == BF16 || to == F16);
     if (!t)
         return -1;
     if (count != shape_count(&t->stored->shape))

@@ -46,7 +46,7 @@ const struct stored_tensor *model_dir_find(const struct model_dir *m, const char
 int model_dir_check(const struct model_dir *m, struct err *err);
 /* The model needs the tensor, or knows it (lm_head.weight). */
 bool model_dir_uses(const struct model_dir *m, const char *canonical);
-/* Converts the tensor's count elements to fp32 or bf16 in dst. ERR_INPUT names the tensor when it is missing, has
+/* Converts the tensor's count elements to fp32, bf16 or fp16 in dst. ERR_INPUT names the tensor when it is missing, has
  * another count or a type that is no number here, or, unless allowed, holds a NaN or infinity (also one that only the
  * conversion makes). */
 int model_dir_read(const struct model_dir *m, const char *canonical, void *dst, enum dtype to, int64_t count,

@@ -88,21 +88,9 @@ static int on_graph(const void *o, struct graph *g, struct err *err)
 /* AdamW clips as it goes: the pass that scaled the gradients before it goes away. */
 static int on_plan(const void *o, struct plan *p, const char *model, struct err *err)
 {
-    const int program = plan_find_program(p, model, "update");
-    int sum = -1;
-
     (void)o;
     (void)err;
-    for (int i = 0; program >= 0 && i < p->programs[program].n_steps; i++) {
-        struct op_step *s = &p->programs[program].steps[i];
-        if (s->op == OP_GRAD_SCALE) {
-            sum = s->in[0];
-            plan_remove(p, program, i--);
-        } else if (s->op == OP_ADAMW && sum >= 0) {
-            s->in[2] = sum;
-            s->by = "fused_kernels";
-        }
-    }
+    plan_clip_in_adamw(p, model, "fused_kernels");
     return 0;
 }
 

@@ -2,7 +2,7 @@
  * arXiv:2110.02861): 2.03 bytes a weight instead of 8. The moments are fp32 again while a block is updated, and rounded to the
  * nearest code after it. Biases and norms keep theirs in fp32: they are few, and everything hangs on them. The embedding is
  * no exception: the paper's own remedy for it changes the model (a norm after it), and what makes its steps without bound, a
- * second moment rounded to 0, does not happen here (backend/dynamic8.h). Behind zero and bf16 in the table: blocks begin
+ * second moment rounded to 0, does not happen here (backend/dynamic8.h). Behind zero and mixed precision in the table: blocks begin
  * where the share does. */
 #include "techniques/technique.h"
 

@@ -16,7 +16,8 @@ struct run_facts {
 };
 
 struct technique {
-    const char *name; /* the one word in plans, records and reports */
+    const char *name; /* the one word in plans, records and reports; */
+    const char *(*called)(const void *options); /* or, where that depends on the options, this one; NULL = name */
     const char *summary;
     const char *paper; /* "Rajbhandari et al. 2020, arXiv:1910.02054" */
     bool exact; /* computes the same numbers, up to the order of sums */
@@ -54,6 +55,7 @@ int technique_check(const struct technique_values *v, const struct run_facts *fa
 int technique_on_graph(const struct technique_values *v, struct graph *g, struct err *err);
 int technique_on_plan(const struct technique_values *v, struct plan *p, const char *model, struct err *err);
 bool technique_is_on(const struct technique_values *v, int i);
+const char *technique_name(const struct technique_values *v, int i);
 int technique_ways(int i); /* in how many ways a search can switch it on */
 /* Switches technique i on in way k of them, its other options by default; k = -1: off. */
 void technique_choose(struct technique_values *v, int i, int k);

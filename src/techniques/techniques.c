@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-extern const struct technique technique_bf16, technique_flash_attention, technique_chunked_loss,
+extern const struct technique technique_mixed_precision, technique_flash_attention, technique_chunked_loss,
     technique_fused_kernels, technique_recompute, technique_norm_recompute, technique_zero, technique_optimizer8,
     technique_activation_compression, technique_int8, technique_remove_padding, technique_share_prompts,
     technique_map_frozen, technique_offload, technique_lora;
@@ -15,7 +15,7 @@ const struct technique *const techniques[] = {
     &technique_flash_attention,
     &technique_chunked_loss,
     &technique_fused_kernels,
-    &technique_bf16,
+    &technique_mixed_precision,
     &technique_recompute,
     &technique_norm_recompute,
     &technique_activation_compression,
@@ -56,6 +56,11 @@ int technique_sets_of(struct option_set *sets, struct technique_values *values, 
 bool technique_is_on(const struct technique_values *v, int i)
 {
     return techniques[i]->is_on(v->slot[i]);
+}
+
+const char *technique_name(const struct technique_values *v, int i)
+{
+    return techniques[i]->called ? techniques[i]->called(v->slot[i]) : techniques[i]->name;
 }
 
 static bool has_flag(int i)
@@ -191,7 +196,7 @@ int technique_on_graph(const struct technique_values *v, struct graph *g, struct
     for (int i = 0; techniques[i]; i++) {
         if (!techniques[i]->on_graph || !technique_is_on(v, i))
             continue;
-        g->by = techniques[i]->name;
+        g->by = technique_name(v, i);
         if (techniques[i]->on_graph(v->slot[i], g, err) != 0 || graph_check(g, err) != 0)
             return -1;
     }

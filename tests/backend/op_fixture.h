@@ -101,7 +101,8 @@ static inline double get(const struct fixture *f, int i, int64_t at)
     case F32:
         return (double)((const float *)p)[at];
     case BF16:
-        return (double)bf16_to_f32(((const uint16_t *)p)[at]);
+    case F16:
+        return (double)half_to_f32(((const uint16_t *)p)[at], f->buffers[i].dtype);
     case F64:
         return ((const double *)p)[at];
     case I8:
@@ -208,7 +209,7 @@ static inline enum dtype dtype_for(const struct sample *s, const struct operand_
     case 'q':
         return I8;
     case 'o':
-        return s->wide && s->type == BF16 ? F32 : s->type;
+        return s->wide && (s->type == BF16 || s->type == F16) ? F32 : s->type;
     case 'x':
         return s->wide ? I32 : s->type == F64 ? F64 : F32;
     case 'f':
@@ -351,7 +352,7 @@ static inline void fill_hyper(struct fixture *f, int i)
                                            [HYPER_DECAY + 1] = 0.01,    [HYPER_BETA1] = 0.9,
                                            [HYPER_BETA2] = 0.95,        [HYPER_EPSILON] = 1e-8,
                                            [HYPER_CORRECTION1] = 0.271, [HYPER_CORRECTION2] = 0.142625,
-                                           [HYPER_CLIP] = 1.0 };
+                                           [HYPER_CLIP] = 1.0,          [HYPER_LOSS_SCALE] = 1.0 };
 
     for (int h = 0; h < HYPER_N; h++)
         put(f, i, h, hyper[h]);

@@ -162,6 +162,49 @@ TEST(optimizer_ops_do_as_their_formulas_say)
     b.close(&b);
 }
 
+/* Gradients made at scale 4, and their sum of squares, against those at scale 1. */
+static void check_scaled(struct backend *b, struct backend *ref, enum op op)
+{
+    const struct sample s = { .op = op, .attrs = plain, .type = F32 };
+    struct fixture plain_one, scaled;
+    int g = 0, hyper = 1, sum = 2;
+
+    if (op == OP_GRAD_SCALE) {
+        g = 2;
+        hyper = 1;
+        sum = 0;
+    }
+    fixture_make(&plain_one, &s, ref);
+    fixture_make(&scaled, &s, ref);
+    for (int64_t i = 0; i < scaled.used[g]; i++)
+        put(&scaled, g, i, 4 * get(&plain_one, g, i));
+    put(&scaled, sum, 0, 16 * get(&plain_one, sum, 0));
+    put(&scaled, hyper, HYPER_LOSS_SCALE, 4);
+    fixture_run(&plain_one, b);
+    fixture_run(&scaled, b);
+    for (int o = scaled.form.n_in; o < n_operands(&scaled); o++)
+        for (int64_t i = 0; i < s.attrs.count; i++)
+            assert_true(fabs(get(&scaled, o, i) - get(&plain_one, o, i)) <= 1e-6 * fabs(get(&plain_one, o, i)));
+    fixture_free(&plain_one);
+    fixture_free(&scaled);
+}
+
+TEST(the_scale_of_the_loss_is_undone)
+{
+    static const enum op ops[] = { OP_ADAMW, OP_GRAD_SCALE };
+    struct backend ref, cpu;
+    struct err err = { 0 };
+
+    CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
+    CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
+    for (int i = 0; i < COUNT_OF(ops); i++) {
+        check_scaled(&ref, &ref, ops[i]);
+        check_scaled(&cpu, &ref, ops[i]);
+    }
+    cpu.close(&cpu);
+    ref.close(&ref);
+}
+
 /* Against an update with whole fp32 masters: the same weights, in half the memory. */
 static void check_halves(struct backend *b, struct backend *ref)
 {
@@ -236,7 +279,7 @@ TEST(averages_keep_to_their_range)
 
     CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
     CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
-    for (int type = F32; type <= BF16; type++) {
+    for (int type = F32; type <= F16; type++) {
         check_average(&ref, &ref, (enum dtype)type);
         check_average(&cpu, &ref, (enum dtype)type);
     }
@@ -279,7 +322,7 @@ TEST(accumulating_keeps_to_its_range)
 
     CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
     CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
-    for (int type = F32; type <= BF16; type++)
+    for (int type = F32; type <= F16; type++)
         for (int i = 0; i < COUNT_OF(how); i++) {
             check_accumulate(&ref, &ref, (enum dtype)type, how[i]);
             check_accumulate(&cpu, &ref, (enum dtype)type, how[i]);
@@ -487,12 +530,15 @@ TEST(query_that_sees_nothing_gives_nothing)
 
 /* Relative to the wanted value, or to twice the rms of all, if that is larger: sums of both signs are as exact as their
  * terms. Where all is 0 but for rounding (the gradient of attention to one key), to a hundredth: operands are about 1. In
- * bf16, two roundings, or four where probabilities and gradients of scores are rounded before they are multiplied
- * (flash_tiles.c); and fp32 results of what was rounded on the way. */
+ * 16 bits, two roundings, or four where probabilities and gradients of scores are rounded before they are multiplied
+ * (flash_tiles.c); and fp32 results of what was rounded on the way. fp16 has three bits more than bf16; two are asked for. */
 static double allowed(const struct fixture *f, int i, double want, double rms)
 {
     const double rounded = f->sample.op == OP_FLASH_ATTENTION_GRAD ? 0x1p-6 : 0x1p-7;
-    const double relative = f->buffers[i].dtype == BF16 ? rounded : f->sample.type == BF16 ? 1e-3 : 1e-5;
+    const bool fp32 = f->buffers[i].dtype == F32;
+    const double relative = f->sample.type == BF16  ? (fp32 ? 1e-3 : rounded)
+                            : f->sample.type == F16 ? (fp32 ? 1e-3 : rounded) / 4
+                                                    : 1e-5;
 
     return relative * fmax(fmax(2 * rms, 0.01), fabs(want));
 }
@@ -696,7 +742,7 @@ static void check_backend(struct backend *b, struct backend *ref, int n_extents)
 
     for (int op = 0; op < OP_N; op++)
         for (int e = 0; operands_form((enum op)op, &form) && e < n_extents; e++)
-            for (int type = F32; type <= BF16; type++) {
+            for (int type = F32; type <= F16; type++) {
                 const struct sample s = sample_of((enum op)op, (enum dtype)type, &extents[e]);
 
                 check_variants(&s, b, ref);
@@ -760,17 +806,18 @@ static void check_q8(struct backend *b, struct backend *ref)
 TEST(int8_weights_stand_for_their_weights)
 {
     static const char *const names[] = { "ref", "cpu" };
+    static const enum dtype types[] = { F32, BF16, F16 };
     struct sample s = { .op = OP_QUANTIZE, .attrs = plain, .B = 1, .T = 1, .K = 300, .M = 9 };
     struct backend ref;
     struct err err = { 0 };
     double w[9 * 300];
 
     CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
-    for (int i = 0; i < 2 * COUNT_OF(names); i++) {
+    for (int i = 0; i < 3 * COUNT_OF(names); i++) {
         struct backend b;
 
-        CHECK_OK(backend_open(&b, names[i / 2], 2, &err), &err);
-        s.type = i % 2 ? BF16 : F32;
+        CHECK_OK(backend_open(&b, names[i / 3], 2, &err), &err);
+        s.type = types[i % 3];
         struct fixture f = quantized(&b, &s, w);
         check_quantized(&f, w);
         fixture_free(&f);
@@ -1043,7 +1090,8 @@ TEST(rows_share_their_beginning)
             check_shared(&links[i], F32, &shared[e], &ref, &ref);
             check_shared(&links[i], F32, &shared[e], &cpu, &ref);
             if (links[i].forward == OP_FLASH_ATTENTION)
-                check_shared(&links[i], BF16, &shared[e], &cpu, &ref);
+                for (int type = BF16; type <= F16; type++)
+                    check_shared(&links[i], (enum dtype)type, &shared[e], &cpu, &ref);
         }
     cpu.close(&cpu);
     ref.close(&ref);
@@ -1080,7 +1128,7 @@ TEST(cpu_decodes_as_ref_does)
     CHECK_OK(backend_open(&ref, "ref", 1, &err), &err);
     CHECK_OK(backend_open(&cpu, "cpu", 2, &err), &err);
     for (int64_t S = 1; S < 300; S += S / 2 + 1)
-        for (int type = F32; type <= BF16; type++)
+        for (int type = F32; type <= F16; type++)
             for (int64_t B = 1; B <= 7; B += 3) {
                 struct sample s = { .op = OP_KV_ATTENTION, .attrs = plain, .type = (enum dtype)type, .B = B, .T = 1 };
 
@@ -1098,7 +1146,8 @@ TEST_MAIN(CASE(int8_weights_stand_for_their_weights), CASE(every_op_has_a_case),
           CASE(padding_row_of_the_embedding_gets_no_gradient), CASE(query_that_sees_nothing_gives_nothing),
           CASE(cached_attention_is_attention), CASE(cache_has_an_end), CASE(cpu_decodes_as_ref_does),
           CASE(clipped_policy_loss_moves_one_way), CASE(masters_in_halves_learn_alike),
-          CASE(averages_keep_to_their_range), CASE(accumulating_keeps_to_its_range), CASE(conversion_rounds_once),
+          CASE(the_scale_of_the_loss_is_undone), CASE(averages_keep_to_their_range),
+          CASE(accumulating_keeps_to_its_range), CASE(conversion_rounds_once),
           CASE(clipped_value_loss_is_the_larger_one), CASE(log_probabilities_come_without_a_policy),
           CASE(live_rows_are_as_in_the_whole_batch), CASE(rows_share_their_beginning),
           CASE(ref_works_on_fewer_rows_than_planned), CASE(cpu_agrees_with_ref))

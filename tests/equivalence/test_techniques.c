@@ -6,6 +6,7 @@
 
 #include "engine.h"
 #include "local_ranks.h"
+#include "run/weights.h"
 
 #define N_UPDATES 4
 #define ROWS 4
@@ -13,6 +14,7 @@
 #define MAX_ROWS 24
 #define IDS 24
 #define VOCABULARY 96
+#define TOO_LARGE 24 /* a power of two: the scale at which gradients of these models overflow fp16 */
 
 /* The words that switch a technique on, and all of them off. */
 static const struct {
@@ -24,7 +26,8 @@ static const struct {
     { "flash_attention", "--flash_attention", 1 },
     { "chunked_loss", "--chunked_loss --chunked_loss_rows 10", 1 },
     { "fused_kernels", "--fused_kernels", 1 },
-    { "bf16", "--dtype bf16", 1 },
+    { "mixed_precision", "--dtype bf16", 1 },
+    { "mixed_precision", "--dtype fp16 --initial_scale_power 10", 1 }, /* 2^16 would skip the first updates */
     { "gradient_checkpointing", "--gradient_checkpointing", 1 },
     { "norm_recompute", "--recompute_norms", 1 },
     { "map_frozen", "--map_frozen", 1 },
@@ -63,7 +66,7 @@ static void fill_masters(struct engine *e)
 
     for (int i = 0; i < e->plan.programs[update].n_steps; i++) {
         const struct op_step *s = &e->plan.programs[update].steps[i];
-        if ((s->op != OP_ADAMW && s->op != OP_ADAMW8) || s->out[3] < 0)
+        if ((s->op != OP_ADAMW && s->op != OP_ADAMW8) || s->out[3] < 0 || e->plan.buffers[s->out[3]].dtype != REST16)
             continue;
         memset(exec_address(&e->exec, s->out[3]), 0, (size_t)s->attrs.count * sizeof(int16_t));
     }
@@ -102,6 +105,7 @@ struct job {
     bool alike; /* all rows are as long, so that any number of ranks can share the targets; they come again */
     double losses[MAX_UPDATES], norms[MAX_UPDATES];
     float *gradients; /* of the last update: GRADIENTS_MAX; NULL: not asked */
+    struct loss_scale scale; /* at the end */
     struct err err;
     int result;
 };
@@ -166,12 +170,14 @@ static int train(struct job *job, struct engine *e)
     return 0;
 }
 
-/* What was sent is what the plan says, to the byte: of all collectives and updates. */
+/* What was sent is what the plan says, to the byte: of all collectives and updates, of which skipped ones end early. */
 static int check_sent(struct job *job, const struct engine *e)
 {
-    const double planned = cost_update(&e->plan).comm_bytes * job->updates;
-    double sent = 0;
+    const struct program *update = &e->plan.programs[plan_find_program(&e->plan, "", "update")];
+    double planned = cost_update(&e->plan).comm_bytes * job->updates, sent = 0;
 
+    for (int i = 0; i < update->n_steps; i++)
+        planned -= update->steps[i].cost.comm_bytes * (double)e->trainer.scale.skipped;
     for (int k = 0; k < COMM_COLLECTIVES; k++)
         sent += e->comm.sent[k].bytes;
     if (fabs(sent - planned) <= 1e-9 * planned)
@@ -222,6 +228,7 @@ static void *run_job(void *argument)
             job->result = check_sent(job, &e);
         if (job->result == 0 && job->gradients)
             read_gradients(&e, job->gradients);
+        job->scale = e.trainer.scale;
     }
     engine_close(&e);
     if (job->result != 0 && job->world) { /* the other ranks wait in a collective for ever */
@@ -231,9 +238,9 @@ static void *run_job(void *argument)
     return NULL;
 }
 
-/* norms: of the gradient, which all ranks must agree on; NULL = not asked. */
+/* norms: of the gradient, which all ranks must agree on; scale: the loss's at the end; NULL = not asked. */
 static void losses_of_job(void **test_state, const struct job *job, int ranks, const char *words, double *losses,
-                          double *norms)
+                          double *norms, struct loss_scale *scale)
 {
     struct local_world world;
     struct job jobs[LOCAL_MAX_RANKS] = { 0 };
@@ -254,13 +261,16 @@ static void losses_of_job(void **test_state, const struct job *job, int ranks, c
     for (int r = 0; r < ranks; r++) {
         pthread_join(threads[r], NULL);
         CHECK_OK(jobs[r].result, &jobs[r].err);
+        CHECK_EQ(memcmp(&jobs[r].scale, &jobs[0].scale, sizeof jobs[0].scale), 0);
         for (int u = 0; u < job->updates; u++) {
             losses[u] += jobs[r].losses[u];
-            CHECK(jobs[r].norms[u] == jobs[0].norms[u]);
+            CHECK(jobs[r].norms[u] == jobs[0].norms[u] || (isnan(jobs[r].norms[u]) && isnan(jobs[0].norms[u])));
         }
     }
     if (norms)
         memcpy(norms, jobs[0].norms, sizeof jobs[0].norms);
+    if (scale)
+        *scale = jobs[0].scale;
     local_world_free(&world);
 }
 
@@ -269,7 +279,7 @@ static void losses_of(void **test_state, const struct phase *phase, const struct
 {
     const struct job job = { .phase = phase, .shape = shape, .updates = N_UPDATES, .rows = ROWS };
 
-    losses_of_job(test_state, &job, ranks, words, losses, NULL);
+    losses_of_job(test_state, &job, ranks, words, losses, NULL, NULL);
 }
 
 static bool is_exact(const char *name)
@@ -459,11 +469,11 @@ static void check_ranks(void **test_state, const struct phase *phase, const stru
     const struct job job = { .phase = phase, .shape = shape, .updates = MAX_UPDATES, .rows = rows, .alike = true };
     double plain[MAX_UPDATES], plain_norms[MAX_UPDATES], got[MAX_UPDATES], norms[MAX_UPDATES];
 
-    losses_of_job(test_state, &job, 1, ALL_OFF, plain, plain_norms);
+    losses_of_job(test_state, &job, 1, ALL_OFF, plain, plain_norms, NULL);
     CHECK(plain[MAX_UPDATES - 1] < plain[0]);
     for (int ranks = 2; ranks <= 4; ranks++)
         for (int i = 0; i < COUNT_OF(words); i++) {
-            losses_of_job(test_state, &job, ranks, words[i], got, norms);
+            losses_of_job(test_state, &job, ranks, words[i], got, norms, NULL);
             check_close(&job, words[i], ranks, "loss", got, plain);
             for (int u = 0; u < MAX_UPDATES; u++)
                 CHECK_NEAR(norms[u], plain_norms[u], 1e-5 * plain_norms[u]);
@@ -502,7 +512,9 @@ TEST(offload_gives_the_same_bits)
                                         "--zero_stage 1",
                                         "--zero_stage 1 --optimizer_bits 8",
                                         "--zero_stage 2 --dtype bf16",
-                                        "--zero_stage 3 --zero_persistence_threshold 100 --dtype bf16" };
+                                        "--zero_stage 3 --zero_persistence_threshold 100 --dtype bf16",
+                                        "--dtype fp16 --initial_scale_power 10",
+                                        "--zero_stage 2 --dtype fp16 --initial_scale_power 10 --optimizer_bits 8" };
     static const char *const pieces[] = { "--offload", "--offload --offload_piece 256",
                                           "--offload --offload_piece 1500", "--offload --offload_params" };
     char words[256];
@@ -547,9 +559,75 @@ TEST(mapped_weights_give_the_same_bits)
         }
 }
 
-TEST_MAIN(CASE(every_technique_is_asked_for), CASE(prompts_are_not_shared_through_dropout),
+/* A run whose scale is too large at first skips, with nothing changed, until it is not; from there on it is bit for bit the run
+ * that began with that scale: the rows are the same in each update. */
+TEST(skipped_updates_leave_no_trace)
+{
+    static const char *const with[] = { "",
+                                        "--no-fused_kernels",
+                                        "--lora_dim 4 --gradient_checkpointing",
+                                        "--optimizer_bits 8",
+                                        "--offload --offload_piece 512",
+                                        "--zero_stage 0",
+                                        "--zero_stage 1",
+                                        "--zero_stage 2 --overlap_comm",
+                                        "--zero_stage 3 --zero_persistence_threshold 100" };
+    struct opt_shape calm = shapes[0];
+    struct job job = { .phase = &phase_reward, .shape = &calm, .updates = MAX_UPDATES, .rows = ROWS };
+    struct loss_scale scale;
+    char words[256];
+
+    calm.dropout = 0;
+    for (int i = 0; i < COUNT_OF(with); i++) {
+        const int ranks = strstr(with[i], "zero") ? 2 : 1;
+        double late[MAX_UPDATES], early[MAX_UPDATES], late_norms[MAX_UPDATES], early_norms[MAX_UPDATES];
+        int first = 0; /* that is not skipped; later ones may be too, as gradients grow */
+        snprintf(words, sizeof words, "%s --dtype fp16 --loss_scale_hysteresis 1 --initial_scale_power %d", with[i],
+                 TOO_LARGE);
+        losses_of_job(test_state, &job, ranks, words, late, late_norms, &scale);
+        CHECK_NEAR(scale.value, ldexp(1, TOO_LARGE - (int)scale.skipped), 0);
+        while (first < MAX_UPDATES && !isfinite(late_norms[first]))
+            first++;
+        CHECK(first > 1 && first < MAX_UPDATES - 3);
+        snprintf(words, sizeof words, "%s --dtype fp16 --loss_scale_hysteresis 1 --initial_scale_power %d", with[i],
+                 TOO_LARGE - first);
+        losses_of_job(test_state, &job, ranks, words, early, early_norms, NULL);
+        for (int u = 0; u < MAX_UPDATES; u++)
+            CHECK(late[u] == early[u < first ? 0 : u - first]);
+        for (int u = first; u < MAX_UPDATES; u++)
+            CHECK(late_norms[u] == early_norms[u - first] ||
+                  (!isfinite(late_norms[u]) && !isfinite(early_norms[u - first])));
+        CHECK(late[MAX_UPDATES - 1] < late[0]);
+    }
+}
+
+TEST(an_overflow_at_the_smallest_scale_ends_the_run)
+{
+    const struct trainer_options o = { .learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8 };
+    struct job job = { .phase = &phase_sft, .shape = &shapes[0], .updates = MAX_UPDATES, .rows = ROWS, .ranks = 1 };
+    struct engine e = { .phase = job.phase, .shape = shapes[0] };
+    struct err err = { 0 };
+
+    comm_alone(&e.comm);
+    CHECK_ERR(engine_open(&e, "cpu", "--dtype fp16 --min_loss_scale 131072", ROWS, IDS, 2, &o, &err), &err, ERR_USAGE,
+              "the loss scale begins at 2^16, below --min_loss_scale");
+    engine_close(&e);
+    comm_alone(&e.comm);
+    e.phase = job.phase;
+    e.shape = shapes[0];
+    CHECK_OK(engine_open(&e, "cpu", "--dtype fp16 --initial_scale_power 40 --min_loss_scale 549755813888", ROWS, IDS, 2,
+                         &o, &err),
+             &err); /* 2^39: two skips with hysteresis */
+    engine_random_weights(&e.plan, &e.exec);
+    CHECK_ERR(train(&job, &e), &job.err, ERR_RUN, "the gradient is not finite");
+    CHECK(strstr(job.err.hint, "--min_loss_scale") != NULL && strcmp(job.err.where, "update 3") == 0);
+    CHECK_EQ(e.trainer.n_updates, 0);
+    engine_close(&e);
+}
+
+TEST_MAIN(CASE(skipped_updates_leave_no_trace), CASE(an_overflow_at_the_smallest_scale_ends_the_run),
+          CASE(every_technique_is_asked_for), CASE(prompts_are_not_shared_through_dropout),
           CASE(activations_are_in_16_bits_once), CASE(compressed_activations_are_read_by_the_backward_pass_alone),
           CASE(pairs_on_one_rank), CASE(pairs_on_two_ranks), CASE(reward_pairs_on_one_rank),
           CASE(reward_pairs_on_two_ranks), CASE(recomputation_gives_the_same_bits), CASE(any_number_of_ranks_shards),
-          CASE(offload_gives_the_same_bits),
-          CASE(mapped_weights_give_the_same_bits))
+          CASE(offload_gives_the_same_bits), CASE(mapped_weights_give_the_same_bits))

@@ -264,7 +264,7 @@ static void open_set(void **test_state, struct four *f, const char *folder, cons
 }
 
 /* Ratios feel the rounding of the log-probabilities twice, and with it the whole loss. */
-static void check_bf16(void **test_state, const char *folder, const char *model, const char *words)
+static void check_half(void **test_state, const char *folder, const char *model, const char *words, double near)
 {
     struct four f;
     struct err err = { 0 };
@@ -276,8 +276,8 @@ static void check_bf16(void **test_state, const char *folder, const char *model,
         const double actor = entry(run, "actor_losses", i), critic = entry(run, "critic_losses", i);
 
         CHECK_OK(ppo_update(&f.ppo, &f.experience, i, &learned, &err), &err);
-        CHECK_NEAR(learned.actor_loss, actor, 0.03 * actor);
-        CHECK_NEAR(learned.critic_loss, critic, 0.03 * critic);
+        CHECK_NEAR(learned.actor_loss, actor, near * actor);
+        CHECK_NEAR(learned.critic_loss, critic, near * critic);
     }
     close_four(&f);
 }
@@ -319,8 +319,15 @@ TEST(phase_3_is_the_shared_references)
 
 TEST(shared_bf16_stays_near)
 {
-    check_bf16(test_state, golden_shared(), "post", "--dtype bf16");
-    check_bf16(test_state, golden_shared(), "pre", "--dtype bf16 --no-chunked_loss");
+    check_half(test_state, golden_shared(), "post", "--dtype bf16", 0.03);
+    check_half(test_state, golden_shared(), "pre", "--dtype bf16 --no-chunked_loss", 0.03);
 }
 
-TEST_MAIN(CASE(phase_3_is_the_references), CASE(phase_3_is_the_shared_references), CASE(shared_bf16_stays_near))
+TEST(shared_fp16_stays_nearer)
+{
+    check_half(test_state, golden_shared(), "post", "--dtype fp16 --initial_scale_power 8", 0.03 / 8);
+    check_half(test_state, golden_shared(), "pre", "--dtype fp16 --initial_scale_power 8 --no-chunked_loss", 0.03 / 8);
+}
+
+TEST_MAIN(CASE(phase_3_is_the_references), CASE(phase_3_is_the_shared_references), CASE(shared_bf16_stays_near),
+          CASE(shared_fp16_stays_nearer))

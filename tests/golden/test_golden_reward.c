@@ -137,7 +137,8 @@ static void check_training(void **test_state, const char *folder, const char *mo
     golden_close(&g);
 }
 
-static void check_bf16(void **test_state, const char *folder, const char *model, const char *backend, const char *words)
+static void check_half(void **test_state, const char *folder, const char *model, const char *backend, const char *words,
+                       const char *type, double near)
 {
     struct golden g;
     struct golden_rows r;
@@ -148,13 +149,25 @@ static void check_bf16(void **test_state, const char *folder, const char *model,
 
     open_set(test_state, &g, folder, model);
     struct engine e = reward_engine(&g, REWARD_DEEPSPEED_CHAT);
-    snprintf(all_words, sizeof all_words, "--dtype bf16 %s", words);
+    snprintf(all_words, sizeof all_words, "--dtype %s %s", type, words);
     golden_rows_of(&r, g.json, "", false, 0, 1);
     open_engine(test_state, &e, &g, backend, all_words, &r.batch);
     CHECK_OK(reward_micro_step(&e.reward, &r.batch, &c, &loss, &err), &err);
-    CHECK_NEAR(loss, golden_real(g.json, "loss"), fmax(0.003 * loss, 2 * golden_real(g.json, "bfloat16_error")));
+    CHECK_NEAR(loss, golden_real(g.json, "loss"),
+               fmax(near * loss, 2 * near / 0.003 * golden_real(g.json, "bfloat16_error")));
     engine_close(&e);
     golden_close(&g);
+}
+
+static void check_bf16(void **test_state, const char *folder, const char *model, const char *backend, const char *words)
+{
+    check_half(test_state, folder, model, backend, words, "bf16", 0.003);
+}
+
+/* Three bits more; and in tensors as small as these, hardly a number is too small for it. */
+static void check_fp16(void **test_state, const char *folder, const char *model, const char *backend, const char *words)
+{
+    check_half(test_state, folder, model, backend, words, "fp16 --initial_scale_power 8", 0.003 / 8);
 }
 
 TEST(losses_and_gradients_match)
@@ -182,10 +195,21 @@ TEST(shared_training_matches)
     golden_check_all(test_state, golden_shared(), check_training);
 }
 
+TEST(fp16_stays_nearer)
+{
+    golden_check_all(test_state, GOLDEN_OWN, check_fp16);
+}
+
+TEST(shared_fp16_stays_nearer)
+{
+    golden_check_all(test_state, golden_shared(), check_fp16);
+}
+
 TEST(shared_bf16_stays_near)
 {
     golden_check_all(test_state, golden_shared(), check_bf16);
 }
 
 TEST_MAIN(CASE(losses_and_gradients_match), CASE(training_matches), CASE(bf16_stays_near),
-          CASE(shared_losses_and_gradients_match), CASE(shared_training_matches), CASE(shared_bf16_stays_near))
+          CASE(shared_losses_and_gradients_match), CASE(shared_training_matches), CASE(shared_bf16_stays_near),
+          CASE(fp16_stays_nearer), CASE(shared_fp16_stays_nearer))

@@ -209,6 +209,7 @@ TEST(reference_decodes_what_it_reads)
     check_model(test_state, &pre, "ref", "", 3e-6);
     check_model(test_state, &pre, "ref", "--no-fused_kernels --no-flash_attention", 3e-6);
     check_model(test_state, &post, "ref", "--dtype bf16", 0.05);
+    check_model(test_state, &post, "ref", "--dtype fp16", 0.05 / 8);
 }
 
 TEST(processor_decodes_what_it_reads)
@@ -217,6 +218,8 @@ TEST(processor_decodes_what_it_reads)
     check_model(test_state, &pre, "cpu", "", 3e-6);
     check_model(test_state, &post, "cpu", "--dtype bf16", 0.05);
     check_model(test_state, &pre, "cpu", "--dtype bf16", 0.05);
+    check_model(test_state, &post, "cpu", "--dtype fp16", 0.05 / 8); /* three bits more */
+    check_model(test_state, &pre, "cpu", "--dtype fp16", 0.05 / 8);
 }
 
 /* A weight of 0.3 times a normal number is off by up to 1/254 of the largest of its group, so by 0.6 % of 0.3 on the average;
@@ -229,6 +232,7 @@ TEST(weights_in_int8_decode_nearly_the_same)
         check_model(test_state, &post, backends[i], "--int8_generation", 0.15);
         check_model(test_state, &pre, backends[i], "--int8_generation", 0.15);
         check_model(test_state, &pre, backends[i], "--int8_generation --dtype bf16", 0.2);
+        check_model(test_state, &pre, backends[i], "--int8_generation --dtype fp16", 0.16);
     }
 }
 

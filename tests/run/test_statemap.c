@@ -57,7 +57,7 @@ static float value_of(const char *tensor, int64_t k)
 
 static float get(const void *x, enum dtype type, int64_t i)
 {
-    return type == F32 ? ((const float *)x)[i] : bf16_to_f32(((const uint16_t *)x)[i]);
+    return type == F32 ? ((const float *)x)[i] : half_to_f32(((const uint16_t *)x)[i], type);
 }
 
 static void fill_params(struct engine *e)
@@ -72,11 +72,11 @@ static void fill_params(struct engine *e)
             if (b->dtype == F32)
                 ((float *)x)[k] = value_of(b->name, first + k);
             else
-                ((uint16_t *)x)[k] = bf16_from_f32(value_of(b->name, first + k));
+                ((uint16_t *)x)[k] = half_from_f32(value_of(b->name, first + k), b->dtype);
     }
 }
 
-/* Goes through what AdamW updates on this rank: m is twice the weight, v three times, the rest five times as an integer. */
+/* Goes through what AdamW updates on this rank: m is twice the weight, v three times, the rest, or a whole master, five times. */
 static void visit_state(void **test_state, struct engine *e, bool check)
 {
     const struct program *update = &e->plan.programs[plan_find_program(&e->plan, "", "update")];
@@ -87,15 +87,20 @@ static void visit_state(void **test_state, struct engine *e, bool check)
             continue;
         const void *param = exec_address(&e->exec, s->out[0]);
         float *m = exec_address(&e->exec, s->out[1]), *v = exec_address(&e->exec, s->out[2]);
-        int16_t *rest = exec_address(&e->exec, s->out[3]);
+        const bool whole = s->out[3] >= 0 && e->plan.buffers[s->out[3]].dtype == F32;
+        float *master = whole ? exec_address(&e->exec, s->out[3]) : NULL;
+        int16_t *rest = whole ? NULL : exec_address(&e->exec, s->out[3]);
         for (int64_t k = 0; k < s->attrs.count; k++) {
             const float x = get(param, e->plan.buffers[s->out[0]].dtype, s->attrs.begin + k);
-            if (check && !(m[k] == 2 * x && v[k] == 3 * x && (!rest || rest[k] == (int16_t)(5 * x))))
+            if (check && !(m[k] == 2 * x && v[k] == 3 * x && (!rest || rest[k] == (int16_t)(5 * x)) &&
+                           (!master || master[k] == 5 * x)))
                 fail_msg("state %d of step %d, rank %d", (int)k, i, e->plan.rank);
             m[k] = 2 * x;
             v[k] = 3 * x;
             if (rest)
                 rest[k] = (int16_t)(5 * x);
+            if (master)
+                master[k] = 5 * x;
         }
     }
     CHECK(update->n_steps > 0);
@@ -197,6 +202,11 @@ TEST(with_masters_in_halves_too)
     between_all(test_state, "--dtype bf16");
 }
 
+TEST(with_whole_masters_too)
+{
+    between_all(test_state, "--dtype fp16");
+}
+
 static void check_refused(void **test_state, json_t *map, const char *dir, const char *words, enum err_code code,
                           const char *text)
 {
@@ -239,5 +249,5 @@ TEST(what_a_map_lacks_or_cannot_mean_is_refused)
     CHECK_OK(file_remove_tree(dir, &err), &err);
 }
 
-TEST_MAIN(CASE(any_shards_are_made_of_any_others), CASE(with_masters_in_halves_too),
+TEST_MAIN(CASE(any_shards_are_made_of_any_others), CASE(with_masters_in_halves_too), CASE(with_whole_masters_too),
           CASE(what_a_map_lacks_or_cannot_mean_is_refused))

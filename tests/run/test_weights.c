@@ -83,8 +83,8 @@ TEST(a_head_that_is_there_is_kept)
     model_dir_close(&m);
 }
 
-/* In bf16 the head's master has what was drawn, and the head its rounding. */
-static const int16_t *rest_of_head(const struct plan *p, const struct exec *e)
+/* In 16 bits the head's master has what was drawn, and the head its rounding. */
+static const char *master_of_head(const struct plan *p, const struct exec *e)
 {
     const struct buffer *head = &p->buffers[plan_find(p, "v_head.weight")];
 
@@ -92,7 +92,8 @@ static const int16_t *rest_of_head(const struct plan *p, const struct exec *e)
         for (int i = 0; i < p->programs[g].n_steps; i++) {
             const struct op_step *s = &p->programs[g].steps[i];
             if ((s->op == OP_ADAMW || s->op == OP_ADAMW8) && s->out[0] == head->parent)
-                return (const int16_t *)exec_address(e, s->out[3]) + (head->parent_begin - s->attrs.begin);
+                return (const char *)exec_address(e, s->out[3]) +
+                       (size_t)(head->parent_begin - s->attrs.begin) * dtype_bytes(p->buffers[s->out[3]].dtype);
         }
     return NULL;
 }
@@ -110,11 +111,21 @@ TEST(masters_of_a_new_head_are_exact)
     CHECK_OK(weights_load_from(&exact.exec, "", &from, &err), &err);
     CHECK_OK(weights_load_from(&half.exec, "", &from, &err), &err);
     const uint16_t *rounded = exec_buffer(&half.exec, "v_head.weight");
-    const int16_t *rest = rest_of_head(&half.plan, &half.exec);
+    const int16_t *rest = (const void *)master_of_head(&half.plan, &half.exec);
     CHECK(rest != NULL);
     for (int64_t i = 0; i < m.config.word_embed_proj_dim; i++) {
         CHECK(fp32_whole(rounded[i], rest[i]) == head_of(&exact)[i]);
         CHECK(rounded[i] == bf16_from_f32(head_of(&exact)[i]));
+    }
+    engine_close(&half);
+    open_engine(test_state, &half, &m, "--dtype fp16");
+    CHECK_OK(weights_load_from(&half.exec, "", &from, &err), &err);
+    rounded = exec_buffer(&half.exec, "v_head.weight");
+    const float *master = (const void *)master_of_head(&half.plan, &half.exec);
+    CHECK(master != NULL);
+    for (int64_t i = 0; i < m.config.word_embed_proj_dim; i++) {
+        CHECK(master[i] == head_of(&exact)[i]);
+        CHECK(rounded[i] == f16_from_f32(head_of(&exact)[i]));
     }
     engine_close(&exact);
     engine_close(&half);

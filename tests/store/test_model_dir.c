@@ -183,12 +183,21 @@ TEST(what_is_saved_is_read_again)
         CHECK(memcmp(values, m.tensors[reward].data, 160) == 0);
         CHECK_OK(model_dir_read(&d, "embed_tokens.weight", halves, BF16, 40, false, &err), &err);
         CHECK_NEAR(bf16_to_f32(halves[39]), values[39], 8);
+        CHECK_OK(model_dir_read(&d, "embed_tokens.weight", halves, F16, 40, false, &err), &err);
+        CHECK_EQ(halves[39], f16_from_f32(values[39]));
         CHECK_ERR(model_dir_read(&d, "embed_tokens.weight", values, F32, 41, false, &err), &err, ERR_INPUT, "41");
         CHECK_OK(model_dir_read_range(&d, "embed_tokens.weight", values + 40, F32, 7, 33, false, &err), &err);
         CHECK(memcmp(values + 40, values + 7, 33 * sizeof *values) == 0);
         CHECK_ERR(model_dir_read_range(&d, "embed_tokens.weight", values, F32, 8, 33, false, &err), &err, ERR_INPUT,
                   "33 from number 8");
         CHECK_ERR(model_dir_read(&d, "nothing.weight", values, F32, 1, false, &err), &err, ERR_INPUT, "missing");
+        model_dir_close(&d);
+        ((float *)m.tensors[reward].data)[3] = 65520; /* finite, but not in fp16 */
+        CHECK_OK(model_dir_save(dir, &m.config, m.tensors, m.n, reward, &err), &err);
+        CHECK_OK(model_dir_open(&d, dir, &err), &err);
+        CHECK_OK(model_dir_read(&d, "embed_tokens.weight", halves, BF16, 40, false, &err), &err);
+        CHECK_ERR(model_dir_read(&d, "embed_tokens.weight", halves, F16, 40, false, &err), &err, ERR_INPUT,
+                  "infinity, in fp16, which ends at 65504");
         model_dir_close(&d);
         CHECK_OK(file_remove_tree(dir, &err), &err);
         free_model(&m);
