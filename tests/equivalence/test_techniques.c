@@ -601,6 +601,31 @@ TEST(skipped_updates_leave_no_trace)
     }
 }
 
+/* The update before the scale doubles divides by what its gradients were made with. */
+TEST(a_scale_that_grows_is_undone_as_it_was)
+{
+    static const char *const windows[] = { "--loss_scale_window 1", "--loss_scale_window 2" };
+    const struct trainer_options o = { .learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .clip = 1 };
+    struct engine e[2] = { { .shape = shapes[0] }, { .shape = shapes[0] } };
+    struct job jobs[2];
+    char words[128];
+
+    for (int i = 0; i < 2; i++) {
+        jobs[i] = (struct job){ .phase = &phase_sft, .shape = &shapes[0], .updates = 1, .rows = ROWS, .ranks = 1 };
+        snprintf(words, sizeof words, "--dtype fp16 --initial_scale_power 8 %s", windows[i]);
+        comm_alone(&e[i].comm);
+        CHECK_OK(engine_open(&e[i], "cpu", words, ROWS, IDS, 2, &o, &jobs[i].err), &jobs[i].err);
+        random_weights(&e[i]);
+        CHECK_OK(train(&jobs[i], &e[i]), &jobs[i].err);
+        CHECK_NEAR(e[i].trainer.scale.value, i ? 256 : 512, 0);
+    }
+    CHECK(jobs[0].norms[0] == jobs[1].norms[0]);
+    const int m = plan_find(&e[0].plan, "flat/m.decay");
+    CHECK_EQ(memcmp(exec_address(&e[0].exec, m), exec_address(&e[1].exec, m), e[0].plan.buffers[m].bytes), 0);
+    for (int i = 0; i < 2; i++)
+        engine_close(&e[i]);
+}
+
 TEST(an_overflow_at_the_smallest_scale_ends_the_run)
 {
     const struct trainer_options o = { .learning_rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8 };
@@ -625,9 +650,10 @@ TEST(an_overflow_at_the_smallest_scale_ends_the_run)
     engine_close(&e);
 }
 
-TEST_MAIN(CASE(skipped_updates_leave_no_trace), CASE(an_overflow_at_the_smallest_scale_ends_the_run),
-          CASE(every_technique_is_asked_for), CASE(prompts_are_not_shared_through_dropout),
-          CASE(activations_are_in_16_bits_once), CASE(compressed_activations_are_read_by_the_backward_pass_alone),
-          CASE(pairs_on_one_rank), CASE(pairs_on_two_ranks), CASE(reward_pairs_on_one_rank),
-          CASE(reward_pairs_on_two_ranks), CASE(recomputation_gives_the_same_bits), CASE(any_number_of_ranks_shards),
-          CASE(offload_gives_the_same_bits), CASE(mapped_weights_give_the_same_bits))
+TEST_MAIN(CASE(skipped_updates_leave_no_trace), CASE(a_scale_that_grows_is_undone_as_it_was),
+          CASE(an_overflow_at_the_smallest_scale_ends_the_run), CASE(every_technique_is_asked_for),
+          CASE(prompts_are_not_shared_through_dropout), CASE(activations_are_in_16_bits_once),
+          CASE(compressed_activations_are_read_by_the_backward_pass_alone), CASE(pairs_on_one_rank),
+          CASE(pairs_on_two_ranks), CASE(reward_pairs_on_one_rank), CASE(reward_pairs_on_two_ranks),
+          CASE(recomputation_gives_the_same_bits), CASE(any_number_of_ranks_shards), CASE(offload_gives_the_same_bits),
+          CASE(mapped_weights_give_the_same_bits))
