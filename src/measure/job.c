@@ -29,7 +29,9 @@
 #define GRACE_S 5.0 /* between SIGTERM and SIGKILL */
 #define CLEAN_UP_S 2.0 /* to see what was killed end */
 #define SCAN_S 1.0
+#define FIRST_SCAN_S 0.1 /* a shorter command is spared the search */
 #define SCAN_SHARE 0.002 /* of one CPU, for searching all of /proc */
+#define FOLLOW_SHARE 0.0015 /* for the lists of children: a process with hundreds of threads has as many */
 #define TRACE_S 0.2 /* between two lines of a trace */
 
 static const int passed_on[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
@@ -50,7 +52,7 @@ struct job {
     struct memory_members members;
     struct memory_pace pace;
     struct memory_reading latest;
-    double tick_cost_s, scan_s; /* scan_s: when all of /proc may be searched again */
+    double tick_cost_s, scan_s, follow_s; /* when all of /proc may be searched again; when the lists of children */
     bool followed; /* lists of children are to be had */
     struct energy_meter *energy; /* NULL: it could not be opened */
     double traced_s, traced_j; /* the last line's; NAN = none yet */
@@ -216,16 +218,25 @@ static void keep_peak(struct job *j, const struct memory_reading *r, int n)
         out->n_unreadable = r->n_unreadable;
 }
 
-/* All of /proc is searched once a second at most, for processes that no list of children leads to. */
-static int find_members(struct job *j, double now_s, bool all)
+/* The lists of children lead to nearly all. What they do not lead to is searched for in all of /proc, once a second at most and
+ * not in the first moments. Each search pays for itself by the time until the next. */
+static void follow_members(struct job *j, double now_s)
 {
+    const double before_s = clock_thread_cpu_seconds();
+
+    if (!j->followed || now_s < j->follow_s)
+        return;
+    j->followed = memory_members_follow(&j->members, getpid()) == 0;
+    j->follow_s = now_s + (clock_thread_cpu_seconds() - before_s) / FOLLOW_SHARE;
+}
+
+static int scan_members(struct job *j, double now_s)
+{
+    const double before_s = clock_thread_cpu_seconds();
     struct err ignored; /* a failing meter does not stop the command: n_samples tells */
 
-    if (!(all && now_s >= j->scan_s) && j->followed)
-        return memory_members_follow(&j->members, getpid());
-    if (!all)
+    if (j->followed && now_s < j->scan_s)
         return 0;
-    const double before_s = clock_thread_cpu_seconds();
     const int status = memory_members_scan(&j->members, getpid(), j->run_id, &ignored);
     j->scan_s = now_s + fmax(SCAN_S, (clock_thread_cpu_seconds() - before_s) / SCAN_SHARE);
     j->followed = status == 0 && memory_members_follow(&j->members, getpid()) == 0;
@@ -234,19 +245,20 @@ static int find_members(struct job *j, double now_s, bool all)
 
 static void sample(struct job *j)
 {
-    const double before_s = clock_thread_cpu_seconds(), now_s = clock_seconds();
+    const double start_s = clock_thread_cpu_seconds(), now_s = clock_seconds();
     struct memory_reading r;
 
-    find_members(j, now_s, false);
+    follow_members(j, now_s);
+    const double before_s = clock_thread_cpu_seconds();
     const bool due = memory_pace_due(&j->pace, now_s, memory_members_rss(&j->members));
     j->tick_cost_s = clock_thread_cpu_seconds() - before_s;
-    if (due && find_members(j, now_s, true) == 0) {
+    if (due && scan_members(j, now_s) == 0) {
         const int n = memory_members_read(&j->members, &r);
         keep_peak(j, &r, n);
         if (j->energy)
             energy_note_processes(j->energy, j->members.pids, j->members.n);
     }
-    memory_pace_spent(&j->pace, now_s, clock_thread_cpu_seconds() - before_s, due);
+    memory_pace_spent(&j->pace, now_s, clock_thread_cpu_seconds() - start_s, due);
 }
 
 /* Seconds, memory and mean power since the line before; what is unknown is empty. */
@@ -333,11 +345,17 @@ static double time_to_wait(const struct job *j, double passed_s)
     return wait_s;
 }
 
+/* Steps are watched for from the second look on: to close a watch takes the kernel some milliseconds, which a command that
+ * is over at once is spared. */
 static void follow(struct job *j)
 {
-    while (waitpid(j->pid, &j->status, WNOHANG) == 0) {
+    j->followed = true; /* until that fails */
+    j->scan_s = j->start_s + FIRST_SCAN_S;
+    for (int64_t look = 0; waitpid(j->pid, &j->status, WNOHANG) == 0; look++) {
         siginfo_t info;
 
+        if (look == 1 && j->options->steps)
+            steps_watch(j->options->steps);
         sample(j);
         trace(j);
         if (j->options->steps)
@@ -444,7 +462,8 @@ static void account(struct job *j, const struct rusage *before)
     out->n_preemptions = after.ru_nivcsw - before->ru_nivcsw;
     out->read_bytes = 512 * (int64_t)(after.ru_inblock - before->ru_inblock);
     out->written_bytes = 512 * (int64_t)(after.ru_oublock - before->ru_oublock);
-    if (memory_members_scan(&j->members, getpid(), j->run_id, &ignored) != 0)
+    if (memory_members_follow(&j->members, getpid()) != 0 &&
+        memory_members_scan(&j->members, getpid(), j->run_id, &ignored) != 0)
         return;
     for (int i = 0; i < j->members.n; i++)
         out->cpu_seconds += cpu_of_process(j->members.pids[i]);
@@ -497,8 +516,6 @@ static int run(struct job *j, char *const argv[], struct err *err)
     noise_read(&noise_before);
     getrusage(RUSAGE_CHILDREN, &children);
     getrusage(RUSAGE_SELF, &own);
-    if (j->options->steps)
-        steps_watch(j->options->steps);
     start_energy(j);
     const int status = start(j, argv, err);
     if (status == 0) {

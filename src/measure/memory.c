@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -19,10 +20,10 @@
 #include "measure/clock.h"
 #include "measure/sysfile.h"
 
-#define CPU_SHARE 0.007 /* of one CPU, for the memory's meter: with the others it stays within 1 % */
-#define CREDIT_S 0.02 /* CPU that may be spent ahead, so that a short command is seen at all */
+#define CPU_SHARE 0.005 /* of one CPU, for the memory's meter: with the others it stays within 1 % */
+#define CREDIT_S 0.015 /* CPU that may be spent ahead, so that a short command is seen at all */
 #define TICK_MIN_S 0.02
-#define TICK_MAX_S 0.25
+#define TICK_MAX_S 0.5
 #define SETTLED_S 2
 #define ENVIRONMENT_MAX (128 * 1024) /* bytes of an environment that are searched for the marker */
 
@@ -421,7 +422,7 @@ int memory_tree(pid_t root, const char *run_id, struct memory_reading *sum, int 
 
 static bool has_budget(const struct memory_pace *p, double now_s)
 {
-    return p->spent_s < CREDIT_S + CPU_SHARE * (now_s - p->started_s);
+    return p->spent_s < fmax(CREDIT_S, CPU_SHARE * (now_s - p->started_s));
 }
 
 /* A new high is read at once while there is budget. Without, it waits until the growth pauses, which is when the peak

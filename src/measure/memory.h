@@ -65,7 +65,7 @@ struct memory_pace {
 bool memory_pace_due(struct memory_pace *p, double now_s, int64_t rss);
 /* After a tick that cost cost_s of CPU; full tells whether the expensive reading was part of it. */
 void memory_pace_spent(struct memory_pace *p, double now_s, double cost_s, bool full);
-/* Seconds to the next tick: 0.02 to 0.25, so that ticks alone stay within half of 1 %. */
+/* Seconds to the next tick: 0.02 to 0.5, so that ticks alone stay within a quarter of 1 %. */
 double memory_pace_wait(double tick_cost_s);
 
 /* A thread that follows this process's own peak of anon_bytes. */
