@@ -29,7 +29,8 @@ static const struct option table[] = {
       .type = OPTION_FLAG,
       .offset = offsetof(struct advise_command_options, energy),
       .fallback = "true",
-      .help = "--no-energy weighs speed and memory alone, as where energy cannot be measured" },
+      .help = "--no-energy weighs speed and memory alone; --energy, like a weight of it, refuses where it was not "
+              "measured" },
     { .name = "max_memory",
       .type = OPTION_STRING,
       .offset = offsetof(struct advise_command_options, max_memory),
@@ -105,7 +106,9 @@ static int read_wish(const struct command_line *line, struct advise_wish *wish, 
 {
     int64_t bytes = 0;
 
-    *wish = (struct advise_wish){ .limit = { NAN, NAN, NAN, NAN }, .steps = options.steps };
+    *wish = (struct advise_wish){ .limit = { NAN, NAN, NAN, NAN },
+                                  .steps = options.steps,
+                                  .insist = was_given(line, "energy") || advise_names_energy(options.want) };
     if (advise_parse(options.want, wish->weight, err) != 0)
         return -1;
     if (!options.energy) {
@@ -152,10 +155,9 @@ static int judge(const struct advice *a, const struct loaded *l, struct err *err
 
     for (int i = 0; i < a->n; i++) {
         g = &a->groups[i];
-        if (!g->known[RATIO_ENERGY] && (!g->weighed || !isnan(a->wish.limit[ADVISE_JOULES]))) {
-            err_set(err, ERR_UNAVAILABLE, "energy has a weight or a limit and is unavailable: %.600s",
-                    g->unknown_reason);
-            return err_hint(err, "--no-energy weighs speed and memory alone.");
+        if (!g->known[RATIO_ENERGY] && (g->weight[RATIO_ENERGY] > 0 || !isnan(a->wish.limit[ADVISE_JOULES]))) {
+            err_set(err, ERR_UNAVAILABLE, "energy was asked for and was not measured: %.600s", g->unknown_reason);
+            return err_hint(err, "Without a weight or a limit of it, speed and memory are weighed: --no-energy.");
         }
     }
     g = advice_infeasible(a, l, &nearest);
@@ -198,14 +200,16 @@ const struct command cmd_advise = {
     .summary = "what to switch on, for your limits and priorities, from a study's numbers",
     .usage = "tuneup advise STUDY.db|RUNS.jsonl [--want WEIGHTS] [limits] [--json]",
     .examples = "  tuneup advise tuneup-study/study.db                           all three alike\n"
-                "  tuneup advise tuneup-study/study.db --want speed --no-energy  where energy cannot be measured\n"
+                "  tuneup advise tuneup-study/study.db --want speed              four times as much as the others\n"
                 "  tuneup advise tuneup-study/study.db --max_memory 8GiB --want speed=2,memory=1,energy=1\n"
                 "  tuneup advise tuneup-study/study.db --max_loss_increase 1% --json\n",
     .details =
         "Limits come first, then what no other cell beats beyond noise, then the largest U = SpeedUp^s MemoryUp^m\n"
         "EnergyUp^g for your weights. Of what cannot be told from the best, the cell with the fewest switches is\n"
-        "advised. Exit status 3: no cell of a phase meets the limits; 4: energy has a weight or a limit and was not\n"
-        "measured. docs/advise.md explains each line.",
+        "advised. Energy that was not measured is left out, and said to be so; exit status 4 where it was asked for, "
+        "by\n"
+        "--want energy, a weight or a limit. Exit status 3: no cell of a phase meets the limits. docs/advise.md\n"
+        "explains each line.",
     .sets = sets,
     .run = run,
 };

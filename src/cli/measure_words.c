@@ -145,7 +145,6 @@ static int print_rows(struct loaded *l, int cell, int base, struct err *err)
 {
     struct comparisons c = { 0 };
     char a[128], b[128];
-    const bool gpus = ratios_own_peaks(l, cell) && ratios_own_peaks(l, base); /* a command counts nothing else itself */
 
     l->cells[cell].baseline = base;
     l->cells[base].baseline = base;
@@ -156,7 +155,10 @@ static int print_rows(struct loaded *l, int cell, int base, struct err *err)
             log_note("%s over %s, %d and %d runs:", log_safe(a, sizeof a, l->cells[cell].name),
                      log_safe(b, sizeof b, l->cells[base].name), c.rows[i].n_done, c.rows[i].n_base_done);
             for (enum ratio_kind k = RATIO_SPEED; k <= RATIO_ENERGY; k++)
-                print_ratio(&c.rows[i], k, k == RATIO_MEMORY && gpus ? " of GPU memory" : "");
+                print_ratio(&c.rows[i], k,
+                            k != RATIO_MEMORY            ? ""
+                            : ratios_gpu_memory(l, base) ? " of GPU memory"
+                                                         : " of host memory");
         }
     ratios_free(&c);
     return 0;

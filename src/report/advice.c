@@ -92,8 +92,9 @@ static void print_head(FILE *out, const struct loaded *l, const struct advise_gr
     const struct load_cell *base = &l->cells[g->base];
     char phase[64], name[96];
 
-    fprintf(out, "\n%s, %" PRId64 " rank%s, over \"%s\"\n", log_safe(phase, sizeof phase, base->phase), base->ranks,
-            base->ranks == 1 ? "" : "s", log_safe(name, sizeof name, base->name));
+    fprintf(out, "\n%s, %" PRId64 " rank%s, over \"%s\"; memory is the %s\n",
+            log_safe(phase, sizeof phase, base->phase), base->ranks, base->ranks == 1 ? "" : "s",
+            log_safe(name, sizeof name, base->name), ratios_gpu_memory(l, g->base) ? "GPUs'" : "host's");
 }
 
 /* `"a", "b" and 3 more` of the cells for which is() holds. */
@@ -203,7 +204,7 @@ static void print_ties(FILE *out, const struct loaded *l, const struct advise_gr
     fputc('\n', out);
 }
 
-static void print_ranges(FILE *out, const struct advice *a, const struct advise_group *g)
+static void print_ranges(FILE *out, const struct advise_group *g)
 {
     bool first = true;
 
@@ -211,7 +212,7 @@ static void print_ranges(FILE *out, const struct advice *a, const struct advise_
         if (!isnan(g->low[k]) && g->n > 1) {
             fprintf(out, "%s%s from %.0f to %.0f %% (now %.0f)",
                     first ? "  It stays the answer for a share of " : ", of ", advise_names[k], 100 * g->low[k],
-                    100 * g->high[k], 100 * a->wish.weight[k]);
+                    100 * g->high[k], 100 * g->weight[k]);
             first = false;
         }
     fputs(first ? "" : ".\n", out);
@@ -255,7 +256,7 @@ static void print_next(FILE *out, const struct advise_group *g)
     json_decref(list);
 }
 
-static void print_chosen(FILE *out, const struct advice *a, const struct loaded *l, const struct advise_group *g)
+static void print_chosen(FILE *out, const struct loaded *l, const struct advise_group *g)
 {
     const struct advise_cell *c = &g->cells[g->chosen];
     char safe[96];
@@ -275,19 +276,27 @@ static void print_chosen(FILE *out, const struct advice *a, const struct loaded 
             "  One run of each gives no interval: this is the largest number, not one beyond noise. Run more blocks.\n",
             out);
     print_ties(out, l, g);
-    print_ranges(out, a, g);
+    print_ranges(out, g);
 }
 
-static void print_energy(FILE *out, const struct advice *a, const struct advise_group *g)
+static void print_energy(FILE *out, const struct advise_group *g)
 {
+    const bool apart = strncmp(g->unknown_reason, "not comparable", 14) == 0;
     char safe[512];
 
-    if (g->known[RATIO_ENERGY])
+    if (g->known[RATIO_ENERGY] && !g->energy_dropped)
         return;
     log_safe(safe, sizeof safe, g->unknown_reason);
-    fprintf(out, "  Energy is unavailable: %s%s\n", safe, safe[0] && safe[strlen(safe) - 1] == '.' ? "" : ".");
-    if (a->wish.weight[RATIO_ENERGY] > 0)
-        fputs("  It has a weight, so that nothing is advised; --no-energy weighs the rest without it.\n", out);
+    fprintf(out, "  Energy %s: %s%s\n",
+            g->known[RATIO_ENERGY] ? "is not known of every cell"
+            : apart                ? "cannot be compared"
+                                   : "was not measured",
+            safe, safe[0] && safe[strlen(safe) - 1] == '.' ? "" : ".");
+    if (g->energy_dropped)
+        fprintf(out, "  Its weight goes to the others: speed %.0f %%, memory %.0f %%.\n", 100 * g->weight[RATIO_SPEED],
+                100 * g->weight[RATIO_MEMORY]);
+    else if (g->weight[RATIO_ENERGY] > 0)
+        fputs("  It was asked for, so that nothing is advised; --no-energy weighs the rest without it.\n", out);
     else
         fputs("  It has no weight here: time and memory alone are weighed, as told.\n", out);
 }
@@ -295,9 +304,9 @@ static void print_energy(FILE *out, const struct advice *a, const struct advise_
 static void print_group(FILE *out, const struct advice *a, const struct loaded *l, const struct advise_group *g)
 {
     print_head(out, l, g);
-    print_energy(out, a, g);
+    print_energy(out, g);
     if (g->chosen >= 0) {
-        print_chosen(out, a, l, g);
+        print_chosen(out, l, g);
     } else if (!has_feasible(g)) {
         fputs("  No cell meets the limits.\n", out);
     }
@@ -308,7 +317,7 @@ static void print_group(FILE *out, const struct advice *a, const struct loaded *
     }
     print_left_out(out, a, l, g);
     print_next(out, g);
-    if (g->constant_power && a->wish.weight[RATIO_SPEED] > 0 && a->wish.weight[RATIO_ENERGY] > 0)
+    if (g->constant_power && g->weight[RATIO_SPEED] > 0 && g->weight[RATIO_ENERGY] > 0)
         fputs("  Power hardly changes here, so that energy goes as time does: weighing both counts it twice.\n", out);
 }
 
@@ -417,21 +426,22 @@ static json_t *group_json(const struct advice *a, const struct loaded *l, const 
     json_t *cells = json_array(), *weights = json_object();
     const char *reason = g->chosen >= 0     ? NULL
                          : !has_feasible(g) ? "no cell meets the limits"
-                         : !g->weighed      ? "energy has a weight and is unavailable"
+                         : !g->weighed      ? "energy was asked for and was not measured"
                                             : "nothing could be compared";
 
     for (int i = 0; i < g->n; i++)
         json_array_append_new(cells, cell_json(a, l, g, i));
     for (int k = 0; k < ADVISE_N; k++)
-        json_object_set_new(weights, advise_names[k],
-                            json_pack("{s:f, s:o, s:o}", "value", a->wish.weight[k], "low", number(g->low[k]), "high",
-                                      number(g->high[k])));
+        json_object_set_new(
+            weights, advise_names[k],
+            json_pack("{s:f, s:o, s:o}", "value", g->weight[k], "low", number(g->low[k]), "high", number(g->high[k])));
     json_t *o =
         json_pack("{s:s, s:I, s:s, s:o, s:s?, s:o, s:o, s:o, s:o, s:o, s:b, s:o}", "phase", l->cells[g->base].phase,
                   "ranks", (json_int_t)l->cells[g->base].ranks, "baseline", l->cells[g->base].name, "recommended",
                   name_or_null(l, g, g->chosen), "reason", reason, "best", name_or_null(l, g, g->best), "tied",
                   names(l, g, is_tied), "pareto", names(l, g, is_pareto), "weights", weights, "next", list_of(g->next),
                   "one_run", (int)g->one_run, "cells", cells);
+    json_object_set_new(o, "memory", json_string(ratios_memory(l, g->base)));
     json_object_set_new(o, "energy_unavailable", g->known[RATIO_ENERGY] ? json_null() : json_string(g->unknown_reason));
     json_object_set_new(o, "blocks_needed", g->blocks_needed ? json_integer(g->blocks_needed) : json_null());
     return o;

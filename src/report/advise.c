@@ -66,6 +66,15 @@ int advise_parse(const char *text, double weight[ADVISE_N], struct err *err)
     return scale(weight, text, err);
 }
 
+bool advise_names_energy(const char *text)
+{
+    double weight[ADVISE_N];
+    struct err ignored;
+
+    return advise_parse(text, weight, &ignored) == 0 && strstr(text, advise_names[RATIO_ENERGY]) != NULL &&
+           weight[RATIO_ENERGY] > 0;
+}
+
 /* ---- Two cells against each other ---- */
 
 struct weigher {
@@ -129,7 +138,9 @@ static int collect(const struct weigher *w, int cell, enum advise_limit what, do
         if (r->cell != cell || r->block < 0 || !r->done)
             continue;
         if (what == ADVISE_MEMORY)
-            out[n++] = (double)(r->peak_bytes > r->own_peak_bytes ? r->peak_bytes : r->own_peak_bytes);
+            out[n++] = ratios_gpu_memory(w->l, cell)   ? (double)r->own_peak_bytes
+                       : !w->l->cells[cell].is_command ? fmax((double)r->peak_bytes, (double)r->own_peak_bytes)
+                                                       : (double)r->peak_bytes;
         else if (what == ADVISE_SECONDS) /* what is no step stays, steps are scaled */
             out[n++] = isnan(more) ? r->seconds : r->seconds - r->steady_s + r->steady_s / steps * more;
         else
@@ -219,7 +230,7 @@ static void exclude(const struct weigher *w, struct advise_cell *c)
     const struct comparison *row = c->row;
 
     for (int k = 0; row && k < ADVISE_N && !c->excluded[0]; k++)
-        if (row->ratios[k].source == RATIO_UNAVAILABLE && w->g->known[k] && w->wish->weight[k] > 0)
+        if (row->ratios[k].source == RATIO_UNAVAILABLE && w->g->known[k] && w->g->weight[k] > 0)
             snprintf(c->excluded, sizeof c->excluded, "its %s is unknown: %.200s", advise_names[k],
                      row->ratios[k].reason);
     if (row && row->n_done == 0)
@@ -278,6 +289,23 @@ static void find_known(struct weigher *w)
     g->known[RATIO_ENERGY] = g->known[RATIO_ENERGY] && any;
     if (!g->unknown_reason)
         g->unknown_reason = "no run of the baseline has joules";
+}
+
+static void find_weights(struct weigher *w)
+{
+    struct advise_group *g = w->g;
+    const double rest = w->wish->weight[RATIO_SPEED] + w->wish->weight[RATIO_MEMORY];
+    bool whole = g->known[RATIO_ENERGY];
+
+    memcpy(g->weight, w->wish->weight, sizeof g->weight);
+    for (int i = 1; i < g->n; i++)
+        whole = whole &&
+                (g->cells[i].row->n_done == 0 || g->cells[i].row->ratios[RATIO_ENERGY].source != RATIO_UNAVAILABLE);
+    if (whole || w->wish->insist || g->weight[RATIO_ENERGY] == 0 || !(rest > 0))
+        return;
+    for (int k = 0; k < ADVISE_N; k++)
+        g->weight[k] = k == RATIO_ENERGY ? 0 : g->weight[k] / rest;
+    g->energy_dropped = true;
 }
 
 /* ---- What nothing beats ---- */
@@ -379,13 +407,13 @@ static void move_weight(const struct weigher *w, int k, double x, double out[ADV
 
     for (int i = 0; i < ADVISE_N; i++)
         if (i != k && w->g->known[i]) {
-            rest += w->wish->weight[i];
+            rest += w->g->weight[i];
             others++;
         }
     for (int i = 0; i < ADVISE_N; i++)
         out[i] = i == k                           ? x
                  : !w->g->known[i] || others == 0 ? 0
-                 : rest > 0                       ? (1 - x) * w->wish->weight[i] / rest
+                 : rest > 0                       ? (1 - x) * w->g->weight[i] / rest
                                                   : (1 - x) / others;
 }
 
@@ -403,10 +431,10 @@ static void find_ranges(const struct weigher *w, double (*logs)[ADVISE_N], doubl
     struct advise_group *g = w->g;
 
     for (int k = 0; k < ADVISE_N; k++) {
-        const double now = w->wish->weight[k];
+        const double now = w->g->weight[k];
 
         g->low[k] = g->high[k] = NAN;
-        if (!g->known[k] || g->n < 2)
+        if (!g->known[k] || (k == RATIO_ENERGY && g->energy_dropped) || g->n < 2)
             continue;
         g->low[k] = g->high[k] = now;
         for (int i = (int)ceil(now * WEIGHT_STEPS) - 1; i >= 0; i--) {
@@ -432,17 +460,17 @@ static int choose(struct weigher *w, struct err *err)
     if (!logs || !log_u)
         goto done;
     fill_logs(w, logs);
-    fill_utilities(g, logs, w->wish->weight, log_u);
-    const struct decision d = decide(w, log_u, w->wish->weight);
+    fill_utilities(g, logs, w->g->weight, log_u);
+    const struct decision d = decide(w, log_u, w->g->weight);
     g->best = d.best;
     g->chosen = d.chosen;
     g->blocks_needed = d.best == d.chosen ? 0 : d.blocks_needed;
     for (int i = 0; i < g->n; i++) {
         struct advise_cell *c = &g->cells[i];
 
-        c->utility = held(w, g->base, c->cell, w->wish->weight);
+        c->utility = held(w, g->base, c->cell, w->g->weight);
         g->one_run = g->one_run || (candidate(c) && c->utility.n < 2);
-        c->tied = d.best >= 0 && candidate(c) && (i == d.best || is_tied(w, d.best, i, w->wish->weight, &needed));
+        c->tied = d.best >= 0 && candidate(c) && (i == d.best || is_tied(w, d.best, i, w->g->weight, &needed));
     }
     if (d.chosen >= 0)
         find_ranges(w, logs, log_u);
@@ -560,9 +588,10 @@ static int build_group(struct weigher *w, const struct comparisons *c, struct er
     if (add_cells(w, c, err) != 0)
         return -1;
     find_known(w);
+    find_weights(w);
     w->own = true;
     for (int i = 0; i < g->n; i++)
-        w->own = w->own && ratios_own_peaks(w->l, g->cells[i].cell);
+        w->own = w->own && ratios_own_memory(w->l, g->cells[i].cell, g->base);
     for (int i = 0; i < g->n; i++) {
         exclude(w, &g->cells[i]);
         measure_needs(w, &g->cells[i]);
@@ -571,7 +600,7 @@ static int build_group(struct weigher *w, const struct comparisons *c, struct er
         snprintf(g->cells[0].excluded, sizeof g->cells[0].excluded, "it has no completed run");
     for (int k = 0; k < ADVISE_N; k++) {
         g->low[k] = g->high[k] = NAN;
-        g->weighed = g->weighed && (g->known[k] || w->wish->weight[k] == 0);
+        g->weighed = g->weighed && (g->known[k] || w->g->weight[k] == 0);
     }
     find_pareto(w);
     find_constant_power(g);

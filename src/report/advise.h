@@ -26,11 +26,15 @@ extern const char *const advise_options[ADVISE_LIMITS]; /* "--max_memory", ... *
 
 struct advise_wish {
     double weight[ADVISE_N]; /* not negative, their sum is 1 */
+    bool
+        insist; /* on energy: where it has a weight and is unknown nothing is advised; else the others are weighed without */
     double limit[ADVISE_LIMITS]; /* bytes, seconds, joules, relative increase; NAN: none */
     int64_t steps; /* seconds and joules are those of a run of so many steps; 0: of the run as it was measured */
 };
 /* "speed=2,memory=1,energy=1", or a preset: speed, memory, energy (4 to 1 to 1), balanced. ERR_USAGE. */
 int advise_parse(const char *text, double weight[ADVISE_N], struct err *err);
+/* Whether such a text asks for energy by name, rather than by what a preset adds to speed or memory. */
+bool advise_names_energy(const char *text);
 
 struct advise_cell {
     int cell; /* index in loaded.cells */
@@ -50,7 +54,9 @@ struct advise_group {
     int n;
     bool known[ADVISE_N]; /* measured in the baseline */
     const char *unknown_reason; /* of energy; borrowed */
-    bool weighed; /* false: a dimension that has a weight is not known, and nothing is advised */
+    double weight[ADVISE_N]; /* the wish's, or what is left of it without energy */
+    bool energy_dropped; /* its weight went to the others: it is not known of every cell that ran */
+    bool weighed; /* false: a dimension that has a weight is unknown, and nothing is advised */
     bool one_run; /* no interval can be had: nothing is beyond noise */
     int best, chosen; /* indexes in cells; -1: none */
     int blocks_needed; /* to tell the best from what is chosen, about; 0 = unknown, or they are the same */

@@ -93,15 +93,17 @@ static bool new_group(const struct loaded *l, const struct comparisons *c, int i
     return !b || a != b;
 }
 
-static void print_group(FILE *out, const struct load_cell *base)
+static void print_group(FILE *out, const struct loaded *l, int cell)
 {
-    char name[80], head[160], gap[32];
+    const struct load_cell *base = &l->cells[cell];
+    char name[80], head[160], gap[32], memory[32];
 
     log_safe(name, sizeof name, base->name);
     snprintf(gap, sizeof gap, "%s differs by", ratios_curve(base));
     snprintf(head, sizeof head, "%s, %" PRId64 " rank%s, over \"%s\"", base->phase, base->ranks,
              base->ranks == 1 ? "" : "s", name);
-    fprintf(out, "\n%-40s %-21s %-21s %-21s %s\n", head, "  SpeedUp", "  MemoryUp", "  EnergyUp", gap);
+    snprintf(memory, sizeof memory, "  MemoryUp (%s)", ratios_memory(l, cell));
+    fprintf(out, "\n%-40s %-21s %-21s %-21s %s\n", head, "  SpeedUp", memory, "  EnergyUp", gap);
 }
 
 static void print_row(FILE *out, const struct loaded *l, const struct comparison *row)
@@ -134,7 +136,7 @@ void exports_table(FILE *out, const struct loaded *l, const struct comparisons *
             if (c->rows[i].base != base)
                 continue;
             if (!headed)
-                print_group(out, &l->cells[base]);
+                print_group(out, l, base);
             headed = true;
             print_row(out, l, &c->rows[i]);
         }
@@ -190,9 +192,9 @@ void exports_markdown(FILE *out, const struct loaded *l, const struct comparison
                     base->ranks == 1 ? "" : "s");
             markdown_text(out, base->name);
             fprintf(out,
-                    "**\n\n| techniques | SpeedUp | MemoryUp | EnergyUp | %s differs by | n |\n"
+                    "**\n\n| techniques | SpeedUp | MemoryUp (%s) | EnergyUp | %s differs by | n |\n"
                     "| --- | --- | --- | --- | --- | --- |\n",
-                    ratios_curve(base));
+                    ratios_memory(l, c->rows[i].base), ratios_curve(base));
         }
         markdown_row(out, l, &c->rows[i]);
     }
@@ -249,12 +251,14 @@ static void csv_ratio(FILE *out, const struct loaded *l, const struct comparison
     fprintf(out, ",%s,", ratio_source_name(r->source));
     exports_csv_text(out, r->reason);
     csv_number(out, row->loss_gap);
-    fprintf(out, ",%s\r\n", ratios_curve(cell));
+    fprintf(out, ",%s,%s\r\n", ratios_curve(cell),
+            kind == RATIO_MEMORY || kind == RATIO_MEMORY_TIME ? ratios_memory(l, row->base) : "");
 }
 
 void exports_csv(FILE *out, const struct loaded *l, const struct comparisons *c)
 {
-    fputs("phase,cell,ranks,baseline,exact,ratio,value,low,high,n,verdict,p,p_holm,source,reason,difference,curve\r\n",
+    fputs("phase,cell,ranks,baseline,exact,ratio,value,low,high,n,verdict,p,p_holm,source,reason,difference,curve,"
+          "memory\r\n",
           out);
     for (int i = 0; i < c->n; i++)
         for (int kind = 0; kind < RATIO_N; kind++)
@@ -331,11 +335,11 @@ static json_t *row_json(const struct loaded *l, const struct comparison *row)
         if (ratios_has(cell, (enum ratio_kind)kind))
             json_object_set_new(ratios, keys[kind] ? keys[kind] : ratio_names[kind],
                                 exports_ratio_json(&row->ratios[kind], (enum ratio_kind)kind));
-    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:b, s:o, s:i, s:i, s:o, s:s?, s:o}", "phase", cell->phase, "cell",
+    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:b, s:o, s:i, s:i, s:o, s:s?, s:o, s:s}", "phase", cell->phase, "cell",
                      cell->name, "ranks", (json_int_t)cell->ranks, "baseline", l->cells[row->base].name, "techniques",
                      techniques ? techniques : json_null(), "exact", (int)cell->exact, "ratios", ratios, "runs",
                      row->n_done, "failed", row->n_failed, "quality", quality_json(cell, row), "power", row->category,
-                     "signs", signs_json(row));
+                     "signs", signs_json(row), "memory", ratios_memory(l, row->base));
 }
 
 json_t *exports_json(const struct loaded *l, const struct comparisons *c)

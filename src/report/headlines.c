@@ -72,7 +72,9 @@ const struct comparison *headlines_best(const struct comparisons *c, int base, e
 static void say_best(struct headlines *h, const struct loaded *l, const struct comparisons *c, int base,
                      const char *where)
 {
-    static const char *const what[] = { "fastest", "leanest in memory", "most frugal in energy" };
+    const char *const what[] = { "fastest",
+                                 ratios_gpu_memory(l, base) ? "leanest in GPU memory" : "leanest in host memory",
+                                 "most frugal in energy" };
     char line[640] = "";
 
     for (int kind = 0; kind < 3; kind++) {

@@ -226,7 +226,8 @@ static void print_method(FILE *out, const struct loaded *l)
     fputs(
         "<li>SpeedUp compares the seconds of the optimizer steps (of PPO: iterations) after the warm-up steps (for "
         "commands: of the whole run). MemoryUp compares the highest sum over all ranks of anonymous, shared and "
-        "swapped memory. EnergyUp "
+        "swapped memory: (host) above its column; of commands whose baseline held memory of GPUs, the highest sum over "
+        "the devices of what was in use beyond the start: (GPU). The two are never held against each other. EnergyUp "
         "compares joules over the same window as the time.</li>\n"
         "<li>A ratio is exp(mean of ln baseline &minus; ln variant); its interval is Student&#39;s t around that mean, "
         "95 %. Verdicts: the interval lies within &plusmn;2 %: no practical difference; else it excludes 1: "
@@ -259,7 +260,7 @@ static void print_run(FILE *out, const struct loaded *l, const struct load_run *
     fprintf(out, "</td><td class=num>%" PRId64 "</td>", cell->ranks);
     html_number(out, r->steady_s, "3");
     html_number(out, r->seconds, "3");
-    html_mib(out, r->own_peak_bytes > 0 ? r->own_peak_bytes : r->peak_bytes);
+    html_mib(out, ratios_peak(l, r));
     html_number(out, r->tokens_per_s, "3");
     html_number(out, r->final_loss, "4");
     html_number(out, r->load_before, "3");
@@ -356,22 +357,20 @@ static void print_choices(FILE *out, const struct loaded *l, const struct advice
     fputs("</tbody></table></div>\n", out);
 }
 
-/* What tuneup advise says where nobody tells it priorities; energy takes part where it is known in every group. */
+/* What tuneup advise says where nobody tells it priorities. */
 static void print_advice(FILE *out, const struct loaded *l, const struct comparisons *c)
 {
-    struct advise_wish wish = { .limit = { NAN, NAN, NAN, NAN } };
+    const struct advise_wish wish = { .weight = { 1.0 / 3, 1.0 / 3, 1.0 / 3 }, .limit = { NAN, NAN, NAN, NAN } };
     struct advice a;
     struct err err;
     char *text = NULL;
     size_t n = 0;
-    bool energy = c->n > 0;
+    bool dropped = false;
 
-    for (int i = 0; i < c->n; i++)
-        energy = energy && (c->rows[i].n_done == 0 || c->rows[i].ratios[RATIO_ENERGY].source != RATIO_UNAVAILABLE);
-    for (int k = 0; k < ADVISE_N; k++)
-        wish.weight[k] = energy ? 1.0 / 3 : k == RATIO_ENERGY ? 0 : 0.5;
     if (c->n == 0 || advise_build(&a, l, c, &wish, NULL, &err) != 0)
         return;
+    for (int i = 0; i < a.n; i++)
+        dropped = dropped || a.groups[i].energy_dropped;
     FILE *f = open_memstream(&text, &n);
     if (f) {
         advice_print(f, &a, l);
@@ -379,7 +378,7 @@ static void print_advice(FILE *out, const struct loaded *l, const struct compari
         fprintf(out,
                 "<h2>What to switch on</h2>\n<p class=note>For equal priorities%s, without limits. <code>tuneup advise"
                 "</code> weighs others.</p>\n",
-                energy ? "" : " of speed and memory (energy is not known of all cells and is left out)");
+                dropped ? "; energy that is not known of all cells is left out" : "");
         print_choices(out, l, &a);
         fputs("<details><summary>Why, and what else was weighed</summary><pre class=advice>", out);
         html_text(out, text);

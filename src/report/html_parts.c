@@ -221,7 +221,8 @@ static void glance_head(FILE *out, const struct loaded *l)
     fputs("</tr><tr><th>techniques</th><th class=num>ranks</th>", out);
     for (int i = 0; i < l->n_cells; i++)
         if (load_begins_phase(l, i))
-            fputs("<th class=\"num edge\">Speed</th><th class=num>Memory</th><th class=num>Energy</th>", out);
+            fprintf(out, "<th class=\"num edge\">Speed</th><th class=num>Memory (%s)</th><th class=num>Energy</th>",
+                    ratios_memory(l, i));
     fputs("</tr></thead><tbody>\n", out);
 }
 
@@ -275,11 +276,11 @@ static void print_group(FILE *out, const struct loaded *l, const struct comparis
 
     fprintf(out, "<h3>%" PRId64 " rank%s, over ", b->ranks, html_plural(b->ranks));
     html_text(out, b->name);
-    fprintf(
-        out,
-        "</h3>\n<div class=scroll><table class=ratios><thead><tr><th>techniques</th><th>SpeedUp</th><th>MemoryUp</th>"
-        "<th>EnergyUp</th><th>%s differs by</th><th class=num>n</th></tr></thead><tbody>\n",
-        ratios_curve(b));
+    fprintf(out,
+            "</h3>\n<div class=scroll><table class=ratios><thead><tr><th>techniques</th><th>SpeedUp</th><th>MemoryUp "
+            "(%s)</th>"
+            "<th>EnergyUp</th><th>%s differs by</th><th class=num>n</th></tr></thead><tbody>\n",
+            ratios_memory(l, base), ratios_curve(b));
     for (int i = 0; i < c->n; i++)
         if (c->rows[i].base == base)
             ratio_row(out, l, &c->rows[i]);
@@ -386,7 +387,6 @@ static void memory_row(FILE *out, const struct loaded *l, int index, const struc
 {
     const struct load_cell *cell = &l->cells[index];
     const int64_t planned = headlines_planned(r), allocated = headlines_allocated(r);
-    const int64_t seen = r->own_peak_bytes > 0 ? r->own_peak_bytes : r->peak_bytes;
 
     fputs("<tr><td>", out);
     html_text(out, cell->name);
@@ -397,7 +397,7 @@ static void memory_row(FILE *out, const struct loaded *l, int index, const struc
         fprintf(out, "<td class=num>%+.2f %%</td>", 100 * ((double)allocated / (double)planned - 1));
     else
         fputs("<td class=num><span class=none>unknown</span></td>", out);
-    html_mib(out, seen);
+    html_mib(out, ratios_peak(l, r));
     html_number(out, r->planned_flops / 1e9, "3");
     html_number(out, r->planned_comm_bytes / 1048576.0, "3");
     seconds_cells(out, l, index);

@@ -110,7 +110,8 @@ double ratios_value(const struct loaded *l, const struct load_run *r, enum ratio
     return r->seconds;
 }
 
-bool ratios_own_peaks(const struct loaded *l, int cell)
+/* Whether every counted run of the cell has its own count. */
+static bool own_peaks(const struct loaded *l, int cell)
 {
     for (int i = 0; i < l->n_runs; i++)
         if (l->runs[i].cell == cell && l->runs[i].block >= 0 && l->runs[i].done && l->runs[i].own_peak_bytes <= 0)
@@ -118,9 +119,41 @@ bool ratios_own_peaks(const struct loaded *l, int cell)
     return true;
 }
 
+static bool has_run(const struct loaded *l, int cell)
+{
+    for (int i = 0; i < l->n_runs; i++)
+        if (l->runs[i].cell == cell && l->runs[i].block >= 0 && l->runs[i].done)
+            return true;
+    return false;
+}
+
+bool ratios_gpu_memory(const struct loaded *l, int cell)
+{
+    const int base = l->cells[cell].baseline;
+
+    return l->cells[base].is_command && has_run(l, base) && own_peaks(l, base);
+}
+
+const char *ratios_memory(const struct loaded *l, int cell)
+{
+    return ratios_gpu_memory(l, cell) ? "GPU" : "host";
+}
+
+bool ratios_own_memory(const struct loaded *l, int a, int b)
+{
+    return l->cells[a].is_command ? ratios_gpu_memory(l, a) : own_peaks(l, a) && own_peaks(l, b);
+}
+
+int64_t ratios_peak(const struct loaded *l, const struct load_run *r)
+{
+    if (is_command(l, r))
+        return ratios_gpu_memory(l, r->cell) ? r->own_peak_bytes : r->peak_bytes;
+    return r->own_peak_bytes > 0 ? r->own_peak_bytes : r->peak_bytes;
+}
+
 double ratios_mean(const struct loaded *l, int cell, enum ratio_kind kind, int *n)
 {
-    const bool own = ratios_own_peaks(l, cell);
+    const bool own = ratios_own_memory(l, cell, cell);
     double sum = 0;
 
     *n = 0;
@@ -154,7 +187,7 @@ static int collect(const struct loaded *l, int cell, enum ratio_kind kind, bool 
 static struct estimate estimate(const struct loaded *l, const struct comparison *c, enum ratio_kind kind,
                                 double *scratch, int64_t *blocks)
 {
-    const bool own = ratios_own_peaks(l, c->cell) && ratios_own_peaks(l, c->base);
+    const bool own = ratios_own_memory(l, c->cell, c->base);
     double *base = scratch, *variant = scratch + l->n_runs;
     int n = collect(l, c->cell, kind, own, variant, blocks);
 
@@ -288,6 +321,11 @@ static void widen_by_grain(const struct loaded *l, const struct comparison *c, s
     }
 }
 
+static bool has_memory(enum ratio_kind kind)
+{
+    return kind == RATIO_MEMORY || kind == RATIO_MEMORY_TIME;
+}
+
 static bool has_energy(enum ratio_kind kind)
 {
     return kind == RATIO_ENERGY || kind == RATIO_POWER || kind == RATIO_ENERGY_DELAY;
@@ -299,10 +337,15 @@ static void build_ratio(const struct loaded *l, struct comparison *c, enum ratio
     struct ratio *ratio = &c->ratios[kind];
 
     *ratio = (struct ratio){ .source = RATIO_MEASURED };
-    if (unlike(l, c, ratio->reason, sizeof ratio->reason))
+    if (unlike(l, c, ratio->reason, sizeof ratio->reason)) {
         ratio->source = RATIO_UNAVAILABLE;
-    else if (has_energy(kind))
+    } else if (has_memory(kind) && ratios_gpu_memory(l, c->base) && !own_peaks(l, c->cell)) {
+        ratio->source = RATIO_UNAVAILABLE;
+        snprintf(ratio->reason, sizeof ratio->reason,
+                 "not comparable: the baseline held memory of GPUs, and a run of this cell held none");
+    } else if (has_energy(kind)) {
         judge_energy(l, c, ratio);
+    }
     if (ratio->source == RATIO_UNAVAILABLE) {
         ratio->e = stats_paired(NULL, NULL, 0);
         return;

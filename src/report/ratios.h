@@ -2,7 +2,8 @@
  * was paid for them. Above 1 is better than the baseline, for all three.
  *
  *   SpeedUp  = T_base / T   T: seconds of the steps after the warm-up; of the whole run for commands
- *   MemoryUp = M_base / M   M: the highest sum over all ranks of anonymous, shared and swapped memory
+ *   MemoryUp = M_base / M   M: the highest sum over all ranks of anonymous, shared and swapped memory; or what the GPUs held,
+ *                           where every run of a baseline that is a command held some (ratios_gpu_memory): never both
  *   EnergyUp = E_base / E   E: joules over the same window as T; there is none where nothing measured it
  *   energy-delay product: SpeedUp x EnergyUp; memory-time product: SpeedUp x MemoryUp, as a bill for a share of a machine goes
  *   Powerup  = SpeedUp / EnergyUp (Abdulsalam, Zong, Gu, Qiu, IGSC 2015, doi 10.1109/IGCC.2015.7393699) */
@@ -80,10 +81,17 @@ int ratios_of_phase(struct comparisons *out, const struct comparisons *all, cons
                     struct err *err);
 void ratios_free(struct comparisons *c);
 
-/* The value that a ratio divides, of one run, NAN if unknown; `own` chooses the run's own count of its memory. */
+/* Which memory the cells of a baseline are compared by: the GPUs' if all its runs held some; a cell that held none then has no
+ * MemoryUp. Else the host's. */
+bool ratios_gpu_memory(const struct loaded *l, int cell);
+const char *ratios_memory(const struct loaded *l, int cell); /* "GPU", "host" */
+/* Whether two cells are compared by the peaks that their runs counted, which miss no moment, rather than by what a meter saw
+ * from outside. Of a command, what the GPUs held. */
+bool ratios_own_memory(const struct loaded *l, int a, int b);
+/* The value that a ratio divides, of one run, NAN if unknown; `own`: by the run's own count of its memory. */
 double ratios_value(const struct loaded *l, const struct load_run *r, enum ratio_kind kind, bool own);
-/* Whether every counted run of the cell counted its own memory: then that is compared, as it misses no moment. */
-bool ratios_own_peaks(const struct loaded *l, int cell);
+int64_t ratios_peak(const struct loaded *l,
+                    const struct load_run *r); /* its peak, of the memory compared; -1 = unknown */
 /* Its mean over the counted runs of a cell, and how many there are. */
 double ratios_mean(const struct loaded *l, int cell, enum ratio_kind kind, int *n);
 

@@ -170,8 +170,7 @@ bool tradeoff_draw(FILE *out, const struct loaded *l, const struct comparisons *
 {
     const bool energy = any_energy(c);
     const enum ratio_kind y = energy ? RATIO_ENERGY : RATIO_MEMORY;
-    const struct advise_wish wish = { .weight = { 1.0 / 3, 1.0 / 3, energy ? 1.0 / 3 : 0 },
-                                      .limit = { NAN, NAN, NAN, NAN } };
+    const struct advise_wish wish = { .weight = { 1.0 / 3, 1.0 / 3, 1.0 / 3 }, .limit = { NAN, NAN, NAN, NAN } };
     struct point points[256];
     struct advice a;
     struct err err;

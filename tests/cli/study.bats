@@ -45,8 +45,12 @@ teardown() {
 @test "advise weighs what was measured, says what was not, and keeps limits" {
     "$bin" study -q "$dir/s.yaml" --output "$dir/out" >/dev/null
     if [ ! -r /sys/class/powercap/intel-rapl:0/energy_uj ]; then
-        run -4 "$bin" advise "$dir/out/study.db"
-        [[ $output == *"Energy is unavailable"* && $output == *"--no-energy"* && $output != *"Switch on"* ]]
+        run -0 "$bin" advise "$dir/out/study.db"
+        [[ $output == *"Energy was not measured: "*"Its weight goes to the others: speed 50 %, memory 50 %."* ]]
+        for asked in "--want energy" "--energy" "--max_joules 5"; do
+            run -4 "$bin" advise "$dir/out/study.db" $asked
+            [[ $output == *"energy was asked for and was not measured"* ]]
+        done
     fi
     run -0 "$bin" advise "$dir/out/study.db" --want speed=1
     [[ $output == *"It has no weight here"* && $output == *'Left out: "broken": all its runs failed'* ]]

@@ -223,21 +223,30 @@ TEST(seconds_and_joules_are_scaled_to_the_steps_of_a_run)
     close_study(&k);
 }
 
-TEST(without_energy_nothing_is_weighed_unless_told)
+TEST(energy_that_was_not_measured_is_left_out_unless_asked_for)
 {
     struct known k;
-    struct advise_wish w = wish_of("balanced");
+    struct advise_wish w = wish_of("speed");
 
     open_study(&k, 3, &(struct fixture){ .fail_cell = -1 });
     build(&k, &w);
-    CHECK(!k.a.groups[0].weighed && k.a.groups[0].chosen < 0);
+    CHECK(k.a.groups[0].weighed && k.a.groups[0].energy_dropped && k.a.groups[0].chosen >= 0);
+    CHECK_NEAR(k.a.groups[0].weight[0], 0.8, 1e-12); /* four to one */
+    CHECK_NEAR(k.a.groups[0].weight[2], 0, 0);
     CHECK(strstr(k.a.groups[0].unknown_reason, "no RAPL here") != NULL);
+    advise_free(&k.a);
+    w.insist = true;
+    build(&k, &w);
+    CHECK(!k.a.groups[0].weighed && !k.a.groups[0].energy_dropped && k.a.groups[0].chosen < 0);
     advise_free(&k.a);
     w = wish_of("speed=1,memory=1");
     build(&k, &w);
-    CHECK(k.a.groups[0].weighed && k.a.groups[0].chosen >= 0);
+    CHECK(k.a.groups[0].weighed && !k.a.groups[0].energy_dropped && k.a.groups[0].chosen >= 0);
     CHECK(isnan(k.a.groups[0].low[2]) && !isnan(k.a.groups[0].low[0]));
     close_study(&k);
+    CHECK(advise_names_energy("energy") && advise_names_energy("speed=1,energy=2"));
+    CHECK(!advise_names_energy("balanced") && !advise_names_energy("speed") &&
+          !advise_names_energy("energy=0,speed=1"));
 }
 
 TEST(the_range_of_weights_holds_the_answer)
@@ -310,7 +319,8 @@ TEST(words_and_json_say_what_was_found)
     advice_print(f, &k.a, &k.l);
     fclose(f);
     CHECK(strchr(text, '\x1b') == NULL);
-    CHECK(strstr(text, "Energy is unavailable") && strstr(text, "Left out: ") && strstr(text, "Switch on"));
+    CHECK(strstr(text, "Energy was not measured: no RAPL here") && strstr(text, "Left out: ") &&
+          strstr(text, "Switch on"));
     free(text);
     json_t *all = advice_json(&k.a, &k.l);
     const json_t *group = json_array_get(json_object_get(all, "groups"), 0);
@@ -349,7 +359,7 @@ TEST_MAIN(CASE(weights_are_read_and_nonsense_is_refused), CASE(the_largest_weigh
           CASE(utility_is_the_weighted_geometric_mean_of_its_ratios), CASE(what_is_beaten_everywhere_is_not_advised),
           CASE(ties_go_to_the_fewest_switches), CASE(limits_come_first_with_headroom),
           CASE(seconds_and_joules_are_scaled_to_the_steps_of_a_run),
-          CASE(without_energy_nothing_is_weighed_unless_told), CASE(the_range_of_weights_holds_the_answer),
+          CASE(energy_that_was_not_measured_is_left_out_unless_asked_for), CASE(the_range_of_weights_holds_the_answer),
           CASE(a_wrong_exact_cell_and_failed_cells_are_left_out),
           CASE(the_next_combination_is_one_that_nobody_measured), CASE(one_block_says_that_it_is_one),
           CASE(words_and_json_say_what_was_found), CASE(advice_survives_every_failed_allocation))

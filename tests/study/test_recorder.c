@@ -117,6 +117,7 @@ TEST(windows_and_gpu_memory_are_compared_where_all_runs_have_them)
     CHECK_NEAR(c.rows[0].ratios[RATIO_ENERGY].e.value, 4, 1e-9);
     CHECK_NEAR(c.rows[0].ratios[RATIO_MEMORY].e.value, 4, 1e-9);
     CHECK_NEAR(c.rows[0].ratios[RATIO_WHOLE].e.value, 60.0 / 55, 1e-9);
+    CHECK_STR(ratios_memory(&l, 1), "GPU");
     ratios_free(&c);
     load_free(&l);
     add(path, "quick", &quick, NULL, NULL); /* one that tells no steps: the whole runs are compared */
@@ -125,6 +126,33 @@ TEST(windows_and_gpu_memory_are_compared_where_all_runs_have_them)
     CHECK_NEAR(c.rows[0].ratios[RATIO_SPEED].e.value, 60.0 / 55, 1e-9);
     CHECK_NEAR(c.rows[0].ratios[RATIO_ENERGY].e.value, 1.2, 1e-9);
     ratios_free(&c);
+    load_free(&l);
+    fixture_free(&f);
+}
+
+/* Host memory of a run that left the GPU alone is no measure against the GPU memory of another. */
+TEST(gpu_memory_is_not_held_against_host_memory)
+{
+    const struct fixture f = fixture_new();
+    char path[128];
+    struct loaded l;
+    struct comparisons c;
+    struct err err = { 0 };
+    struct job_record on_gpu = record(60, 120), on_host = record(90, 150);
+
+    on_gpu.gpus.peak_bytes = 8LL << 30;
+    snprintf(path, sizeof path, "%s/runs.db", f.root);
+    add(path, "gpu", &on_gpu, NULL, NULL);
+    add(path, "host", &on_host, NULL, NULL);
+    CHECK_OK(load_study(&l, path, &err), &err);
+    CHECK_OK(ratios_build(&c, &l, &err), &err);
+    CHECK_EQ(c.rows[0].ratios[RATIO_MEMORY].source, RATIO_UNAVAILABLE);
+    CHECK(strstr(c.rows[0].ratios[RATIO_MEMORY].reason, "held memory of GPUs") != NULL);
+    CHECK_EQ(c.rows[0].ratios[RATIO_SPEED].source, RATIO_MEASURED);
+    ratios_free(&c);
+    l.cells[0].baseline = l.cells[1].baseline = 1; /* the other way round host memory is what both have */
+    CHECK_STR(ratios_memory(&l, 0), "host");
+    CHECK_EQ(ratios_peak(&l, &l.runs[0]), l.runs[0].peak_bytes);
     load_free(&l);
     fixture_free(&f);
 }
@@ -147,4 +175,5 @@ TEST(study_of_another_kind_is_refused)
 }
 
 TEST_MAIN(CASE(labels_are_cells_and_the_first_is_the_baseline), CASE(steps_and_numbers_are_kept),
-          CASE(windows_and_gpu_memory_are_compared_where_all_runs_have_them), CASE(study_of_another_kind_is_refused))
+          CASE(windows_and_gpu_memory_are_compared_where_all_runs_have_them),
+          CASE(gpu_memory_is_not_held_against_host_memory), CASE(study_of_another_kind_is_refused))
