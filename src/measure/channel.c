@@ -239,8 +239,8 @@ void channel_judge(const struct channel *c, double now_s, struct energy_domain *
     if (c->first_error != 0)
         snprintf(d->reason, sizeof d->reason, "cannot be read: %s", strerror(c->first_error));
     else if (c->last_error != 0)
-        snprintf(d->reason, sizeof d->reason, "became unreadable: %s; %.3g J until then", strerror(c->last_error),
-                 channel_joules(c, c->last_s));
+        snprintf(d->reason, sizeof d->reason, "became unreadable %.3g s after the start: %s; %.3g J until then",
+                 c->last_s - c->start_s, strerror(c->last_error), channel_joules(c, c->last_s));
     else if (c->counter)
         judge_counter(c, d->reason, sizeof d->reason);
     else

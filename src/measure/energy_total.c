@@ -139,7 +139,9 @@ static void permission_hint(struct energy_result *out, const char *folder)
 
 static void hint_for(const struct channel *c, const struct energy_surroundings *where, struct energy_result *out)
 {
-    if ((c->first_error == EACCES || c->first_error == EPERM) && c->source == &rapl_source)
+    const int error = c->first_error ? c->first_error : c->last_error;
+
+    if ((error == EACCES || error == EPERM) && c->source == &rapl_source)
         permission_hint(out, where->zones_folder);
 }
 

@@ -9,6 +9,131 @@
 #include "measure/ipmi.h"
 #include "measure/wall.h"
 
+/* ---- Players: what becomes of readings is the same for every source, so that a source of scripts stands for all ---- */
+
+#define J 1000000LL /* microjoules */
+#define LOST (-1) /* a reading that fails */
+
+struct script {
+    const char *name;
+    bool power; /* watts rather than a counter's microjoules */
+    int64_t range_uj;
+    double every_s; /* between two readings */
+    int64_t readings[6];
+    int error; /* of those that fail */
+    double joules; /* NAN: unavailable */
+    const char *reason; /* a part of it */
+};
+
+static const struct script *playing;
+static int place;
+
+static int play(const struct channel *c, struct channel_reading *out)
+{
+    const int64_t value = playing->readings[place];
+
+    (void)c;
+    if (value == LOST)
+        return -playing->error;
+    if (playing->power)
+        out->power_w = (double)value;
+    else
+        out->uj = value;
+    return 0;
+}
+
+static const struct energy_source player_source = { .name = "player", .read = play };
+
+TEST(players_are_judged_alike_whatever_the_source)
+{
+    static const struct script scripts[] = {
+        { "constant", false, 0, 1, { 7 * J, 107 * J, 207 * J, 307 * J, 407 * J, 507 * J }, 0, 500, "" },
+        { "ramp", false, 0, 1, { 0, 10 * J, 30 * J, 60 * J, 100 * J, 150 * J }, 0, 150, "" },
+        { "wrap", false, 9000 * J - 1, 1, { 8800 * J, 8900 * J, 0, 100 * J, 200 * J, 300 * J }, 0, 500, "" },
+        { "double wrap",
+          false,
+          900 * J,
+          1,
+          { 0, 100 * J, 200 * J, 300 * J, 400 * J, 500 * J },
+          0,
+          NAN,
+          "wrapped unseen" },
+        { "reset",
+          false,
+          90000 * J,
+          1,
+          { 50000 * J, 50100 * J, 0, 100 * J, 200 * J, 300 * J },
+          0,
+          NAN,
+          "as by a reset" },
+        { "fall of unknown range", false, 0, 1, { 500 * J, 600 * J, 0, 100 * J, 200 * J, 300 * J }, 0, NAN, "fell" },
+        { "stuck", false, 0, 1, { 5 * J, 5 * J, 5 * J, 5 * J, 5 * J, 5 * J }, 0, NAN, "did not move" },
+        { "permission lost",
+          false,
+          0,
+          1,
+          { 0, 100 * J, 200 * J, LOST, LOST, LOST },
+          EACCES,
+          NAN,
+          "became unreadable 2 s after the start: Permission denied; 200 J until then" },
+        { "permission lost at once",
+          false,
+          0,
+          1,
+          { 0, LOST, LOST, LOST, LOST, LOST },
+          EPERM,
+          NAN,
+          "became unreadable 0 s after the start: Operation not permitted" },
+        { "permission given back", false, 0, 1, { 0, 100 * J, LOST, LOST, 400 * J, 500 * J }, EACCES, 500, "" },
+        { "zone that vanishes",
+          false,
+          0,
+          1,
+          { 0, 100 * J, 200 * J, 300 * J, LOST, LOST },
+          ENOENT,
+          NAN,
+          "became unreadable 3 s after the start: No such file" },
+        { "constant power", true, 0, 1, { 100, 100, 100, 100, 100, 100 }, 0, 500, "" },
+        { "ramp of power", true, 0, 1, { 0, 20, 40, 60, 80, 100 }, 0, 250, "" },
+        { "no power", true, 0, 1, { 0, 0, 0, 0, 0, 0 }, 0, NAN, "told as 0 W" },
+        { "power of which permission is lost",
+          true,
+          0,
+          1,
+          { 100, 100, 100, LOST, LOST, LOST },
+          EPERM,
+          NAN,
+          "became unreadable 2 s after the start: Operation not permitted; 200 J until then" },
+        { "power with a hole", true, 0, 4, { 100, LOST, LOST, 100, 100, 100 }, EIO, NAN, "not told for 12 s" },
+        { "device that vanishes", true, 0, 1, { 100, 100, 100, 100, LOST, LOST }, ENODEV, NAN, "No such device" },
+    };
+    const struct fixture f = machine_new("");
+
+    for (int i = 0; i < COUNT_OF(scripts); i++) {
+        struct channel_set set = { 0 };
+        struct energy_domain d;
+        struct channel *c = channel_add(&set, &player_source, NULL, "player");
+
+        CHECK(c != NULL);
+        playing = &scripts[i];
+        c->counter = !playing->power;
+        c->range_uj = playing->range_uj;
+        for (place = 0; place < COUNT_OF(playing->readings); place++) {
+            if (place > 0)
+                pass(playing->every_s);
+            (place > 0 ? channel_poll : channel_start)(c);
+        }
+        channel_judge(c, fake_now(), &d);
+        const bool known = !isnan(playing->joules);
+        if ((d.state == METER_MEASURED) != known || isnan(d.joules) == known || !strstr(d.reason, playing->reason) ||
+            (known && fabs(d.joules - playing->joules) > 1e-6))
+            fail_msg("%s: %g J, state %d, \"%s\"", playing->name, d.joules, (int)d.state, d.reason);
+    }
+    machine_free(&f);
+}
+
+/* ---- Sources ---- */
+
 static void fake_amd(const struct fixture *f, const char *text)
 {
     char path[128];
@@ -267,7 +392,8 @@ TEST(silent_wall_is_unavailable)
     machine_free(&f);
 }
 
-TEST_MAIN(CASE(amd_counts_in_its_own_steps), CASE(rocm_stands_in_and_integrates), CASE(hwmon_is_known_by_its_driver),
+TEST_MAIN(CASE(players_are_judged_alike_whatever_the_source), CASE(amd_counts_in_its_own_steps),
+          CASE(rocm_stands_in_and_integrates), CASE(hwmon_is_known_by_its_driver),
           CASE(board_meter_counts_where_nothing_finer_does), CASE(sockets_of_amd_energy_are_packages),
           CASE(sensor_that_vanishes_is_unavailable), CASE(sleep_makes_an_estimate), CASE(dcmi_answers_are_parsed),
           CASE(wall_lines_are_parsed), CASE(wall_traces_are_integrated_by_their_own_times),

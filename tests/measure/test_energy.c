@@ -261,6 +261,55 @@ TEST(counter_that_vanishes_is_unavailable)
     machine_free(&f);
 }
 
+/* As a service manager does that takes a capability away, or a udev rule that closes the files again. Root reads what it likes, so
+ * that root reads as nobody meanwhile. */
+static struct energy_result read_as_nobody(struct energy_meter *m)
+{
+    const bool root = geteuid() == 0;
+
+    if (root && seteuid(65534) != 0)
+        fail_msg("could not become nobody");
+    const struct energy_result r = read_now(m);
+    if (root && seteuid(0) != 0)
+        fail_msg("could not become root again");
+    return r;
+}
+
+TEST(permission_that_is_lost_leaves_no_partial_sum)
+{
+    const struct fixture f = machine_new("");
+    char path[256];
+    add_zone(&f, "intel-rapl:0", "package-0", 0);
+    add_zone(&f, "intel-rapl:0:0", "dram", 0);
+    chmod(f.root, 0755);
+    snprintf(path, sizeof path, "%s/class/powercap/intel-rapl:0:0/energy_uj", f.root);
+    struct energy_meter *m = start();
+    pass(7);
+    set_uj(&f, "intel-rapl:0", 700000000);
+    set_uj(&f, "intel-rapl:0:0", 70000000);
+    CHECK_NEAR(read_as_nobody(m).joules, 770, 1e-9);
+    chmod(path, 0);
+    pass(5);
+    set_uj(&f, "intel-rapl:0", 900000000);
+    struct energy_result r = read_as_nobody(m);
+    CHECK_EQ(r.state, METER_UNAVAILABLE);
+    CHECK(isnan(r.joules));
+    CHECK(
+        strstr(r.reason, "package-0/dram: became unreadable 7 s after the start: Permission denied; 70 J until then"));
+    CHECK(strstr(r.hint, "perf_event_paranoid"));
+    CHECK_EQ(domain(&r, "package-0/dram", 0)->state, METER_UNAVAILABLE);
+    CHECK(isnan(domain(&r, "package-0/dram", 0)->joules));
+    CHECK_NEAR(domain(&r, "package-0", 0)->joules, 900,
+               1e-9); /* that one domain is whole, and the total is not made of it */
+    pass(1);
+    set_uj(&f, "intel-rapl:0:0", 90000000); /* given back: a counter has counted meanwhile */
+    r = read_as_nobody(m);
+    energy_stop(m);
+    CHECK_EQ(r.state, METER_MEASURED);
+    CHECK_NEAR(r.joules, 990, 1e-9);
+    machine_free(&f);
+}
+
 TEST(unreadable_package_makes_no_total)
 {
     const struct fixture f = machine_new("");
@@ -467,8 +516,9 @@ TEST_MAIN(CASE(laptop_counts_the_package_once), CASE(mmio_stands_in_for_an_unrea
           CASE(server_adds_sockets_and_memory), CASE(mirrored_dies_count_once), CASE(distinct_dies_add_up),
           CASE(wrap_is_corrected), CASE(leap_forward_is_no_energy), CASE(reset_is_no_wrap),
           CASE(fall_of_unknown_range_is_lost), CASE(long_gap_is_lost), CASE(counter_that_vanishes_is_unavailable),
-          CASE(unreadable_package_makes_no_total), CASE(rubbish_counter_is_unavailable),
-          CASE(stuck_counter_is_not_zero_joules), CASE(still_dram_is_not_claimed), CASE(virtual_machine_says_so),
-          CASE(bare_machine_without_driver_is_told_the_mend), CASE(root_only_counter_is_told_the_mend),
-          CASE(many_zones_are_refused_not_cut), CASE(delta_inverts_the_register),
-          CASE(thread_follows_a_player_through_wraps), CASE(allocation_failure_is_reported))
+          CASE(permission_that_is_lost_leaves_no_partial_sum), CASE(unreadable_package_makes_no_total),
+          CASE(rubbish_counter_is_unavailable), CASE(stuck_counter_is_not_zero_joules), CASE(still_dram_is_not_claimed),
+          CASE(virtual_machine_says_so), CASE(bare_machine_without_driver_is_told_the_mend),
+          CASE(root_only_counter_is_told_the_mend), CASE(many_zones_are_refused_not_cut),
+          CASE(delta_inverts_the_register), CASE(thread_follows_a_player_through_wraps),
+          CASE(allocation_failure_is_reported))
