@@ -19,8 +19,8 @@ struct measure_options {
     const char *output, *label, *db, *vs, *trace, *wall, *energy_model;
     bool json;
     int require, metrics;
-    int64_t repeat, warmup_steps;
-    double idle;
+    int64_t repeat, max_repeat, warmup_steps;
+    double idle, ci_width;
 };
 enum { REQUIRE_NONE, REQUIRE_ENERGY };
 enum { METRICS_FILE, METRICS_FD, METRICS_NONE };
@@ -56,6 +56,22 @@ static const struct option table[] = {
       .offset = offsetof(struct measure_options, vs),
       .value = "LABEL",
       .help = "afterwards, print SpeedUp, MemoryUp and EnergyUp over the runs of LABEL in the same file" },
+    { .name = "ci_width",
+      .type = OPTION_REAL,
+      .offset = offsetof(struct measure_options, ci_width),
+      .fallback = "0",
+      .min = 0,
+      .max = 1,
+      .value = "X",
+      .help = "with --vs: repeat until no 95 % interval of the ratios is wider than +-X, e.g. 0.03" },
+    { .name = "max_repeat",
+      .type = OPTION_INT,
+      .offset = offsetof(struct measure_options, max_repeat),
+      .fallback = "30",
+      .min = 1,
+      .max = 100000,
+      .value = "N",
+      .help = "with --ci_width: stop after N runs in any case" },
     { .name = "warmup_steps",
       .type = OPTION_INT,
       .offset = offsetof(struct measure_options, warmup_steps),
@@ -243,6 +259,10 @@ static int check_options(const struct session *s, struct err *err)
                 (long long)options.repeat);
         return err_hint(err, "Let the name end in .jsonl, or use --db.");
     }
+    if (options.ci_width > 0 && !options.vs) {
+        err_set(err, ERR_USAGE, "--ci_width is of ratios, and there is nothing to compare with");
+        return err_hint(err, "Add --vs LABEL; or let a study run both in turn: tuneup study --ci_width.");
+    }
     if (!options.vs || options.db || (options.output && !whole))
         return 0;
     err_set(err, ERR_USAGE, "--vs needs the file in which the runs of \"%.80s\" are", options.vs);
@@ -316,18 +336,47 @@ static void wait_a_little(void)
     nanosleep(&wait, NULL);
 }
 
+/* The file that --vs reads. */
+static const char *runs_path(void)
+{
+    return options.db ? options.db : options.output;
+}
+
+/* After n runs: whether there is to be another one, -1 = error. */
+static int wants_more(const struct session *s, int64_t n, struct err *err)
+{
+    double width;
+
+    if (n < options.repeat || !(options.ci_width > 0))
+        return n < options.repeat;
+    if (measure_words_width(runs_path(), s->name, options.vs, &width, err) != 0)
+        return -1;
+    if (width <= options.ci_width)
+        return 0;
+    if (isnan(width) && n > 1) {
+        log_warning("a single run of \"%.80s\" leaves no interval: --ci_width ends here", options.vs);
+        return 0;
+    }
+    if (n >= options.max_repeat) {
+        log_note("after %lld runs the widest interval is +-%.1f %%: --max_repeat ends it here", (long long)n,
+                 100 * width);
+        return 0;
+    }
+    return 1;
+}
+
 static int run_all(struct session *s, struct err *err)
 {
     bool stop = false;
-    int status = 0;
+    int status = 0, more = 1;
 
     srandom((unsigned)time(NULL) ^ (unsigned)getpid());
-    for (int64_t i = 0; i < options.repeat && status == 0 && !stop; i++) {
-        if (i > 0)
+    for (int64_t n = 0; more > 0 && status == 0 && !stop; more = status == 0 ? wants_more(s, n, err) : 0) {
+        if (n++ > 0)
             wait_a_little();
         status = run_once(s, &stop, err);
     }
-    return status;
+    return more < 0 ? -1 : status;
 }
 
 static int run(struct command_line *line, struct err *err)
@@ -345,8 +394,7 @@ static int run(struct command_line *line, struct err *err)
     if (s.trace && fclose(s.trace) != 0)
         log_warning("the trace \"%s\" is not whole: %s", options.trace, strerror(errno));
     measure_sink_close(&s.sink);
-    if (status == 0 && options.vs &&
-        measure_words_versus(options.db ? options.db : options.output, s.name, options.vs, err) != 0)
+    if (status == 0 && options.vs && measure_words_versus(runs_path(), s.name, options.vs, err) != 0)
         status = -1;
     return status;
 }

@@ -1,6 +1,8 @@
 /* "tuneup study": the cells of a study file, or the built-in ones, run in blocks; then the table and the report. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -15,7 +17,8 @@
 struct study_command_options {
     const char *output, *data, *phases, *cells, *ranks, *model, *reward_model;
     const char *set[65];
-    int64_t blocks;
+    int64_t blocks, max_blocks;
+    double ci_width;
     bool dry_run, retry_failed;
 };
 
@@ -53,6 +56,22 @@ static const struct option table[] = {
       .max = 10000,
       .value = "N",
       .help = "how often each cell runs; more than before adds to a study" },
+    { .name = "ci_width",
+      .type = OPTION_REAL,
+      .offset = offsetof(struct study_command_options, ci_width),
+      .fallback = "0",
+      .min = 0,
+      .max = 1,
+      .value = "X",
+      .help = "then go on, block by block, until no 95 % interval of a ratio is wider than +-X, e.g. 0.03" },
+    { .name = "max_blocks",
+      .type = OPTION_INT,
+      .offset = offsetof(struct study_command_options, max_blocks),
+      .fallback = "30",
+      .min = 2,
+      .max = 10000,
+      .value = "N",
+      .help = "with --ci_width: stop after N blocks in any case" },
     { .name = "phases",
       .type = OPTION_STRING,
       .offset = offsetof(struct study_command_options, phases),
@@ -149,16 +168,74 @@ static int conclude(const char *folder, struct err *err)
     return result;
 }
 
-static int run_cells(const struct cells *s, struct err *err)
-{
-    const struct study_options o = { .output = options.output, .retry_failed = options.retry_failed };
-    int n_failed;
+/* ---- Until the intervals are narrow ---- */
 
+/* A study that grew before goes on from there. */
+static int begin_growing(struct cells *s, const char *study, struct err *err)
+{
+    struct loaded l;
+
+    if (s->blocks < 2) /* one has no interval */
+        s->blocks = 2;
+    if (access(study, F_OK) != 0)
+        return 0;
+    if (load_study(&l, study, err) != 0)
+        return -1;
+    if (l.blocks > s->blocks)
+        s->blocks = l.blocks;
+    load_free(&l);
+    return 0;
+}
+
+/* 1: another block is wanted, 0: enough, -1: error. */
+static int wants_more(const struct cells *s, const char *study, struct err *err)
+{
+    const struct comparison *row = NULL;
+    enum ratio_kind kind = RATIO_SPEED;
+    struct comparisons c = { 0 };
+    struct loaded l;
+    char name[80];
+
+    if (load_study(&l, study, err) != 0)
+        return -1;
+    int result = ratios_build(&c, &l, err);
+    const double width = result == 0 ? ratios_widest(&c, &row, &kind) : NAN;
+    if (row && width > options.ci_width) {
+        result = s->blocks < options.max_blocks;
+        log_note("after %lld blocks the widest interval is +-%.1f %%, %s of \"%s\"%s", (long long)s->blocks,
+                 100 * width, ratio_names[kind], log_safe(name, sizeof name, l.cells[row->cell].name),
+                 result ? "" : ": --max_blocks ends it here");
+    }
+    ratios_free(&c);
+    load_free(&l);
+    return result;
+}
+
+static int run_blocks(struct cells *s, struct err *err)
+{
+    struct study_options o = { .output = options.output, .retry_failed = options.retry_failed };
+    char study[FILE_PATH_MAX];
+    int n_failed, more = 0, result;
+
+    if (file_join(study, options.output, "study.db", err) != 0 ||
+        (options.ci_width > 0 && begin_growing(s, study, err) != 0))
+        return -1;
+    do {
+        s->blocks += more;
+        result = study_run(s, &o, &n_failed, err);
+        o = (struct study_options){ .output = options.output, .again = true };
+        more = result == 0 && options.ci_width > 0 ? wants_more(s, study, err) : 0;
+    } while (more > 0);
+    return more < 0 ? -1 : result;
+}
+
+static int run_cells(struct cells *s, struct err *err)
+{
     if (options.dry_run) {
         study_print(s, stdout);
         return 0;
     }
-    const int result = study_run(s, &o, &n_failed, err);
+    const int result = run_blocks(s, err);
     if (result < 0)
         return -1;
     if (result > 0) {
@@ -200,6 +277,7 @@ const struct command cmd_study = {
         "  tuneup study                                   the three phases on a small model, about ten minutes\n"
         "  tuneup study --model DIR --data_path FILE      the same techniques on your model and data\n"
         "  tuneup study mine.yaml --blocks 10             cells of your own, commands of others included\n"
+        "  tuneup study mine.yaml --ci_width 0.03         until every ratio is known to 3 %, or 30 blocks have run\n"
         "  tuneup study deepspeed-chat-opt-350m --dry_run another program's phases, as commands\n"
         "  tuneup study --phases ppo --ranks 1            one phase of it\n"
         "  tuneup study --cells bf16,zero-1 --ranks 2     some of the cells\n",

@@ -141,44 +141,77 @@ static void print_ratio(const struct comparison *row, enum ratio_kind kind, cons
     log_note("%-10s %s%s%s%s", ratio_names[kind], number, of, verdict[0] ? ", " : "", verdict);
 }
 
-static int print_rows(struct loaded *l, int cell, int base, struct err *err)
+static void print_row(const struct loaded *l, const struct comparison *row)
 {
-    struct comparisons c = { 0 };
     char a[128], b[128];
 
-    l->cells[cell].baseline = base;
-    l->cells[base].baseline = base;
-    if (ratios_build(&c, l, err) != 0)
-        return -1;
-    for (int i = 0; i < c.n; i++)
-        if (c.rows[i].cell == cell) {
-            log_note("%s over %s, %d and %d runs:", log_safe(a, sizeof a, l->cells[cell].name),
-                     log_safe(b, sizeof b, l->cells[base].name), c.rows[i].n_done, c.rows[i].n_base_done);
-            for (enum ratio_kind k = RATIO_SPEED; k <= RATIO_ENERGY; k++)
-                print_ratio(&c.rows[i], k,
-                            k != RATIO_MEMORY            ? ""
-                            : ratios_gpu_memory(l, base) ? " of GPU memory"
-                                                         : " of host memory");
-        }
-    ratios_free(&c);
-    return 0;
+    log_note("%s over %s, %d and %d runs:", log_safe(a, sizeof a, l->cells[row->cell].name),
+             log_safe(b, sizeof b, l->cells[row->base].name), row->n_done, row->n_base_done);
+    for (enum ratio_kind k = RATIO_SPEED; k <= RATIO_ENERGY; k++)
+        print_ratio(row, k,
+                    k != RATIO_MEMORY                 ? ""
+                    : ratios_gpu_memory(l, row->base) ? " of GPU memory"
+                                                      : " of host memory");
+    for (int i = 0; i < l->n_runs; i++)
+        if ((l->runs[i].cell == row->cell || l->runs[i].cell == row->base) && ratios_outlier(l, &l->runs[i]))
+            log_note("run %" PRId64 " of %s lies apart from its others, and counts", l->runs[i].block + 1,
+                     l->runs[i].cell == row->cell ? a : b);
 }
 
-int measure_words_versus(const char *path, const char *label, const char *base, struct err *err)
-{
+/* A file with the two labels held against each other alone. */
+struct versus {
     struct loaded l;
+    struct comparisons c;
+};
 
-    if (load_study(&l, path, err) != 0)
+static void versus_close(struct versus *v)
+{
+    ratios_free(&v->c);
+    load_free(&v->l);
+}
+
+static int versus_open(struct versus *v, const char *path, const char *label, const char *base, struct err *err)
+{
+    *v = (struct versus){ 0 };
+    if (load_study(&v->l, path, err) != 0)
         return -1;
-    const int cell = find_label(&l, label), other = find_label(&l, base);
+    const int cell = find_label(&v->l, label), other = find_label(&v->l, base);
     int result = -1;
     if (cell < 0 || other < 0) {
         err_set(err, ERR_USAGE, "there is no run of the label \"%.80s\"", cell < 0 ? label : base);
         err_where(err, "file \"%s\"", path);
         err_hint(err, "Measure it first: tuneup measure --label LABEL with the same file.");
     } else {
-        result = cell == other ? 0 : print_rows(&l, cell, other, err);
+        for (int i = 0; i < v->l.n_cells; i++)
+            v->l.cells[i].baseline = i == cell ? other : i;
+        result = ratios_build(&v->c, &v->l, err);
     }
-    load_free(&l);
+    if (result != 0)
+        versus_close(v);
     return result;
+}
+
+int measure_words_versus(const char *path, const char *label, const char *base, struct err *err)
+{
+    struct versus v;
+
+    if (versus_open(&v, path, label, base, err) != 0)
+        return -1;
+    for (int i = 0; i < v.c.n; i++)
+        print_row(&v.l, &v.c.rows[i]);
+    versus_close(&v);
+    return 0;
+}
+
+int measure_words_width(const char *path, const char *label, const char *base, double *width, struct err *err)
+{
+    const struct comparison *row;
+    enum ratio_kind kind;
+    struct versus v;
+
+    if (versus_open(&v, path, label, base, err) != 0)
+        return -1;
+    *width = ratios_widest(&v.c, &row, &kind);
+    versus_close(&v);
+    return 0;
 }

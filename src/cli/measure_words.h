@@ -14,5 +14,7 @@ void measure_words_print(const struct job_record *r, const char *label, const st
                          const struct steps_window *w, const struct measure_idle *idle);
 /* The ratios of a label over another one, from FILE.jsonl or a study's file. ERR_USAGE: no such label. */
 int measure_words_versus(const char *path, const char *label, const char *base, struct err *err);
+/* The widest interval of these ratios, as stats_half_width; NAN while there is none. */
+int measure_words_width(const char *path, const char *label, const char *base, double *width, struct err *err);
 
 #endif

@@ -124,6 +124,34 @@ static void print_row(FILE *out, const struct loaded *l, const struct comparison
     fputc('\n', out);
 }
 
+/* At most so many are named. */
+#define APART_SHOWN 8
+
+static void print_apart(FILE *out, const struct loaded *l)
+{
+    static const char *const in[] = { "time", "memory", "energy" };
+    char name[80];
+    int n = 0;
+
+    for (int i = 0; i < l->n_runs; i++) {
+        const struct load_run *r = &l->runs[i];
+        const unsigned apart = ratios_outlier(l, r);
+
+        if (!apart || n++ >= APART_SHOWN)
+            continue;
+        fprintf(out, "%s\"%s\" of block %" PRId64 " (",
+                n > 1 ? ", " : "Apart from their cell's other runs, and counted: ",
+                log_safe(name, sizeof name, l->cells[r->cell].name), r->block + 1);
+        for (int k = 0, some = 0; k < COUNT_OF(in); k++)
+            if (apart & 1u << k)
+                fprintf(out, "%s%s", some++ ? ", " : "", in[k]);
+        fputc(')', out);
+    }
+    if (n > APART_SHOWN)
+        fprintf(out, " and %d more", n - APART_SHOWN);
+    fputs(n ? ".\n" : "", out);
+}
+
 void exports_table(FILE *out, const struct loaded *l, const struct comparisons *c)
 {
     char text[512];
@@ -147,6 +175,7 @@ void exports_table(FILE *out, const struct loaded *l, const struct comparisons *
             strcmp(l->design, "recorded") == 0 ? "." : ", paired by block.");
     if (exports_energy_reason(c))
         fprintf(out, "EnergyUp is unavailable: %s\n", log_safe(text, sizeof text, exports_energy_reason(c)));
+    print_apart(out, l);
 }
 
 /* ---- Markdown ---- */

@@ -232,11 +232,29 @@ static void print_method(FILE *out, const struct loaded *l)
         "<li>A ratio is exp(mean of ln baseline &minus; ln variant); its interval is Student&#39;s t around that mean, "
         "95 %. Verdicts: the interval lies within &plusmn;2 %: no practical difference; else it excludes 1: "
         "better or worse; else inconclusive. One run gives no interval and no verdict.</li>\n"
-        "<li>No run was dropped. What may have disturbed each is in the list below and in runs.csv.</li>\n"
+        "<li>No run was dropped. \"Apart\" marks one whose time, memory or energy lies further from its cell&#39;s "
+        "median "
+        "than 3.5 robust standard deviations (1.4826 times the median absolute deviation, of logarithms) and than 2 %, "
+        "where the cell has 5 runs or more; it counts like the others. What may have disturbed each run is in the list "
+        "below and in runs.csv.</li>\n"
         "<li>Energy counters see the processor and its memory (or the card): not the power supply, fans, disks or "
         "network. They "
         "are of the whole machine while the run lasted.</li>\n</ul>\n",
         out);
+}
+
+/* "apart in time and energy": the mark of a run that lies apart from its cell's others. */
+static void print_apart(FILE *out, const struct loaded *l, const struct load_run *r)
+{
+    const unsigned apart = ratios_outlier(l, r);
+
+    if (!apart)
+        return;
+    fputs(" <span class=\"w flag\">apart in", out);
+    for (int k = 0, n = 0; k < ADVISE_N; k++)
+        if (apart & 1u << k)
+            fprintf(out, "%s %s", n++ ? "," : "", k == RATIO_SPEED ? "time" : advise_names[k]);
+    fputs("</span>", out);
 }
 
 static void print_run(FILE *out, const struct loaded *l, const struct load_run *r)
@@ -257,6 +275,7 @@ static void print_run(FILE *out, const struct loaded *l, const struct load_run *
         html_text(out, r->stderr_tail);
         fputs("</pre>", out);
     }
+    print_apart(out, l, r);
     fprintf(out, "</td><td class=num>%" PRId64 "</td>", cell->ranks);
     html_number(out, r->steady_s, "3");
     html_number(out, r->seconds, "3");

@@ -9,6 +9,8 @@
 #include "base/mem.h"
 #include "report/iteration.h"
 
+#define OUTLIER_MOST 1000 /* runs of a cell that are looked at */
+
 const char *const ratio_names[RATIO_N] = { "SpeedUp",
                                            "MemoryUp",
                                            "EnergyUp",
@@ -167,6 +169,47 @@ double ratios_mean(const struct loaded *l, int cell, enum ratio_kind kind, int *
         }
     }
     return *n > 0 ? sum / *n : NAN;
+}
+
+unsigned ratios_outlier(const struct loaded *l, const struct load_run *r)
+{
+    const bool own = ratios_own_memory(l, r->cell, r->cell);
+    unsigned found = 0;
+
+    for (int kind = RATIO_SPEED; r->done && r->block >= 0 && kind <= RATIO_ENERGY; kind++) {
+        double values[OUTLIER_MOST];
+        int n = 0, place = -1;
+
+        for (int i = 0; i < l->n_runs && n < OUTLIER_MOST; i++) {
+            const struct load_run *other = &l->runs[i];
+
+            if (other->cell != r->cell || other->block < 0)
+                continue;
+            if (other == r)
+                place = n;
+            values[n++] = ratios_value(l, other, (enum ratio_kind)kind, own);
+        }
+        if (place >= 0 && stats_outlier(values, n, place))
+            found |= 1u << kind;
+    }
+    return found;
+}
+
+double ratios_widest(const struct comparisons *c, const struct comparison **row, enum ratio_kind *kind)
+{
+    double widest = NAN;
+
+    for (int i = 0; i < c->n; i++)
+        for (int k = RATIO_SPEED; k <= RATIO_ENERGY; k++) {
+            const double width = stats_half_width(&c->rows[i].ratios[k].e);
+
+            if (isnan(width) || width <= widest)
+                continue;
+            widest = width;
+            *row = &c->rows[i];
+            *kind = (enum ratio_kind)k;
+        }
+    return widest;
 }
 
 /* ---- One ratio ---- */

@@ -92,6 +92,10 @@ bool ratios_own_memory(const struct loaded *l, int a, int b);
 double ratios_value(const struct loaded *l, const struct load_run *r, enum ratio_kind kind, bool own);
 int64_t ratios_peak(const struct loaded *l,
                     const struct load_run *r); /* its peak, of the memory compared; -1 = unknown */
+/* In which of the first three ratios the run lies apart from its cell's others (stats_outlier): bit 1 << kind. */
+unsigned ratios_outlier(const struct loaded *l, const struct load_run *r);
+/* The widest interval among SpeedUp, MemoryUp and EnergyUp of the rows, as stats_half_width; NAN: there is none. */
+double ratios_widest(const struct comparisons *c, const struct comparison **row, enum ratio_kind *kind);
 /* Its mean over the counted runs of a cell, and how many there are. */
 double ratios_mean(const struct loaded *l, int cell, enum ratio_kind kind, int *n);
 

@@ -226,6 +226,41 @@ void stats_widen(struct estimate *e, double half)
     e->blocks_needed = e->verdict == VERDICT_UNDECIDED ? needed_before : 0;
 }
 
+double stats_half_width(const struct estimate *e)
+{
+    return fmax(e->high / e->value, e->value / e->low) - 1;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Sorts x. */
+static double median_of(double *x, int n)
+{
+    qsort(x, (size_t)n, sizeof *x, ascending);
+    return 0.5 * (x[(n - 1) / 2] + x[n / 2]);
+}
+
+bool stats_outlier(const double *values, int n, int i)
+{
+    double logs[BLOCKS_MAX];
+    int used = 0;
+
+    for (int k = 0; k < n && used < BLOCKS_MAX; k++)
+        if (usable(values[k]))
+            logs[used++] = log(values[k]);
+    if (used < STATS_OUTLIER_RUNS || !usable(values[i]))
+        return false;
+    const double median = median_of(logs, used), apart = fabs(log(values[i]) - median);
+    for (int k = 0; k < used; k++)
+        logs[k] = fabs(logs[k] - median);
+    return apart > log1p(STATS_PRACTICAL) && apart > STATS_OUTLIER_Z * 1.4826 * median_of(logs, used);
+}
+
 static int by_p(const void *a, const void *b)
 {
     const double x = (*(struct estimate *const *)a)->p, y = (*(struct estimate *const *)b)->p;

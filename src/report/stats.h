@@ -45,6 +45,15 @@ struct estimate stats_unpaired(const double *base, int n_base, const double *var
 double stats_upper(const double *values, int n);
 /* Adds a further uncertainty of the log ratio, as wide as half an interval, in quadrature, and judges again. */
 void stats_widen(struct estimate *e, double half);
+/* How far the ends of the interval lie from the value, relative: 0.04 for 4 %. NAN: there is no interval. */
+double stats_half_width(const struct estimate *e);
+
+#define STATS_OUTLIER_RUNS 5 /* fewer have no shape to lie outside of */
+#define STATS_OUTLIER_Z 3.5
+/* Does values[i] lie apart from the others: its logarithm by more than 3.5 robust standard deviations (1.4826 times the median
+ * absolute deviation) from the median (Iglewicz and Hoaglin, "How to detect and handle outliers", 1993), and by more than
+ * STATS_PRACTICAL? Values that are no positive number are left out. Such a run is marked, and counts like any other. */
+bool stats_outlier(const double *values, int n, int i);
 /* Holm's step-down correction over the family estimates[n]: sets p_holm. Those without a p are left out. */
 void stats_holm(struct estimate *const *estimates, int n);
 

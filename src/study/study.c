@@ -443,7 +443,7 @@ static int work(struct session *session, struct err *err)
         return -1;
     if (session->n_there == session->n_all)
         return 0;
-    if (session->n_there > 0)
+    if (session->n_there > 0 && !session->o->again)
         log_note("going on: %" PRId64 " of %" PRId64 " runs are recorded already", session->n_there, session->n_all);
     if (supply_prepare(&session->supply, session->s, session->o->output, session->program, err) != 0)
         return -1;

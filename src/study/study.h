@@ -14,6 +14,7 @@ struct study_options {
     const char *output; /* folder: study.db, and inputs/ and run/ while it works */
     const char *program; /* what runs the phases; NULL = this program */
     bool retry_failed; /* forget failed results first */
+    bool again; /* one block more of what the caller has just run: what is recorded is no news */
 };
 
 /* 0 = all is recorded; n > 0 = signal n asked to stop, and what was complete is recorded; -1 = error. *n_failed counts

@@ -63,3 +63,14 @@ row = json.load(open("compared.json"))["comparisons"][0]
 assert row["ratios"]["SpeedUp"]["value"] > 2, row["ratios"]["SpeedUp"]
 END
 }
+
+@test "a label is measured until its ratios are known, or it was enough" {
+    "$T" measure -q --db runs.db --label a --repeat 2 -- sleep 0.02
+    run "$T" measure --db runs.db --label b --vs a --ci_width 0.000001 --max_repeat 4 -- sleep 0.03
+    [ "$status" -eq 0 ]
+    [[ $output == *"after 4 runs the widest interval"*"--max_repeat ends it here"*"b over a, 4 and 2 runs:"* ]]
+    [[ $output == *"SpeedUp "*"MemoryUp "* ]]
+    run "$T" measure --ci_width 0.1 -- true
+    [ "$status" -eq 2 ]
+    [[ $output == *"--vs LABEL"* ]]
+}

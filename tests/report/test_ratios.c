@@ -251,8 +251,40 @@ TEST(noise_widens_the_interval_around_the_truth)
     load_free(&l);
 }
 
-TEST_MAIN(CASE(ratios_are_base_over_variant), CASE(each_phase_has_its_own_baseline_and_quality),
-          CASE(without_energy_there_is_a_reason_and_no_number),
+/* One block in which the machine was busy: the run is marked, the ratio still counts it. */
+TEST(a_run_that_lies_apart_is_marked_and_counted)
+{
+    const struct comparison *widest = NULL;
+    enum ratio_kind kind = RATIO_N;
+    struct loaded l;
+    struct comparisons c;
+    unsigned found = 0;
+    int n = 0;
+
+    load_fixture(&l, &c, 6, &(struct fixture){ .fail_cell = -1 });
+    const int cell = row(&l, &c, "bf16", 1)->cell;
+    for (int i = 0; i < l.n_runs; i++)
+        if (l.runs[i].cell == cell && l.runs[i].block == 2)
+            l.runs[i].steady_s *= 1.5;
+    for (int i = 0; i < l.n_runs; i++)
+        if (ratios_outlier(&l, &l.runs[i])) {
+            n++;
+            found = ratios_outlier(&l, &l.runs[i]);
+        }
+    CHECK_EQ(n, 1);
+    CHECK_EQ(found, 1u << RATIO_SPEED);
+    ratios_free(&c);
+    struct err err = { 0 };
+    CHECK_OK(ratios_build(&c, &l, &err), &err);
+    CHECK_EQ(row(&l, &c, "bf16", 1)->ratios[RATIO_SPEED].e.n, 6);
+    const double width = ratios_widest(&c, &widest, &kind);
+    CHECK(width > 0.1 && kind == RATIO_SPEED && widest->cell == cell);
+    ratios_free(&c);
+    load_free(&l);
+}
+
+TEST_MAIN(CASE(a_run_that_lies_apart_is_marked_and_counted), CASE(ratios_are_base_over_variant),
+          CASE(each_phase_has_its_own_baseline_and_quality), CASE(without_energy_there_is_a_reason_and_no_number),
           CASE(an_exact_technique_that_changes_the_loss_is_flagged), CASE(failed_cells_have_no_ratio),
           CASE(unlike_runs_are_not_compared), CASE(products_are_of_their_parts),
           CASE(the_grain_of_a_counter_widens_its_interval), CASE(without_its_baseline_a_cell_is_not_judged),

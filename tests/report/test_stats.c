@@ -113,5 +113,26 @@ TEST(holm_steps_down)
     CHECK_NEAR(e[1].p_holm, 0.06, 1e-15);
 }
 
-TEST_MAIN(CASE(t_quantiles_match_the_tables), CASE(incomplete_beta_has_its_known_values), CASE(a_known_ratio),
+TEST(what_lies_apart_is_marked_and_noise_is_not)
+{
+    const double far[] = { 1.00, 1.01, 0.99, 1.005, 1.20, 0.995 }, noise[] = { 1.0, 1.1, 0.9, 1.05, 0.95, 1.15 };
+    const double tight[] = { 1, 1, 1, 1, 1.01, 1.03 }, few[] = { 1, 1, 1, 2 }, lost[] = { 1, NAN, 1, 1, 1, 1, 2 };
+
+    for (int i = 0; i < 6; i++) {
+        CHECK_EQ(stats_outlier(far, 6, i), i == 4);
+        CHECK(!stats_outlier(noise, 6, i));
+        CHECK_EQ(stats_outlier(tight, 6, i), i == 5); /* 1 % is nothing, however equal the others are */
+    }
+    CHECK(!stats_outlier(few, 4, 3));
+    CHECK(stats_outlier(lost, 7, 6) && !stats_outlier(lost, 7, 1));
+}
+
+TEST(half_width_is_relative)
+{
+    CHECK_NEAR(stats_half_width(&(struct estimate){ .value = 2, .low = 1.9, .high = 2.1 }), 2 / 1.9 - 1, 1e-12);
+    CHECK(isnan(stats_half_width(&(struct estimate){ .value = 2, .low = NAN, .high = NAN })));
+}
+
+TEST_MAIN(CASE(what_lies_apart_is_marked_and_noise_is_not), CASE(half_width_is_relative),
+          CASE(t_quantiles_match_the_tables), CASE(incomplete_beta_has_its_known_values), CASE(a_known_ratio),
           CASE(swapping_the_sides_inverts_all), CASE(welch_by_hand), CASE(verdicts), CASE(holm_steps_down))
