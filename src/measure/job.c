@@ -55,7 +55,9 @@ struct job {
     double tick_cost_s, scan_s, follow_s; /* when all of /proc may be searched again; when the lists of children */
     bool followed; /* lists of children are to be had */
     struct energy_meter *energy; /* NULL: it could not be opened */
-    double traced_s, traced_j; /* the last line's; NAN = none yet */
+    double traced_s, traced_j; /* the last line's of the trace; NAN = none yet */
+    double noted_s, noted_j; /* the last point's of the timeline */
+    int64_t high_bytes; /* of the readings since; -1 */
 };
 
 /* ---- what the child gets ---- */
@@ -208,6 +210,8 @@ static void keep_peak(struct job *j, const struct memory_reading *r, int n)
         return;
     out->n_samples++;
     j->latest = *r;
+    if (r->anon_bytes > j->high_bytes)
+        j->high_bytes = r->anon_bytes;
     if (r->anon_bytes > out->peak_bytes)
         out->peak_bytes = r->anon_bytes;
     if (r->pss_bytes > out->peak_pss_bytes)
@@ -262,21 +266,11 @@ static void sample(struct job *j)
 }
 
 /* Seconds, memory and mean power since the line before; what is unknown is empty. */
-static void trace(struct job *j)
+static void trace_line(struct job *j, double now_s, double joules, int64_t gpu_bytes)
 {
-    const double now_s = clock_seconds() - j->start_s;
+    const double watts = (joules - j->traced_j) / (now_s - j->traced_s);
     FILE *out = j->options->trace;
 
-    if (!out || (!isnan(j->traced_s) && now_s - j->traced_s < TRACE_S))
-        return;
-    double joules = NAN;
-    if (j->energy) {
-        struct energy_result r;
-        energy_read(j->energy, &r);
-        joules = r.joules;
-    }
-    const double watts = (joules - j->traced_j) / (now_s - j->traced_s);
-    const int64_t gpu_bytes = j->energy ? energy_gpu_bytes(j->energy) : -1;
     fprintf(out, "%.3f,", now_s);
     if (j->record->n_samples > 0)
         fprintf(out, "%" PRId64 ",%" PRId64, j->latest.anon_bytes, j->latest.pss_bytes);
@@ -288,6 +282,41 @@ static void trace(struct job *j)
     fprintf(out, gpu_bytes >= 0 ? ",%" PRId64 "\n" : ",\n", gpu_bytes);
     j->traced_s = now_s;
     j->traced_j = joules;
+}
+
+static void note_point(struct job *j, double now_s, double joules, int64_t gpu_bytes)
+{
+    const double watts = (joules - j->noted_j) / (now_s - j->noted_s);
+    const struct timeline_point p = { .seconds = now_s,
+                                      .memory_bytes = j->high_bytes,
+                                      .gpu_bytes = gpu_bytes,
+                                      .watts = isfinite(watts) && watts >= 0 ? watts : NAN };
+
+    timeline_add(&j->record->timeline, &p);
+    j->noted_s = now_s;
+    j->noted_j = joules;
+    j->high_bytes = -1;
+}
+
+static void trace(struct job *j)
+{
+    const double now_s = clock_seconds() - j->start_s;
+    const bool line = j->options->trace && (isnan(j->traced_s) || now_s - j->traced_s >= TRACE_S);
+    const bool point = now_s - j->noted_s >= timeline_every(&j->record->timeline);
+    double joules = NAN;
+
+    if (!line && !point)
+        return;
+    if (j->energy) {
+        struct energy_result r;
+        energy_read(j->energy, &r);
+        joules = r.joules;
+    }
+    const int64_t gpu_bytes = j->energy ? energy_gpu_bytes(j->energy) : -1;
+    if (line)
+        trace_line(j, now_s, joules, gpu_bytes);
+    if (point)
+        note_point(j, now_s, joules, gpu_bytes);
 }
 
 /* Orphans become our children, as subreaper; their zombies are ours to bury. */
@@ -544,7 +573,9 @@ static int run(struct job *j, char *const argv[], struct err *err)
 int job_measure(char *const argv[], const struct job_options *o, struct job_record *out, struct err *err)
 {
     static const struct job_options none;
-    struct job j = { .options = o ? o : &none, .record = out, .status = 125 << 8, .traced_s = NAN, .traced_j = NAN };
+    struct job j = {
+        .options = o ? o : &none, .record = out, .status = 125 << 8, .traced_s = NAN, .traced_j = NAN, .high_bytes = -1
+    };
 
     *out = (struct job_record){ .exit_status = 125,
                                 .peak_bytes = -1,

@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "measure/energy.h"
 #include "measure/noise.h"
+#include "measure/timeline.h"
 
 struct job_record {
     double seconds; /* from before the start to the end of the command itself */
@@ -32,6 +33,7 @@ struct job_record {
     double meter_cpu_seconds; /* what metering took */
     struct energy_result energy;
     struct energy_gpus gpus;
+    struct timeline timeline; /* memory and power over time */
     struct noise noise; /* what disturbed it */
     double load_before; /* of the machine, one-minute mean; NAN = unknown */
     double steal_seconds; /* CPU the hypervisor gave to others meanwhile; NAN = unknown */

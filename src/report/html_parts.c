@@ -455,10 +455,10 @@ void html_phase(FILE *out, const struct loaded *l, const struct comparisons *c, 
     print_prediction(out, l, phase);
     print_figure(out, f, FIGURE_MEMORY, phase, "Memory by kind",
                  "For each cell the upper bar is planned, the lower one allocated.");
-    print_figure(
-        out, f, FIGURE_TIMELINE, phase, "Memory and power over time",
-        "Of the first run of each of the phase's first cells: the peak of memory and, where joules are known, the mean "
-        "power of each step.");
+    print_figure(out, f, FIGURE_TIMELINE, phase, "Memory and power over time",
+                 "Of the first run of each of the phase&#39;s first cells, start and end included: the memory that the "
+                 "meter saw "
+                 "and, where joules are known, the mean power. Runs without a trace are shown step by step.");
     print_figure(out, f, FIGURE_STEPS, phase, "Time of a step",
                  "Every run is shown; how far the dots of one row lie apart is the noise of this machine.");
 }

@@ -237,6 +237,25 @@ static int take_step(void *user, struct db_row *r)
     return 0;
 }
 
+static int take_point(void *user, struct db_row *r)
+{
+    struct loaded *l = user;
+    struct load_run *run = run_of_row(l, r);
+
+    if (!run)
+        return 0;
+    struct load_point *grown = grow(run->trace, run->n_trace, sizeof *grown, r->err);
+    if (!grown)
+        return -1;
+    run->trace = grown;
+    struct load_point *p = &run->trace[run->n_trace++];
+    p->seconds = db_take_real(r);
+    p->memory_bytes = db_take_int(r);
+    p->gpu_bytes = db_take_int(r);
+    p->watts = db_take_real(r);
+    return 0;
+}
+
 static int take_metric(void *user, struct db_row *r)
 {
     struct loaded *l = user;
@@ -343,6 +362,11 @@ static int load_all(struct loaded *l, struct db *d, struct err *err)
                 " ORDER BY m.run, m.step",
                 take_metric, l, err) != 0)
         return -1;
+    if (schema >= 4 && db_each(d,
+                               "SELECT r.cell, r.block, t.seconds, t.memory_bytes, t.gpu_bytes, t.watts FROM trace t"
+                               " JOIN run r ON r.id = t.run ORDER BY t.run, t.point",
+                               take_point, l, err) != 0)
+        return -1;
     return db_each(d,
                    "SELECT r.cell, r.block, s.step, s.loss, s.seconds, s.joules, s.peak_bytes FROM step s JOIN run r "
                    "ON r.id = s.run"
@@ -404,6 +428,7 @@ static void free_run(struct load_run *r)
     for (int i = 0; i < COUNT_OF(texts); i++)
         mem_free(texts[i]);
     mem_free(r->steps);
+    mem_free(r->trace);
     for (int i = 0; i < r->n_metrics; i++)
         mem_free(r->metrics[i].name);
     mem_free(r->metrics);

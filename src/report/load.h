@@ -8,7 +8,7 @@
 
 #include "base/err.h"
 
-#define LOAD_SCHEMA 3 /* of study/study_store.h: newer ones are refused; what older ones lack is unknown */
+#define LOAD_SCHEMA 4 /* of study/study_store.h: newer ones are refused; what older ones lack is unknown */
 #define LOAD_APPLICATION 0x54756e65
 
 enum { LOAD_N_KINDS = 8 };
@@ -25,6 +25,12 @@ struct load_metric {
     int64_t step;
     char *name; /* owned */
     double value;
+};
+
+/* A stretch of a run that ends at `seconds`: the host's memory at most, the GPUs', mean power. */
+struct load_point {
+    double seconds, watts;
+    int64_t memory_bytes, gpu_bytes;
 };
 
 /* Unknown is NAN, -1 or "". Strings are owned. */
@@ -51,6 +57,8 @@ struct load_run {
     int n_steps;
     struct load_metric *metrics; /* owned; by step */
     int n_metrics;
+    struct load_point *trace; /* owned */
+    int n_trace;
     bool done; /* state is "done" */
 };
 

@@ -204,50 +204,76 @@ bool tradeoff_draw(FILE *out, const struct loaded *l, const struct comparisons *
 
 /* ---- Power and memory over time ---- */
 
-static bool has_line(const struct load_run *r, bool power)
+/* A point of the line: the stretch that ends there, of the run's trace, or of its steps where there is none. */
+struct stretch {
+    double seconds, value; /* its length; MiB or W */
+};
+
+static struct stretch stretch_of(const struct loaded *l, const struct load_run *r, bool traced, bool power, int i)
 {
-    for (int i = 0; r && i < r->n_steps; i++)
-        if (power ? r->steps[i].joules > 0 && r->steps[i].seconds > 0 : r->steps[i].peak_bytes > 0)
-            return r->n_steps > 1;
+    if (traced) {
+        const struct load_point *p = &r->trace[i];
+        const int64_t bytes = ratios_gpu_memory(l, r->cell) ? p->gpu_bytes : p->memory_bytes;
+
+        return (struct stretch){ p->seconds - (i > 0 ? p[-1].seconds : 0), power ? p->watts : (double)bytes / 1048576 };
+    }
+    const struct load_step *s = &r->steps[i];
+
+    return (struct stretch){ s->seconds > 0 ? s->seconds : 0,
+                             power ? s->joules / s->seconds : (double)s->peak_bytes / 1048576 };
+}
+
+static bool has_line(const struct loaded *l, const struct load_run *r, bool traced, bool power)
+{
+    const int n = !r ? 0 : traced ? r->n_trace : r->n_steps;
+
+    for (int i = 0; i < n; i++)
+        if (stretch_of(l, r, traced, power, i).value > 0)
+            return n > 1;
     return false;
 }
 
 /* The phase's cells that have a line, from the study's first. */
-static int lines_of(const struct loaded *l, const char *phase, bool power, int cells[MAX_LINES])
+static int lines_of(const struct loaded *l, const char *phase, bool traced, bool power, int cells[MAX_LINES])
 {
     int n = 0;
 
     for (int i = 0; i < l->n_cells && n < MAX_LINES; i++)
-        if (strcmp(l->cells[i].phase, phase) == 0 && has_line(figures_example(l, i), power))
+        if (strcmp(l->cells[i].phase, phase) == 0 && has_line(l, figures_example(l, i), traced, power))
             cells[n++] = i;
     return n;
 }
 
-static void put_line(FILE *out, const struct load_run *r, const char *name, int number, bool power)
+static void put_line(FILE *out, const struct loaded *l, const struct load_run *r, const char *name, int number,
+                     bool traced, bool power)
 {
+    const int n = traced ? r->n_trace : r->n_steps;
     double at_s = 0;
 
     fprintf(out, "$%s%d << EOD\n", name, number);
-    for (int i = 0; i < r->n_steps; i++) {
-        const struct load_step *s = &r->steps[i];
-        const double value = power ? s->joules / s->seconds : (double)s->peak_bytes / 1048576;
+    for (int i = 0; i < n; i++) {
+        const struct stretch s = stretch_of(l, r, traced, power, i);
+        const bool known = isfinite(s.value) && s.value > 0;
 
-        if (isfinite(value) && value > 0)
-            fprintf(out, "%.6g %.6g\n", at_s, value);
-        at_s += s->seconds > 0 ? s->seconds : 0;
-        if (isfinite(value) && value > 0)
-            fprintf(out, "%.6g %.6g\n", at_s, value);
+        if (known && !traced)
+            fprintf(out, "%.6g %.6g\n", at_s, s.value);
+        at_s += s.seconds;
+        if (known)
+            fprintf(out, "%.6g %.6g\n", at_s, s.value);
     }
     fputs("EOD\n", out);
 }
 
-static void put_lines(FILE *out, const struct loaded *l, const int *cells, int n, bool power)
+static void put_lines(FILE *out, const struct loaded *l, const int *cells, int n, bool traced, bool power)
 {
     const char *name = power ? "w" : "m";
 
     for (int i = 0; i < n; i++)
-        put_line(out, figures_example(l, cells[i]), name, i, power);
-    fprintf(out, "set ylabel '%s' textcolor '#222222'\nplot ", power ? "W" : "MiB");
+        put_line(out, l, figures_example(l, cells[i]), name, i, traced, power);
+    fprintf(out, "set ylabel '%s' textcolor '#222222'\nplot ",
+            power                            ? "W"
+            : ratios_gpu_memory(l, cells[0]) ? "MiB (GPU)"
+                                             : "MiB (host)");
     for (int i = 0; i < n; i++) {
         fprintf(out, "%s$%s%d using 1:2 with lines linewidth 1.8 linecolor '%s' title ", i ? ", " : "", name, i,
                 inks[i]);
@@ -259,22 +285,24 @@ static void put_lines(FILE *out, const struct loaded *l, const int *cells, int n
 bool tradeoff_timeline(FILE *out, const struct loaded *l, const char *phase, bool *two)
 {
     int memory[MAX_LINES], power[MAX_LINES];
-    const int n_memory = lines_of(l, phase, false, memory), n_power = lines_of(l, phase, true, power);
+    const bool traced = lines_of(l, phase, true, false, memory) + lines_of(l, phase, true, true, power) > 0;
+    const int n_memory = lines_of(l, phase, traced, false, memory), n_power = lines_of(l, phase, traced, true, power);
 
     *two = n_memory > 0 && n_power > 0;
     if (n_memory + n_power == 0)
         return false;
-    fputs("set border 3 linecolor '#888888'\nset grid linecolor '#dddddd' linetype 1\nset tics nomirror textcolor "
-          "'#222222'\n"
-          "set key outside right top vertical Left reverse textcolor '#222222'\nset yrange [0:*]\n"
-          "set xlabel 'seconds of the steps' textcolor '#222222'\n",
-          out);
+    fprintf(out,
+            "set border 3 linecolor '#888888'\nset grid linecolor '#dddddd' linetype 1\nset tics nomirror textcolor "
+            "'#222222'\n"
+            "set key outside right top vertical Left reverse textcolor '#222222'\nset yrange [0:*]\n"
+            "set xlabel 'seconds of the %s' textcolor '#222222'\n",
+            traced ? "run" : "steps");
     if (*two)
         fputs("set multiplot layout 2,1\n", out);
     if (n_memory)
-        put_lines(out, l, memory, n_memory, false);
+        put_lines(out, l, memory, n_memory, traced, false);
     if (n_power)
-        put_lines(out, l, power, n_power, true);
+        put_lines(out, l, power, n_power, traced, true);
     fputs(*two ? "unset multiplot\n" : "", out);
     return true;
 }

@@ -196,6 +196,7 @@ static int add_run(struct recorder *rec, int64_t cell, const char *argv, const c
                                    .joules = r->energy.state == METER_UNAVAILABLE ? NAN : r->energy.joules,
                                    .noise = r->noise,
                                    .machine = machine,
+                                   .timeline = &r->timeline,
                                    .outcome = o };
     return study_store_add_run(&rec->store, cell, &run, err);
 }

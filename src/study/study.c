@@ -198,6 +198,7 @@ static int record(struct session *session, int cell, int64_t block, int position
                                    .joules = m->energy.state == METER_UNAVAILABLE ? NAN : m->energy.joules,
                                    .noise = *noise,
                                    .machine = session->machine,
+                                   .timeline = &m->timeline,
                                    .outcome = done ? &outcome : NULL };
     const int result = argv_json ? study_store_add(&session->store, cell, &run, err) : -1;
     free(argv_json);

@@ -49,7 +49,13 @@ static const char schema_3[] = "ALTER TABLE run ADD COLUMN steal_s REAL;"
                                "ALTER TABLE run ADD COLUMN machine TEXT;"
                                "ALTER TABLE cell ADD COLUMN command INTEGER NOT NULL DEFAULT 0;"
                                "UPDATE cell SET command = 1 WHERE phase = 'command';";
-static const char *const steps[STUDY_STORE_SCHEMA] = { schema, schema_2, schema_3 }; /* steps[n] makes n + 1 of n */
+/* Memory and power over time. */
+static const char schema_4[] =
+    "CREATE TABLE trace(run INTEGER NOT NULL REFERENCES run(id) ON DELETE CASCADE, point INTEGER NOT NULL,"
+    " seconds REAL NOT NULL, memory_bytes INTEGER, gpu_bytes INTEGER, watts REAL,"
+    " PRIMARY KEY(run, point)) STRICT, WITHOUT ROWID;";
+static const char *const steps[STUDY_STORE_SCHEMA] = { schema, schema_2, schema_3,
+                                                       schema_4 }; /* steps[n] makes n + 1 of n */
 
 static void now_text(char *out, size_t size)
 {
@@ -326,6 +332,18 @@ static int add_outcome(struct study_store *s, int64_t run, const struct outcome 
     return 0;
 }
 
+static int add_timeline(struct study_store *s, int64_t run, const struct timeline *t, struct err *err)
+{
+    for (int i = 0; t && i < t->n; i++) {
+        const struct timeline_point *p = &t->points[i];
+
+        if (db_exec(&s->db, err, NULL, "INSERT INTO trace VALUES(?, ?, ?, ?, ?, ?)", "iidnnd", run, (int64_t)i,
+                    p->seconds, p->memory_bytes, p->gpu_bytes, p->watts) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 int study_store_add_run(struct study_store *s, int64_t cell, const struct study_run *r, struct err *err)
 {
     int64_t there = 0;
@@ -350,7 +368,10 @@ int study_store_add_run(struct study_store *s, int64_t cell, const struct study_
                 r->energy_domains, r->joules, r->noise.steal_s, r->noise.cgroup_wait_s, r->noise.throttles,
                 r->noise.swapped_in, r->machine) != 0)
         return -1;
-    return r->outcome ? add_outcome(s, db_last_id(&s->db), r->outcome, err) : 0;
+    const int64_t run = db_last_id(&s->db);
+    if (add_timeline(s, run, r->timeline, err) != 0)
+        return -1;
+    return r->outcome ? add_outcome(s, run, r->outcome, err) : 0;
 }
 
 int study_store_add(struct study_store *s, int cell, const struct study_run *run, struct err *err)

@@ -15,9 +15,10 @@
 #include "base/err.h"
 #include "measure/noise.h"
 #include "study/cells.h"
+#include "measure/timeline.h"
 #include "study/outcome.h"
 
-#define STUDY_STORE_SCHEMA 3
+#define STUDY_STORE_SCHEMA 4
 #define STUDY_STORE_APPLICATION 0x54756e65 /* "Tune" */
 
 struct study_store {
@@ -39,6 +40,7 @@ struct study_run {
     double joules; /* of the whole run; NAN unless measured or estimated */
     struct noise noise; /* while it ran */
     const char *machine; /* "host, cpu, 2 CPUs" */
+    const struct timeline *timeline; /* memory and power over time; NULL = not kept */
     const struct outcome *outcome; /* NULL for failed runs */
 };
 

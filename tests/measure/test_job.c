@@ -88,6 +88,11 @@ TEST(memory_of_parallel_children_adds_up)
     CHECK(r.peak_bytes >= 3 * 24LL * MIB);
     CHECK(r.peak_bytes < 3 * 24LL * MIB + 8 * MIB);
     CHECK(r.peak_pss_bytes >= r.peak_bytes);
+    CHECK(r.timeline.n >= 1 && r.timeline.points[0].seconds >= TIMELINE_FIRST_S);
+    int64_t highest = -1;
+    for (int i = 0; i < r.timeline.n; i++)
+        highest = r.timeline.points[i].memory_bytes > highest ? r.timeline.points[i].memory_bytes : highest;
+    CHECK(highest > 24LL * MIB && highest <= r.peak_bytes);
 }
 
 /* wait4 and getrusage would say 128 MiB here, for the parent's pages are in the child until it executes. */

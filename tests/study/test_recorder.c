@@ -76,6 +76,8 @@ TEST(steps_and_numbers_are_kept)
     struct job_record r = record(4, 120);
     r.n_switches = 7;
     r.gpus.peak_bytes = 12345;
+    timeline_add(&r.timeline, &(struct timeline_point){ 0.2, 1000, -1, NAN });
+    timeline_add(&r.timeline, &(struct timeline_point){ 0.4, 3000, 77, 55 });
     snprintf(path, sizeof path, "%s/runs.db", f.root);
     add(path, "a", &r, &s, &w);
     CHECK_OK(load_study(&l, path, &err), &err);
@@ -87,6 +89,10 @@ TEST(steps_and_numbers_are_kept)
     CHECK_STR(l.runs[0].steady_energy_state, "measured");
     CHECK_NEAR(load_metric(&l.runs[0], 0, "context_switches"), 7, 0);
     CHECK_NEAR(load_metric(&l.runs[0], 0, "gpu_peak_bytes"), 12345, 0);
+    const struct load_point *p = l.runs[0].trace;
+    CHECK_EQ(l.runs[0].n_trace, 2);
+    CHECK(p[0].memory_bytes == 1000 && p[0].gpu_bytes == -1 && isnan(p[0].watts));
+    CHECK(p[1].memory_bytes == 3000 && p[1].gpu_bytes == 77 && p[1].watts == 55 && p[1].seconds == 0.4);
     CHECK_NEAR(load_metric(&l.runs[0], 0, "allocated_bytes"), 5, 0);
     load_free(&l);
     fixture_free(&f);

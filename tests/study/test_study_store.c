@@ -120,9 +120,9 @@ TEST(newer_and_foreign_files_are_refused)
     snprintf(path, sizeof path, "%s/study.db", folder);
     CHECK_OK(study_store_open(&store, path, &err), &err);
     study_store_close(&store);
-    count(path, "PRAGMA user_version = 4");
-    CHECK_ERR(study_store_open(&store, path, &err), &err, ERR_INPUT, "schema 4");
-    CHECK_ERR(load_study(&l, path, &err), &err, ERR_INPUT, "schema 4");
+    count(path, "PRAGMA user_version = 5");
+    CHECK_ERR(study_store_open(&store, path, &err), &err, ERR_INPUT, "schema 5");
+    CHECK_ERR(load_study(&l, path, &err), &err, ERR_INPUT, "schema 5");
     snprintf(path, sizeof path, "%s/other.db", folder);
     count(path, "CREATE TABLE t(x)");
     CHECK_ERR(study_store_open(&store, path, &err), &err, ERR_INPUT, "another program");
@@ -139,17 +139,20 @@ TEST(newer_and_foreign_files_are_refused)
     fixture_remove(folder);
 }
 
-/* Back to what schema 2 was, and 1: before runs told what disturbed them; before a phase could tell more than its loss. */
+/* Back to what schema 3 was, 2, and 1: before runs kept their trace; before they told what disturbed them; before a phase could
+ * tell more than its loss. */
 static void make_older(const char *path, int schema)
 {
     static const char *const columns[] = { "steal_s", "cgroup_wait_s", "throttles", "swapped_in", "machine" };
     char sql[128];
 
-    for (int i = 0; i < COUNT_OF(columns); i++) {
+    count(path, "DROP TABLE trace");
+    for (int i = 0; i < COUNT_OF(columns) && schema < 3; i++) {
         snprintf(sql, sizeof sql, "ALTER TABLE run DROP COLUMN %s", columns[i]);
         count(path, sql);
     }
-    count(path, "ALTER TABLE cell DROP COLUMN command");
+    if (schema < 3)
+        count(path, "ALTER TABLE cell DROP COLUMN command");
     if (schema == 1)
         count(path, "DROP TABLE metric");
     snprintf(sql, sizeof sql, "PRAGMA user_version = %d", schema);
@@ -173,7 +176,9 @@ static void check_migration(int schema)
     study_store_close(&store);
     make_older(path, schema);
     CHECK_OK(load_study(&l, path, &err), &err);
-    CHECK(l.n_runs == 1 && l.runs[0].n_steps == 6 && isnan(l.runs[0].steal_s) && !l.cells[0].is_command);
+    CHECK(l.n_runs == 1 && l.runs[0].n_steps == 6 && !l.cells[0].is_command);
+    CHECK(schema == 3 || isnan(l.runs[0].steal_s));
+    CHECK_EQ(l.runs[0].n_trace, 0);
     load_free(&l);
     cells_free(&s);
     CHECK(!file_exists(kept)); /* reading changes nothing */
@@ -194,6 +199,7 @@ TEST(older_files_are_kept_and_migrated)
     (void)test_state;
     check_migration(1);
     check_migration(2);
+    check_migration(3);
 }
 
 /* A child writes run after run until it is killed: every run that is there is whole. */
