@@ -62,9 +62,16 @@ static const char style[] =
     "code,pre{font-family:ui-monospace,'DejaVu Sans Mono',monospace;font-size:.84rem}pre{background:var(--wash);"
     "padding:.7rem .9rem;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0}\n"
     ".advice{white-space:pre-wrap;overflow-wrap:anywhere}a{color:var(--blue)}\n"
-    "@media "
-    "print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact}main{max-width:none}details{display:block}h2{"
-    "break-after:avoid}figure,tr{break-inside:avoid}}\n";
+    "table.runs td:nth-child(3),table.glance td:first-child{min-width:11em}\n"
+    "@media print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact}body{font-size:12px}main{max-width:none;"
+    "padding:0}.scroll{overflow:visible}table.ratios{min-width:0}th,td{padding:.25rem .4rem}thead "
+    "th{white-space:normal}"
+    "table.runs "
+    "td:nth-child(3){min-width:7em}.ci{white-space:normal}figure "
+    "svg{max-height:9cm}h2,h3{break-after:avoid}figure,tr,li,pre{break-inside:"
+    "avoid}details::details-content{content-visibility:visible;display:block}details:not([open])>summary{color:var(--"
+    "ink)}"
+    "}\n";
 
 /* The words of a JSON array of strings, as a command line. */
 static void words(FILE *out, const char *json)
@@ -149,8 +156,8 @@ static void print_unavailable(FILE *out, const struct loaded *l, const struct co
     fputs("<h2>What was not available</h2>\n<ul>\n", out);
     if (energy) {
         fputs("<li><strong>EnergyUp</strong> of all cells: ", out);
-        html_text(out, energy);
-        fputs(".</li>\n", out);
+        html_sentence(out, energy);
+        fputs("</li>\n", out);
         n++;
     }
     for (int i = 0; i < c->n; i++)
@@ -165,8 +172,8 @@ static void print_unavailable(FILE *out, const struct loaded *l, const struct co
             fputs(", ", out);
             html_text(out, cell->name);
             fprintf(out, " at %" PRId64 " rank%s: ", cell->ranks, html_plural(cell->ranks));
-            html_text(out, r->reason);
-            fputs(".</li>\n", out);
+            html_sentence(out, r->reason);
+            fputs("</li>\n", out);
             n++;
         }
     if (n == 0)
@@ -290,7 +297,8 @@ static void print_runs(FILE *out, const struct loaded *l)
 {
     fprintf(
         out,
-        "<h2>All runs</h2>\n<details%s><summary>%d runs</summary><div class=scroll><table><thead><tr><th class=num>"
+        "<h2>All runs</h2>\n<details%s><summary>%d runs</summary><div class=scroll><table class=runs><thead><tr><th "
+        "class=num>"
         "block.place</th><th>phase</th><th>cell</th><th class=num>ranks</th><th class=num>steady s</th><th "
         "class=num>whole s</th>"
         "<th class=num>peak MiB</th><th class=num>tokens/s</th><th class=num>last loss</th><th class=num>load before"

@@ -17,6 +17,7 @@ void html_phase(FILE *out, const struct loaded *l, const struct comparisons *c, 
                 const char *phase);
 
 void html_text(FILE *out, const char *s); /* escaped: the one way for words of the study */
+void html_sentence(FILE *out, const char *s); /* the same, and a full stop unless it has one */
 const char *html_plural(int64_t n); /* "s", or "" for 1 */
 void html_number(FILE *out, double value, const char *format); /* a cell; "3": three digits, "4": four decimals */
 void html_mib(FILE *out, int64_t bytes); /* a cell */

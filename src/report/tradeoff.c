@@ -57,22 +57,25 @@ static bool point_of(struct point *p, const struct loaded *l, const struct compa
     return true;
 }
 
-/* What the values span, with room for labels; intervals that say nothing do not stretch it. */
+/* What the values and their intervals span, with room for labels; an interval that says nothing does not stretch it far. */
 struct span {
     double low, high;
 };
 
 static struct span span_of(const struct comparisons *c, enum ratio_kind kind)
 {
-    struct span s = { 0.95, 1.05 };
+    const double most = 1.3; /* of an interval beyond its value */
+    struct span s = { 0.88, 1.14 };
 
     for (int i = 0; i < c->n; i++) {
-        const double v = c->rows[i].ratios[kind].e.value;
+        const struct estimate *e = &c->rows[i].ratios[kind].e;
 
-        s.low = isnan(v) ? s.low : fmin(s.low, v);
-        s.high = isnan(v) ? s.high : fmax(s.high, v);
+        if (isnan(e->value))
+            continue;
+        s.low = fmin(s.low, isnan(e->low) ? e->value : fmax(e->low, e->value / most));
+        s.high = fmax(s.high, isnan(e->high) ? e->value : fmin(e->high, e->value * most));
     }
-    const double room = pow(s.high / s.low, 0.15);
+    const double room = pow(s.high / s.low, 0.1);
     return (struct span){ s.low / room, s.high * room * room };
 }
 

@@ -77,6 +77,37 @@ TEST(the_page_needs_nothing_else)
     load_free(&l);
 }
 
+/* As large as studies get: the page stays one that can be mailed. How long it takes is told by `time tuneup report`. */
+TEST(two_hundred_cells_stay_below_three_megabytes)
+{
+    char folder[FILE_PATH_MAX], study[FILE_PATH_MAX + 16], path[FILE_PATH_MAX + 16];
+    struct err err = { 0 };
+    struct comparisons c;
+    struct loaded l;
+    struct cells s;
+
+    fixture_folder(folder);
+    snprintf(study, sizeof study, "%s/s.yaml", folder);
+    snprintf(path, sizeof path, "%s/study.db", folder);
+    FILE *f = fopen(study, "w");
+    fputs("name: many\nwarmup: 0\ncells:\n", f);
+    for (int i = 0; i < 200; i++)
+        fprintf(f, "  - { name: cell number %d of many, phase: phase %d, command: [program, --number, \"%d\"] }\n", i,
+                i % 4, i);
+    fclose(f);
+    CHECK_OK(study_file_load(&s, study, &err), &err);
+    fixture_cells(path, &s, &(struct cells_choice){ .blocks = 2 }, &(struct fixture){ .fail_cell = -1, .noise = 0.02 });
+    CHECK_OK(load_study(&l, path, &err), &err);
+    CHECK_OK(ratios_build(&c, &l, &err), &err);
+    CHECK_EQ(l.n_runs, 400);
+    char *html = printed(page, &l, &c);
+    CHECK(strlen(html) > 200000 && strlen(html) < 3000000);
+    free(html);
+    ratios_free(&c);
+    load_free(&l);
+    fixture_remove(folder);
+}
+
 static void load_phases(struct loaded *l, struct comparisons *c, const struct fixture *f)
 {
     char folder[FILE_PATH_MAX], path[FILE_PATH_MAX + 16];
@@ -291,7 +322,7 @@ TEST(reading_survives_every_failed_allocation)
     fixture_remove(folder);
 }
 
-TEST_MAIN(CASE(the_page_needs_nothing_else), CASE(each_phase_has_its_section),
-          CASE(questions_are_answered_by_what_was_measured), CASE(words_of_the_study_stay_words),
-          CASE(json_has_the_promised_keys), CASE(without_gnuplot_the_page_says_so),
+TEST_MAIN(CASE(the_page_needs_nothing_else), CASE(two_hundred_cells_stay_below_three_megabytes),
+          CASE(each_phase_has_its_section), CASE(questions_are_answered_by_what_was_measured),
+          CASE(words_of_the_study_stay_words), CASE(json_has_the_promised_keys), CASE(without_gnuplot_the_page_says_so),
           CASE(figures_are_saved_in_each_form), CASE(reading_survives_every_failed_allocation))
