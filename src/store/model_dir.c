@@ -592,7 +592,7 @@ int model_dir_check_finite(const struct model_dir *m, const char *canonical, str
         const int64_t first = i * CHUNK, n = count - first < CHUNK ? count - first : CHUNK;
         finite = all_finite((const char *)t->stored->data + (size_t)first * size, t->stored->dtype, n) && finite;
     }
-    return finite ? 0 : not_finite(m, t, err);
+    return finite ? 0 : not_finite(m, t, t->stored->dtype, err);
 }
 
 int model_dir_check_unchanged(const struct model_dir *m, struct err *err)

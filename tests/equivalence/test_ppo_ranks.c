@@ -85,7 +85,7 @@ static int open_plan(struct four *f, const struct job *job, struct err *err)
                        .ranks = job->ranks };
 
     for (int i = 0; i < b.n_models; i++)
-        b.models[i] = (struct build_model){ prefixes[i], shape, &f->techniques, 0 };
+        b.models[i] = (struct build_model){ .prefix = prefixes[i], .shape = shape, .techniques = &f->techniques };
     if (choose(job, &f->techniques, err) != 0 || build_plan(&b, &f->plan, err) != 0)
         return -1;
     f->plan.file_folder = "/tmp";

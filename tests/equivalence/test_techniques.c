@@ -382,7 +382,7 @@ static void first_gradients(void **test_state, const struct phase *phase, const 
     const struct job job = { .phase = phase, .shape = &shapes[0], .updates = 1, .rows = ROWS, .gradients = out };
 
     memset(out, 0, GRADIENTS_MAX * sizeof *out);
-    losses_of_job(test_state, &job, 1, words, loss, NULL);
+    losses_of_job(test_state, &job, 1, words, loss, NULL, NULL);
 }
 
 /* |x - y| / |y| */
@@ -615,7 +615,7 @@ TEST(a_scale_that_grows_is_undone_as_it_was)
         snprintf(words, sizeof words, "--dtype fp16 --initial_scale_power 8 %s", windows[i]);
         comm_alone(&e[i].comm);
         CHECK_OK(engine_open(&e[i], "cpu", words, ROWS, IDS, 2, &o, &jobs[i].err), &jobs[i].err);
-        random_weights(&e[i]);
+        engine_random_weights(&e[i].plan, &e[i].exec);
         CHECK_OK(train(&jobs[i], &e[i]), &jobs[i].err);
         CHECK_NEAR(e[i].trainer.scale.value, i ? 256 : 512, 0);
     }
