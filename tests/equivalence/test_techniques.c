@@ -296,8 +296,8 @@ static bool is_apart(const char *name)
 /* Two ways to have activations in 16 bits: refused together. */
 static bool is_refused(const char *a, const char *b)
 {
-    return (strcmp(a, "bf16") == 0 && strcmp(b, "activation_compression") == 0) ||
-           (strcmp(b, "bf16") == 0 && strcmp(a, "activation_compression") == 0);
+    return (strcmp(a, "mixed_precision") == 0 && strcmp(b, "activation_compression") == 0) ||
+           (strcmp(b, "mixed_precision") == 0 && strcmp(a, "activation_compression") == 0);
 }
 
 static void compare(const struct phase *phase, const char *words, int ranks, bool exact, const double *got,

@@ -135,7 +135,7 @@ TEST(ways_switch_on_and_off)
 /* A search takes what changes numbers only where it may, and LoRA only where it may take anything; the rest is told. */
 TEST(inexact_techniques_are_allowed_first)
 {
-    const int lora = technique_find("lora"), bf16 = technique_find("bf16");
+    const int lora = technique_find("lora"), narrow = technique_find("mixed_precision");
 
     for (int among = AMONG_EXACT; among <= AMONG_ANY; among++) {
         struct optimize_choice best;
@@ -150,7 +150,7 @@ TEST(inexact_techniques_are_allowed_first)
         a.spec.optimize_among = among;
         CHECK_OK(optimize_search(&a.q, GOAL_MEMORY, &best, &cost, &err), &err);
         optimize_apply(&a.q, &a.spec, &best);
-        CHECK_EQ(technique_is_on(&a.spec.techniques, bf16), among >= AMONG_INEXACT);
+        CHECK_EQ(technique_is_on(&a.spec.techniques, narrow), among >= AMONG_INEXACT);
         CHECK_EQ(technique_is_on(&a.spec.techniques, lora), among == AMONG_ANY);
         json_t *told = optimize_explain(&a.q, &best, &cost);
         const json_t *left = json_object_get(told, "left_out");
