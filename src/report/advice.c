@@ -90,11 +90,11 @@ const struct advise_group *advice_infeasible(const struct advice *a, const struc
 static void print_head(FILE *out, const struct loaded *l, const struct advise_group *g)
 {
     const struct load_cell *base = &l->cells[g->base];
-    char phase[64], name[96];
+    char phase[64], name[96], ranks[EXPORTS_RANKS_SIZE];
 
-    fprintf(out, "\n%s, %" PRId64 " rank%s, over \"%s\"; memory is the %s\n",
-            log_safe(phase, sizeof phase, base->phase), base->ranks, base->ranks == 1 ? "" : "s",
-            log_safe(name, sizeof name, base->name), ratios_gpu_memory(l, g->base) ? "GPUs'" : "host's");
+    fprintf(out, "\n%s%s, over \"%s\"; memory is the %s\n", log_safe(phase, sizeof phase, base->phase),
+            exports_ranks(base, ", ", "", ranks), log_safe(name, sizeof name, base->name),
+            ratios_gpu_memory(l, g->base) ? "GPUs'" : "host's");
 }
 
 /* `"a", "b" and 3 more` of the cells for which is() holds. */

@@ -8,9 +8,18 @@
 
 static const enum ratio_kind shown[] = { RATIO_SPEED, RATIO_MEMORY, RATIO_ENERGY };
 
+const char *exports_ranks(const struct load_cell *c, const char *before, const char *after,
+                          char out[EXPORTS_RANKS_SIZE])
+{
+    out[0] = '\0';
+    if (!c->is_command)
+        snprintf(out, EXPORTS_RANKS_SIZE, "%s%" PRId64 " rank%s%s", before, c->ranks, c->ranks == 1 ? "" : "s", after);
+    return out;
+}
+
 void exports_number(double x, char *out, size_t size)
 {
-    snprintf(out, size, x < 0.01 || x >= 100 ? "%.1g" : "%.2f", x);
+    snprintf(out, size, x < 0.01 || x >= 1e5 ? "%.1g" : x >= 100 ? "%.0f" : "%.2f", x);
 }
 
 void exports_ratio(const struct ratio *r, char *out, size_t size)
@@ -96,12 +105,11 @@ static bool new_group(const struct loaded *l, const struct comparisons *c, int i
 static void print_group(FILE *out, const struct loaded *l, int cell)
 {
     const struct load_cell *base = &l->cells[cell];
-    char name[80], head[160], gap[32], memory[32];
+    char name[80], head[160], gap[32], memory[32], ranks[EXPORTS_RANKS_SIZE];
 
     log_safe(name, sizeof name, base->name);
     snprintf(gap, sizeof gap, "%s differs by", ratios_curve(base));
-    snprintf(head, sizeof head, "%s, %" PRId64 " rank%s, over \"%s\"", base->phase, base->ranks,
-             base->ranks == 1 ? "" : "s", name);
+    snprintf(head, sizeof head, "%s%s, over \"%s\"", base->phase, exports_ranks(base, ", ", "", ranks), name);
     snprintf(memory, sizeof memory, "  MemoryUp (%s)", ratios_memory(l, cell));
     fprintf(out, "\n%-40s %-21s %-21s %-21s %s\n", head, "  SpeedUp", memory, "  EnergyUp", gap);
 }
@@ -217,8 +225,9 @@ void exports_markdown(FILE *out, const struct loaded *l, const struct comparison
         const struct load_cell *base = &l->cells[c->rows[i].base];
 
         if (new_group(l, c, i)) {
-            fprintf(out, "%s**%s, %" PRId64 " rank%s, over ", i ? "\n" : "", base->phase, base->ranks,
-                    base->ranks == 1 ? "" : "s");
+            char ranks[EXPORTS_RANKS_SIZE];
+
+            fprintf(out, "%s**%s%s, over ", i ? "\n" : "", base->phase, exports_ranks(base, ", ", "", ranks));
             markdown_text(out, base->name);
             fprintf(out,
                     "**\n\n| techniques | SpeedUp | MemoryUp (%s) | EnergyUp | %s differs by | n |\n"

@@ -18,7 +18,11 @@ void exports_csv(FILE *out, const struct loaded *l, const struct comparisons *c)
  * when there is no memory. */
 json_t *exports_json(const struct loaded *l, const struct comparisons *c);
 
-/* "1.25"; very small and very large ones as "2e+04". */
+#define EXPORTS_RANKS_SIZE 40
+/* before + "2 ranks" + after; "" of a command, whose ranks only it knows. */
+const char *exports_ranks(const struct load_cell *c, const char *before, const char *after,
+                          char out[EXPORTS_RANKS_SIZE]);
+/* "1.25"; very small and very large ones as "2e+05". */
 void exports_number(double x, char *out, size_t size);
 /* "1.25 [1.22, 1.28]", "~1.25 [...]" for an estimate, "1.25" for one run, "unavailable". */
 void exports_ratio(const struct ratio *r, char *out, size_t size);

@@ -37,7 +37,10 @@ void figures_label(FILE *out, const struct load_cell *c)
 {
     char text[96];
 
-    snprintf(text, sizeof text, "%.60s (%" PRId64 ")", c->name, c->ranks);
+    if (c->is_command)
+        snprintf(text, sizeof text, "%.60s", c->name);
+    else
+        snprintf(text, sizeof text, "%.60s (%" PRId64 ")", c->name, c->ranks);
     quoted(out, text);
 }
 

@@ -305,11 +305,14 @@ void headlines_phase(struct headlines *h, const struct loaded *l, const struct c
 {
     h->n = 0;
     for (int i = 0; i < l->n_cells; i++) {
-        char where[64];
+        char where[64]; /* no shorter than EXPORTS_RANKS_SIZE */
 
         if (l->cells[i].baseline != i || !is_of(l, i, phase))
             continue;
-        snprintf(where, sizeof where, "At %" PRId64 " rank%s", l->cells[i].ranks, l->cells[i].ranks == 1 ? "" : "s");
+        if (l->cells[i].is_command)
+            snprintf(where, sizeof where, "Over \"%.50s\"", l->cells[i].name);
+        else
+            exports_ranks(&l->cells[i], "At ", "", where);
         say_best(h, l, c, i, where);
         say_winners(h, l, c, i, where);
         say_split(h, l, i, where);

@@ -163,6 +163,7 @@ static void print_unavailable(FILE *out, const struct loaded *l, const struct co
     for (int i = 0; i < c->n; i++)
         for (int kind = 0; kind < 3; kind++) {
             const struct ratio *r = &c->rows[i].ratios[kind];
+            char ranks[EXPORTS_RANKS_SIZE];
             const struct load_cell *cell = &l->cells[c->rows[i].cell];
 
             if (r->source != RATIO_UNAVAILABLE || (kind == RATIO_ENERGY && energy))
@@ -171,7 +172,7 @@ static void print_unavailable(FILE *out, const struct loaded *l, const struct co
             html_text(out, cell->phase);
             fputs(", ", out);
             html_text(out, cell->name);
-            fprintf(out, " at %" PRId64 " rank%s: ", cell->ranks, html_plural(cell->ranks));
+            fprintf(out, "%s: ", exports_ranks(cell, " at ", "", ranks));
             html_sentence(out, r->reason);
             fputs("</li>\n", out);
             n++;
@@ -428,12 +429,13 @@ static void print_again(FILE *out, const struct loaded *l, const char *study_pat
     fputs("<details><summary>The command line of each cell</summary>\n", out);
     for (int i = 0; i < l->n_cells; i++) {
         const struct load_run *r = figures_example(l, i);
+        char ranks[EXPORTS_RANKS_SIZE];
 
         fputs("<h3>", out);
         html_text(out, l->cells[i].phase);
         fputs(", ", out);
         html_text(out, l->cells[i].name);
-        fprintf(out, ", %" PRId64 " rank%s</h3><pre>", l->cells[i].ranks, html_plural(l->cells[i].ranks));
+        fprintf(out, "%s</h3><pre>", exports_ranks(&l->cells[i], ", ", "", ranks));
         words(out, r ? r->argv : l->cells[i].argv);
         fputs("</pre>\n", out);
     }

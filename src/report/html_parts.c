@@ -282,8 +282,9 @@ void html_glance(FILE *out, const struct loaded *l, const struct comparisons *c)
 static void print_group(FILE *out, const struct loaded *l, const struct comparisons *c, int base)
 {
     const struct load_cell *b = &l->cells[base];
+    char ranks[EXPORTS_RANKS_SIZE];
 
-    fprintf(out, "<h3>%" PRId64 " rank%s, over ", b->ranks, html_plural(b->ranks));
+    fprintf(out, "<h3>%s", b->is_command ? "Over " : exports_ranks(b, "", ", over ", ranks));
     html_text(out, b->name);
     fprintf(out,
             "</h3>\n<div class=scroll><table class=ratios><thead><tr><th>techniques</th><th>SpeedUp</th><th>MemoryUp "

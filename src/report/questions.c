@@ -47,8 +47,9 @@ static bool is_group(const struct loaded *l, const struct comparisons *c, int ba
 
 static void add_group(struct text *t, const struct loaded *l, int base)
 {
-    add(t, "%.16s at %" PRId64 " rank%s", l->cells[base].phase, l->cells[base].ranks,
-        l->cells[base].ranks == 1 ? "" : "s");
+    char ranks[EXPORTS_RANKS_SIZE];
+
+    add(t, "%.16s%s", l->cells[base].phase, exports_ranks(&l->cells[base], " at ", "", ranks));
 }
 
 static bool is_measured(const struct loaded *l, const struct comparisons *c, int base, int kind)

@@ -144,12 +144,23 @@ static int command_outcome(struct outcome *o, const struct cell *c, const struct
     return recorder_outcome(o, m, steps, steps ? &w : NULL, err);
 }
 
+#define RANKS_SIZE 40
+
+/* " at 2 ranks"; of a command nothing, whose ranks only it knows. */
+static const char *at_ranks(const struct cell *c, char out[RANKS_SIZE])
+{
+    out[0] = '\0';
+    if (!c->is_command)
+        snprintf(out, RANKS_SIZE, " at %" PRId64 " rank%s", c->ranks, c->ranks == 1 ? "" : "s");
+    return out;
+}
+
 static int record(struct session *session, int cell, int64_t block, int position, const struct words *argv,
                   const struct job_record *m, const struct noise *noise, const struct steps *steps, const char *folder,
                   struct err *err)
 {
     const struct cell *c = &session->s->cells[cell];
-    char reason[600] = "", tail[2048] = "", path[FILE_PATH_MAX], domains[ENERGY_MAX_DOMAINS * 84];
+    char reason[600] = "", ranks[RANKS_SIZE], tail[2048] = "", path[FILE_PATH_MAX], domains[ENERGY_MAX_DOMAINS * 84];
     char energy_reason[1000];
     struct outcome outcome;
     struct err why;
@@ -205,8 +216,7 @@ static int record(struct session *session, int cell, int64_t block, int position
     outcome_free(&outcome);
     if (result == 0 && !done) {
         session->n_failed++;
-        log_warning("%s, %s at %" PRId64 " rank%s failed: %s", c->phase, c->name, c->ranks, c->ranks == 1 ? "" : "s",
-                    reason);
+        log_warning("%s, %s%s failed: %s", c->phase, c->name, at_ranks(c, ranks), reason);
     }
     return result;
 }
@@ -286,7 +296,7 @@ static void show_progress(const struct session *session, const struct cell *c, i
 {
     const int64_t k = session->n_there + session->n_run + 1;
     const double spent_s = clock_seconds() - session->start_s;
-    char left[48] = "", which[48] = "warm-up";
+    char left[48] = "", which[48] = "warm-up", ranks[RANKS_SIZE];
 
     if (session->n_run > 0) {
         const double left_s = spent_s / (double)session->n_run * (double)(session->n_all - k + 1);
@@ -298,8 +308,8 @@ static void show_progress(const struct session *session, const struct cell *c, i
     }
     if (block >= 0)
         snprintf(which, sizeof which, "block %" PRId64 " of %" PRId64, block + 1, session->s->blocks);
-    log_progress("run %" PRId64 " of %" PRId64 ": %s, %s at %" PRId64 " rank%s (%s)%s", k, session->n_all, c->phase,
-                 c->name, c->ranks, c->ranks == 1 ? "" : "s", which, left);
+    log_progress("run %" PRId64 " of %" PRId64 ": %s, %s%s (%s)%s", k, session->n_all, c->phase, c->name,
+                 at_ranks(c, ranks), which, left);
 }
 
 static int run_block(struct session *session, int64_t block, const int *order, struct err *err)
@@ -510,9 +520,10 @@ void study_print(const struct cells *s, FILE *out)
         fprintf(out, "reward model: %s\n", s->reward_model ? s->reward_model : "made by the study");
     for (int i = 0; i < s->n_cells; i++) {
         const struct cell *c = &s->cells[i];
+        char ranks[RANKS_SIZE];
 
-        fprintf(out, "\n%s, %s at %" PRId64 " rank%s, against %s\n ", c->phase, c->name, c->ranks,
-                c->ranks == 1 ? "" : "s", strcmp(c->name, c->baseline) == 0 ? "nothing: a baseline" : c->baseline);
+        fprintf(out, "\n%s, %s%s, against %s\n ", c->phase, c->name, at_ranks(c, ranks),
+                strcmp(c->name, c->baseline) == 0 ? "nothing: a baseline" : c->baseline);
         if (c->folder)
             print_word(out, "cd", c->folder, " &&");
         for (int k = 0; k < c->environment.n; k++)
