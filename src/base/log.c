@@ -22,12 +22,41 @@ enum log_level log_level(void)
     return chosen_level;
 }
 
+static const char *make_safe(char *out, size_t size, const char *text, const char *kept)
+{
+    size_t n = 0;
+
+    for (; *text && n + 5 < size; text++) {
+        unsigned char c = (unsigned char)*text;
+        const bool wide = c == 0xc2 && (unsigned char)text[1] >= 0x80 && (unsigned char)text[1] <= 0x9f;
+
+        if (wide) /* U+0080 to U+009F: to some terminals the same as an escape and a letter */
+            c = (unsigned char)*++text;
+        if (wide || ((c < 0x20 || c == 0x7f) && !strchr(kept, c)))
+            n += (size_t)snprintf(out + n, size - n, "\\x%02x", c);
+        else
+            out[n++] = (char)c;
+    }
+    out[n] = '\0';
+    return out;
+}
+
+const char *log_safe(char *out, size_t size, const char *text)
+{
+    return make_safe(out, size, text, "");
+}
+
+const char *log_safe_lines(char *out, size_t size, const char *text)
+{
+    return make_safe(out, size, text, "\n\t");
+}
+
 static void write_line(const char *prefix, const char *format, va_list args)
 {
-    char text[2048];
+    char text[2048], safe[4096];
 
     vsnprintf(text, sizeof text, format, args);
-    fprintf(stderr, "%s%s%s\n", line_open ? "\r\033[K" : "", prefix, text);
+    fprintf(stderr, "%s%s%s\n", line_open ? "\r\033[K" : "", prefix, log_safe_lines(safe, sizeof safe, text));
     line_open = false;
 }
 
@@ -77,7 +106,7 @@ void log_progress(const char *format, ...)
     static double last_s = -1e9;
     const bool terminal = isatty(STDERR_FILENO);
     const double now_s = seconds_now();
-    char text[512];
+    char text[512], safe[1024];
     va_list args;
 
     if (!shown || chosen_level < LOG_NORMAL)
@@ -94,27 +123,12 @@ void log_progress(const char *format, ...)
     if (terminal) {
         if (now_s - last_s < 0.1)
             return;
-        fprintf(stderr, "\r\033[K%s", text);
+        fprintf(stderr, "\r\033[K%s", log_safe(safe, sizeof safe, text));
         line_open = true;
     } else {
         if (now_s - last_s < 5.0)
             return;
-        fprintf(stderr, "%s\n", text);
+        fprintf(stderr, "%s\n", log_safe(safe, sizeof safe, text));
     }
     last_s = now_s;
-}
-
-const char *log_safe(char *out, size_t size, const char *text)
-{
-    size_t n = 0;
-
-    for (; *text && n + 5 < size; text++) {
-        const unsigned char c = (unsigned char)*text;
-        if (c < 0x20 || c == 0x7f)
-            n += (size_t)snprintf(out + n, size - n, "\\x%02x", c);
-        else
-            out[n++] = (char)c;
-    }
-    out[n] = '\0';
-    return out;
 }

@@ -14,7 +14,9 @@ void log_detail(const char *format, ...) ERR_PRINTF(1, 2); /* with -v */
 void log_warning(const char *format, ...) ERR_PRINTF(1, 2); /* always, from the rank that shows */
 /* The live line: drawn over itself on a terminal, one line every few seconds elsewhere; "" ends it. */
 void log_progress(const char *format, ...) ERR_PRINTF(1, 2);
-/* Copies text to out with control characters made visible, so that words from files cannot drive a terminal. */
+/* Copies text to out with control characters made visible, so that words from files cannot drive a terminal. What the functions
+ * above print is made so by themselves. */
 const char *log_safe(char *out, size_t size, const char *text);
+const char *log_safe_lines(char *out, size_t size, const char *text); /* the same, ends of lines and tabs kept */
 
 #endif

@@ -105,15 +105,17 @@ static const struct option global_table[] = {
 
 static int report_error(const struct err *err)
 {
+    char safe[4096];
+
     log_progress("%s", "");
     /* Another rank tells it, and has the exit status: mpirun kills the others, the teller among them, when one fails. */
     if (err->what[0] == '\0')
         return 0;
-    fprintf(stderr, "tuneup: error: %s\n", err->what);
+    fprintf(stderr, "tuneup: error: %s\n", log_safe_lines(safe, sizeof safe, err->what));
     if (err->where[0])
-        fprintf(stderr, "  where: %s\n", err->where);
+        fprintf(stderr, "  where: %s\n", log_safe_lines(safe, sizeof safe, err->where));
     if (err->hint[0])
-        fprintf(stderr, "  hint: %s\n", err->hint);
+        fprintf(stderr, "  hint: %s\n", log_safe_lines(safe, sizeof safe, err->hint));
     return err->exit_status ? err->exit_status : err_exit_code(err->code);
 }
 

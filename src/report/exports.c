@@ -105,11 +105,12 @@ static bool new_group(const struct loaded *l, const struct comparisons *c, int i
 static void print_group(FILE *out, const struct loaded *l, int cell)
 {
     const struct load_cell *base = &l->cells[cell];
-    char name[80], head[160], gap[32], memory[32], ranks[EXPORTS_RANKS_SIZE];
+    char name[80], phase[64], head[160], gap[32], memory[32], ranks[EXPORTS_RANKS_SIZE];
 
     log_safe(name, sizeof name, base->name);
     snprintf(gap, sizeof gap, "%s differs by", ratios_curve(base));
-    snprintf(head, sizeof head, "%s%s, over \"%s\"", base->phase, exports_ranks(base, ", ", "", ranks), name);
+    snprintf(head, sizeof head, "%s%s, over \"%s\"", log_safe(phase, sizeof phase, base->phase),
+             exports_ranks(base, ", ", "", ranks), name);
     snprintf(memory, sizeof memory, "  MemoryUp (%s)", ratios_memory(l, cell));
     fprintf(out, "\n%-40s %-21s %-21s %-21s %s\n", head, "  SpeedUp", memory, "  EnergyUp", gap);
 }
@@ -227,7 +228,9 @@ void exports_markdown(FILE *out, const struct loaded *l, const struct comparison
         if (new_group(l, c, i)) {
             char ranks[EXPORTS_RANKS_SIZE];
 
-            fprintf(out, "%s**%s%s, over ", i ? "\n" : "", base->phase, exports_ranks(base, ", ", "", ranks));
+            fputs(i ? "\n**" : "**", out);
+            markdown_text(out, base->phase);
+            fprintf(out, "%s, over ", exports_ranks(base, ", ", "", ranks));
             markdown_text(out, base->name);
             fprintf(out,
                     "**\n\n| techniques | SpeedUp | MemoryUp (%s) | EnergyUp | %s differs by | n |\n"

@@ -508,8 +508,10 @@ static void print_word(FILE *out, const char *before, const char *word, const ch
 
 void study_print(const struct cells *s, FILE *out)
 {
-    fprintf(out, "%s: %d cell%s x %" PRId64 " block%s", s->name, s->n_cells, s->n_cells == 1 ? "" : "s", s->blocks,
-            s->blocks == 1 ? "" : "s");
+    char safe_name[256];
+
+    fprintf(out, "%s: %d cell%s x %" PRId64 " block%s", log_safe(safe_name, sizeof safe_name, s->name), s->n_cells,
+            s->n_cells == 1 ? "" : "s", s->blocks, s->blocks == 1 ? "" : "s");
     if (s->warmup > 0)
         fprintf(out, " (and %" PRId64 " discarded first)", s->warmup);
     fprintf(out, ", seed %" PRId64 "\n", s->seed);
@@ -520,10 +522,12 @@ void study_print(const struct cells *s, FILE *out)
         fprintf(out, "reward model: %s\n", s->reward_model ? s->reward_model : "made by the study");
     for (int i = 0; i < s->n_cells; i++) {
         const struct cell *c = &s->cells[i];
-        char ranks[RANKS_SIZE];
+        char ranks[RANKS_SIZE], safe[256];
 
-        fprintf(out, "\n%s, %s%s, against %s\n ", c->phase, c->name, at_ranks(c, ranks),
-                strcmp(c->name, c->baseline) == 0 ? "nothing: a baseline" : c->baseline);
+        fprintf(out, "\n%s, ", log_safe(safe, sizeof safe, c->phase));
+        fprintf(out, "%s%s, against ", log_safe(safe, sizeof safe, c->name), at_ranks(c, ranks));
+        fprintf(out, "%s\n ",
+                strcmp(c->name, c->baseline) == 0 ? "nothing: a baseline" : log_safe(safe, sizeof safe, c->baseline));
         if (c->folder)
             print_word(out, "cd", c->folder, " &&");
         for (int k = 0; k < c->environment.n; k++)

@@ -40,6 +40,27 @@ teardown() {
     [[ $output == *'"blocks": 4'* ]]
 }
 
+@test "words of a study file do not drive the terminal" {
+    cat >"$dir/e.yaml" <<'EOF'
+name: "evil \e[31m"
+blocks: 1
+warmup: 0
+cells:
+  - { name: "a\e[31m", phase: "ph\e[32m", command: [sleep, "0.01"] }
+  - { name: "b\e]0;t\a", phase: "ph\e[32m", command: [sh, -c, "printf 'x\\033[35m' >&2; exit 3"] }
+EOF
+    run -0 "$bin" study "$dir/e.yaml" --output "$dir/out"
+    [[ $output == *'b\x1b]0;t\x07'* && $output == *'ph\x1b[32m'* ]]
+    [[ $output != *$'\e'* && $output != *$'\a'* ]]
+    for command in "study $dir/e.yaml --dry_run" "compare $dir/out/study.db" "compare $dir/out/study.db --markdown" \
+        "compare $dir/out/study.db --csv" "advise $dir/out/study.db" "runs ls $dir/out/study.db" "runs show $dir/out/study.db 2"; do
+        run -0 "$bin" $command
+        [[ $output != *$'\e'* && $output != *$'\a'* ]]
+    done
+    run -127 "$bin" measure -- $'no\e[31m'
+    [[ $output == *'"no\x1b[31m"'* && $output != *$'\e'* ]]
+}
+
 @test "compare prints one document in the form asked for" {
     "$bin" study -q "$dir/s.yaml" --output "$dir/out" >/dev/null
     run -0 --separate-stderr "$bin" compare "$dir/out/study.db" --json
