@@ -363,9 +363,10 @@ static void enforce_timeout(struct job *j, double passed_s)
     }
 }
 
-static double time_to_wait(const struct job *j, double passed_s)
+/* news: the command has told something, which steps_poll may have put off for a moment. */
+static double time_to_wait(const struct job *j, double passed_s, bool news)
 {
-    double wait_s = memory_pace_wait(j->tick_cost_s);
+    double wait_s = fmin(memory_pace_wait(j->tick_cost_s), news ? STEPS_AGAIN_S : INFINITY);
 
     if (j->options->timeout_s > 0 && j->kill_step < 2) {
         const double left_s = j->options->timeout_s + (j->kill_step ? GRACE_S : 0) - passed_s;
@@ -380,6 +381,8 @@ static void follow(struct job *j)
 {
     j->followed = true; /* until that fails */
     j->scan_s = j->start_s + FIRST_SCAN_S;
+    bool news = false;
+
     for (int64_t look = 0; waitpid(j->pid, &j->status, WNOHANG) == 0; look++) {
         siginfo_t info;
 
@@ -391,9 +394,10 @@ static void follow(struct job *j)
             steps_poll(j->options->steps, j->energy, false);
         const double passed_s = clock_seconds() - j->start_s;
         enforce_timeout(j, passed_s);
-        const double wait_s = time_to_wait(j, passed_s);
+        const double wait_s = time_to_wait(j, passed_s, news);
         const struct timespec wait = { .tv_nsec = (long)(wait_s * 1e9) };
         const int number = sigtimedwait(&j->waited, &info, &wait);
+        news = number == SIGIO;
         if (number == SIGCHLD)
             reap_orphans(j);
         else if (number > 0 && number != SIGIO)

@@ -2,7 +2,7 @@
  * The command is not changed: it has the caller's stdin, stdout, stderr, terminal, process group, signal mask and
  * environment, but for TUNEUP_RUN, by which its scattered processes are known, and TUNEUP_METRICS_* (steps.h). Signals sent to the caller go to it.
  * If a meter fails the command goes on, and the record says so. Used by tuneup measure and by the cells of a study.
- * Cost: within 1 % of one CPU, and 20 ms at the start. */
+ * Cost: within 1 % of one CPU, and some milliseconds at the start and the end (bench/bench_meter.c). */
 #ifndef TUNEUP_MEASURE_JOB_H
 #define TUNEUP_MEASURE_JOB_H
 

@@ -15,7 +15,6 @@
 #include "base/mem.h"
 #include "measure/clock.h"
 
-#define AGAIN_S 0.05 /* lines that come faster share a look, and with it their time and joules */
 #define MANY (INT64_MAX / 4)
 
 /* ---- the file ---- */
@@ -174,7 +173,7 @@ void steps_poll(struct steps *s, struct energy_meter *energy, bool final)
     char text[16384];
     ssize_t n;
 
-    if (s->fd < 0 || (!final && now_s - s->read_s < AGAIN_S))
+    if (s->fd < 0 || (!final && now_s - s->read_s < STEPS_AGAIN_S))
         return;
     while (s->watch >= 0 && read(s->watch, text, sizeof text) > 0)
         continue; /* only that something is new matters */

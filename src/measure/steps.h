@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "measure/energy.h"
 
+#define STEPS_AGAIN_S 0.05 /* lines that come faster share a look, and with it their time and joules */
 enum { STEPS_MAX = 200000, STEPS_MAX_LINE = 16384, STEPS_MAX_RANKS = 1024 };
 
 struct steps_one {
