@@ -32,8 +32,8 @@ teardown() {
 
 @test "blocks are added until the intervals are narrow, or there are enough of them" {
     sed -i 's/, command: \[sh, -c, "echo no <luck> .*$/, command: [sleep, "0.03"], baseline: long }/' "$dir/s.yaml"
-    run -0 "$bin" study "$dir/s.yaml" --output "$dir/out" --ci_width 1
-    [[ $output != *"widest interval"* || $output == *"after 2 blocks"* ]]
+    run -0 "$bin" study "$dir/s.yaml" --output "$dir/out" --ci_width 0.000001 --max_blocks 3
+    [[ $output == *"after 2 blocks the widest interval is"*"after 3 blocks"*"--max_blocks ends it here"* ]]
     run -0 "$bin" study "$dir/s.yaml" --output "$dir/out" --ci_width 0.000001 --max_blocks 4
     [[ $output == *"after 3 blocks the widest interval is"*"after 4 blocks"*"--max_blocks ends it here"* ]]
     run -0 --separate-stderr "$bin" compare "$dir/out/study.db" --json
