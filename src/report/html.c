@@ -125,7 +125,8 @@ static void print_more_ratios(FILE *out, const struct loaded *l, const struct co
         html_text(out, l->cells[row->cell].phase);
         fputs("</td><td>", out);
         html_text(out, l->cells[row->cell].name);
-        fprintf(out, "</td><td class=num>%" PRId64 "</td>", l->cells[row->cell].ranks);
+        fputs("</td>", out);
+        html_ranks(out, &l->cells[row->cell]);
         exports_ratio(&row->ratios[RATIO_WHOLE], ratio, sizeof ratio);
         fprintf(out, "<td>%s</td>", ratio);
         for (int i_kind = 0; i_kind < COUNT_OF(more); i_kind++) {
@@ -284,7 +285,8 @@ static void print_run(FILE *out, const struct loaded *l, const struct load_run *
         fputs("</pre>", out);
     }
     print_apart(out, l, r);
-    fprintf(out, "</td><td class=num>%" PRId64 "</td>", cell->ranks);
+    fputs("</td>", out);
+    html_ranks(out, cell);
     html_number(out, r->steady_s, "3");
     html_number(out, r->seconds, "3");
     html_mib(out, ratios_peak(l, r));
@@ -373,7 +375,9 @@ static void print_choices(FILE *out, const struct loaded *l, const struct advice
 
         fputs("<tr><td>", out);
         html_text(out, base->phase);
-        fprintf(out, "</td><td class=num>%" PRId64 "</td><td><strong>", base->ranks);
+        fputs("</td>", out);
+        html_ranks(out, base);
+        fputs("<td><strong>", out);
         html_text(out, g->chosen < 0 ? "nothing could be compared" : l->cells[g->cells[g->chosen].cell].name);
         if (g->chosen >= 0)
             exports_ratio(&(struct ratio){ .source = RATIO_MEASURED, .e = g->cells[g->chosen].utility }, text,

@@ -64,6 +64,14 @@ void html_number(FILE *out, double value, const char *format)
     fputs("</td>", out);
 }
 
+void html_ranks(FILE *out, const struct load_cell *c)
+{
+    if (c->is_command)
+        fputs("<td class=num>&ndash;</td>", out);
+    else
+        fprintf(out, "<td class=num>%" PRId64 "</td>", c->ranks);
+}
+
 void html_mib(FILE *out, int64_t bytes)
 {
     if (bytes < 0)
@@ -252,7 +260,8 @@ static void glance_rows(FILE *out, const struct loaded *l, const struct comparis
             continue;
         fputs("<tr><td>", out);
         html_text(out, cell->name);
-        fprintf(out, "</td><td class=num>%" PRId64 "</td>", cell->ranks);
+        fputs("</td>", out);
+        html_ranks(out, cell);
         for (int k = 0; k < l->n_cells; k++)
             if (load_begins_phase(l, k))
                 glance_cells(out, find_row(l, c, l->cells[k].phase, cell));
@@ -331,7 +340,8 @@ static void split_row(FILE *out, const struct loaded *l, const struct comparison
         return;
     fputs("<tr><td>", out);
     html_text(out, l->cells[cell].name);
-    fprintf(out, "</td><td class=num>%" PRId64 "</td>", l->cells[cell].ranks);
+    fputs("</td>", out);
+    html_ranks(out, &l->cells[cell]);
     for (int i = 0; i < ITERATION_N; i++)
         html_number(out, seconds[i], "3");
     for (int kind = RATIO_GENERATE; kind <= RATIO_TRAIN; kind++) {
@@ -400,7 +410,8 @@ static void memory_row(FILE *out, const struct loaded *l, int index, const struc
 
     fputs("<tr><td>", out);
     html_text(out, cell->name);
-    fprintf(out, "</td><td class=num>%" PRId64 "</td>", cell->ranks);
+    fputs("</td>", out);
+    html_ranks(out, cell);
     html_mib(out, planned);
     html_mib(out, allocated);
     if (planned > 0 && allocated >= 0)

@@ -20,6 +20,7 @@ void html_text(FILE *out, const char *s); /* escaped: the one way for words of t
 void html_sentence(FILE *out, const char *s); /* the same, and a full stop unless it has one */
 const char *html_plural(int64_t n); /* "s", or "" for 1 */
 void html_number(FILE *out, double value, const char *format); /* a cell; "3": three digits, "4": four decimals */
+void html_ranks(FILE *out, const struct load_cell *c); /* a cell of a table; of a command a dash */
 void html_mib(FILE *out, int64_t bytes); /* a cell */
 
 #endif
