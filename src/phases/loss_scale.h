@@ -1,5 +1,5 @@
-/* phases/loss_scale.h - the dynamic scale of a loss whose gradients are made in fp16 (Micikevicius et al. 2018, arXiv:1710.03740,
- * section 3.2): as large as it may be without gradients overflowing, so that few of them vanish.
+/* phases/loss_scale.h - the dynamic scale of a loss whose gradients are made in fp16 (Micikevicius et al. 2018,
+ * arXiv:1710.03740, section 3.2): as large as it may be without gradients overflowing, so that few of them vanish.
  *
  * The rules are DeepSpeed's (loss_scaler.py): an update whose gradient is not finite is skipped. The first hysteresis - 1 of
  * them since the scale last doubled leave it as it is, in case a single batch was to blame; each one after halves it. window

@@ -359,8 +359,8 @@ struct group {
     int64_t epoch;
 };
 
-/* norm: the loss's, then the gradient's, of which share has the scale. The reference divides by the actions of each piece and averages; we count every
- * action of the update alike, whatever piece or rank it lies in. */
+/* norm: the loss's, then the gradient's, of which share has the scale. The reference divides by the actions of each piece and
+ * averages; we count every action of the update alike, whatever piece or rank it lies in. */
 static void set_norm(const struct ppo *p, const struct group *g, const struct piece *piece, double share)
 {
     const bool reference = p->settings.math.convention == PPO_DEEPSPEED_CHAT;

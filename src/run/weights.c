@@ -122,7 +122,8 @@ static int map_param(struct exec *e, const struct weights_source *s, int param, 
 
 #define READ_COUNT ((int64_t)1 << 21) /* elements at a time, beside the plan's block */
 
-/* Elements `at` .. at+n of a master buffer: the file's numbers from its element first on, or what bf16 weights lack to be them. */
+/* Elements `at` .. at+n of a master buffer: the file's numbers from its element first on, or what bf16 weights lack to be
+ * them. */
 static int read_master(struct exec *e, const struct weights_source *s, const struct buffer *b, int master, int64_t at,
                        int64_t first, int64_t n, struct err *err)
 {

@@ -91,7 +91,8 @@ static double error_of(struct matmul *m, const struct matmul_shape *s)
     return far;
 }
 
-/* Sums of K products of numbers below 1: fp32 rounds at about sqrt(K) 2^-24, bf16's result at 2^-9 of itself, fp16's at 2^-12. */
+/* Sums of K products of numbers below 1: fp32 rounds at about sqrt(K) 2^-24, bf16's result at 2^-9 of itself, fp16's at
+ * 2^-12. */
 static double allowed(const struct matmul_shape *s)
 {
     return s->c == F32 ? 1e-5 * (1 + sqrt((double)s->K))

@@ -76,7 +76,8 @@ static void fill_params(struct engine *e)
     }
 }
 
-/* Goes through what AdamW updates on this rank: m is twice the weight, v three times, the rest, or a whole master, five times. */
+/* Goes through what AdamW updates on this rank: m is twice the weight, v three times, the rest, or a whole master, five
+ * times. */
 static void visit_state(void **test_state, struct engine *e, bool check)
 {
     const struct program *update = &e->plan.programs[plan_find_program(&e->plan, "", "update")];
