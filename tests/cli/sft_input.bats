@@ -38,7 +38,7 @@ refused() {
 
 @test "options that are wrong or unknown" {
     refused 'unknown option --learning_rat' 'Did you mean --learning_rate?' -- --learning_rat 1
-    refused '--dtype fp16 is not supported' '--dtype bf16' -- --dtype fp16
+    refused '--dtype is "fp8", it must be fp32|bf16|fp16' -- --dtype fp8
     refused 'nothing to shard on one rank' '--ranks 2' -- --zero_stage 1
     refused '--dropout is "2"' 'from -1 to 0.99' -- --dropout 2
     refused '--max_seq_len is 500, the model has 128 positions' '--max_seq_len 128 or less' -- --max_seq_len 500
