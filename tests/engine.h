@@ -103,19 +103,14 @@ static inline int engine_micro_step(struct engine *e, const struct batch *b, str
                                      : sft_micro_step(&e->sft, b, c, loss, err);
 }
 
-/* A master weight that lacks nothing of its weight: fp32 ones are it, halves are 0, which those in files begin with. */
-static inline void engine_set_master(const struct plan *p, struct exec *e, int param, int64_t k, float v)
+/* The fp32 master weights of a parameter, in which it begins at *begin; -1: none, or halves that lack nothing if they are 0,
+ * which those in files begin with. */
+static inline int engine_master(const struct plan *p, const struct buffer *b, int64_t *begin)
 {
-    const struct buffer *b = &p->buffers[param];
-    struct err err;
-    int64_t begin = 0;
-    const int master = b->parent < 0 ? -1 : weights_master(p, b->parent, &begin);
+    const int master = b->parent < 0 ? -1 : weights_master(p, b->parent, begin);
 
-    if (master < 0 || p->buffers[master].dtype != F32)
-        return;
-    const int64_t at = b->parent_begin + k - begin;
-    if (at >= 0 && at < p->buffers[master].count)
-        MUST(exec_put(e, master, (size_t)at * sizeof v, &v, sizeof v, &err) == 0);
+    *begin = b->parent_begin - *begin;
+    return master < 0 || p->buffers[master].dtype != F32 ? -1 : master;
 }
 
 /* Of all models; a tensor's are a function of its name. */
@@ -131,14 +126,17 @@ static inline void engine_random_weights(const struct plan *p, struct exec *e)
             continue;
         rng.stream = (uint32_t)strlen(b->name);
         rng.counter = (uint64_t)b->name[0] << 32;
-        int64_t first = 0, n = shape_count(&b->shape);
+        int64_t first = 0, n = shape_count(&b->shape), begin = 0;
         void *x = b->tier == TIER_FILE ? NULL : exec_held(e, i, &first, &n);
+        const int master = engine_master(p, b, &begin);
         for (int64_t k = 0; k < first + n; k++) {
             const float v = (norm ? 1.0f : 0.0f) + 0.05f * (float)rng_normal(&rng);
             const uint16_t h = half_from_f32(v, b->dtype);
+            const float kept = b->dtype == F32 ? v : half_to_f32(h, b->dtype);
             if (k < first)
                 continue;
-            engine_set_master(p, e, i, k, b->dtype == F32 ? v : half_to_f32(h, b->dtype));
+            if (master >= 0 && begin + k >= 0 && begin + k < p->buffers[master].count)
+                MUST(exec_put(e, master, (size_t)(begin + k) * sizeof kept, &kept, sizeof kept, &err) == 0);
             if (!x)
                 MUST(exec_put(e, i, (size_t)k * dtype_bytes(b->dtype), b->dtype == F32 ? &v : (const void *)&h,
                               dtype_bytes(b->dtype), &err) == 0);

@@ -309,6 +309,17 @@ static void compare(const struct phase *phase, const char *words, int ranks, boo
                      want[u]);
 }
 
+/* Sanitizers look at memory, not at losses: there a sample of the pairs has to do. */
+static bool is_sampled(int i, int k)
+{
+#ifdef __SANITIZE_ADDRESS__
+    return k == i || (i + k) % 5 == 0;
+#else
+    (void)i, (void)k;
+    return true;
+#endif
+}
+
 static void check_all(void **test_state, const struct phase *phase, const struct opt_shape *shape, int ranks)
 {
     double plain[N_UPDATES], calm_plain[N_UPDATES], alone[2][N_UPDATES], got[N_UPDATES];
@@ -330,7 +341,7 @@ static void check_all(void **test_state, const struct phase *phase, const struct
             const bool exact = (apart || is_exact(switches[i].name)) && (k == i || is_exact(switches[k].name));
             const bool twice = k > i && (strcmp(switches[i].name, switches[k].name) == 0 || is_apart(switches[k].name));
             if (switches[i].ranks > ranks || switches[k].ranks > ranks || twice ||
-                is_refused(switches[i].name, switches[k].name))
+                is_refused(switches[i].name, switches[k].name) || !is_sampled(i, k))
                 continue;
             snprintf(words, sizeof words, ALL_OFF "%s %s", switches[i].on, k == i ? "" : switches[k].on);
             const bool is_calm = strstr(words, " --share_prompts") != NULL;
