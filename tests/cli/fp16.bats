@@ -67,6 +67,7 @@ skips() {
     grep -q "\"skipped_updates\": $(skips "$dir/whole")" "$dir/killed/run.json"
 }
 
+# bats test_tags=long
 @test "so does one of 2 ranks with ZeRO-2, offload and gradient checkpointing" {
     who=rank kill_and_resume sft "${overflows[@]}" --ranks 2 --zero_stage 2 --offload --gradient_checkpointing \
         --num_train_epochs 20

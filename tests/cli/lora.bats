@@ -92,10 +92,12 @@ names() {
     kill_and_resume sft "${adapters[@]}" --lora_dropout 0.2 --dtype bf16 --optimizer_bits 8
 }
 
+# bats test_tags=long
 @test "so does one of 2 ranks with ZeRO-1" {
     who=rank kill_and_resume sft --ranks 2 --zero_stage 1 --num_train_epochs 14 "${adapters[@]}" --only_optimize_lora
 }
 
+# bats test_tags=long
 @test "so does a reward model" {
     kill_and_resume reward "${adapters[@]}" --only_optimize_lora
     names "$dir/whole/adapter/adapter_model.safetensors" | grep -qx base_model.model.v_head.weight
@@ -168,6 +170,7 @@ names() {
 }
 
 # Weights, adapters and averages in shards: what is saved is put together again, and what judges is shared all the same.
+# bats test_tags=long
 @test "in shards it learns alike and saves the same" {
     for phase in sft ppo; do
         local with=("${adapters[@]}" --only_optimize_lora --max_steps 3 --zero_persistence_threshold 100)
@@ -187,6 +190,7 @@ names() {
 }
 
 # From files the numbers are the same bits; a run in shards goes on without them.
+# bats test_tags=long
 @test "weights in files, and a run that goes on with other ranks" {
     local with=("${adapters[@]}" --only_optimize_lora --max_steps 4)
     sft "$dir/memory" -q "${with[@]}"

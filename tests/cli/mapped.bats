@@ -58,6 +58,7 @@ same_mapped() {
     same_mapped sft --max_steps 3 --model "$home/half" --dtype bf16 "${adapters[@]}"
 }
 
+# bats test_tags=long
 @test "on two ranks too, whoever shards the rest" {
     for zero in 0 2 3; do
         [ $zero -lt 3 ] || shards=2 # a rank had half of the weights

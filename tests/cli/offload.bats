@@ -26,6 +26,7 @@ pieces=(--offload --offload_piece 4096)
     ! ls -A "$dir/killed" | grep -q offload
 }
 
+# bats test_tags=long
 @test "so does a rank of two, with ZeRO-1 and moments in 8 bits" {
     who=rank kill_and_resume sft --ranks 2 --zero_stage 1 --optimizer_bits 8 --num_train_epochs 14 "${pieces[@]}"
 }
@@ -107,6 +108,7 @@ trained() {
     [[ $output == *'weights in shards over the ranks cannot be offloaded'* ]]
 }
 
+# bats test_tags=long
 @test "so are weights that learn, killed and gone on with, to the same bits" {
     kill_and_resume sft --dtype bf16 --gradient_checkpointing "${pieces[@]}" --offload_params
     sft "$dir/plain" -q "${usual[@]}" --dtype bf16 --gradient_checkpointing

@@ -70,6 +70,7 @@ teardown() {
     kill_and_resume ppo --dtype bf16 --critic_gradient_checkpointing --normalize_advantages
 }
 
+# bats test_tags=long
 @test "a rank killed at 2 ranks with ZeRO-1 ends all, and the run resumes in the same bits" {
     who=rank kill_and_resume ppo --ranks 2 --zero_stage 1 --max_steps 40 --generation_batch_size 2 --batch_size 2
 }

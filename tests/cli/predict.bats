@@ -18,6 +18,7 @@ setup() {
     export TUNEUP_PROFILE=$home/profile.json
 }
 
+# bats test_tags=long
 @test "plan --machine predicts the run and every technique, with stable keys" {
     run -0 "$bin" plan sft --model opt-66b --machine h100-sxm --ranks 64 --zero_stage 1
     [[ $output == *'predicted on h100-sxm'*'does NOT fit'*'SpeedUp'*'the plain run'*'--gradient_checkpointing'*'the run as asked'* ]]

@@ -29,6 +29,7 @@ teardown() {
     kill_and_resume reward --num_train_epochs 5 --dtype bf16 --gradient_checkpointing
 }
 
+# bats test_tags=long
 @test "a rank killed at 2 ranks with ZeRO-1 ends all, and the run resumes in the same bits" {
     who=rank kill_and_resume reward --num_train_epochs 14 --ranks 2 --zero_stage 1
 }

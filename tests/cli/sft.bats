@@ -113,6 +113,7 @@ print(len(a.Scalars("train/loss")), len(a.Scalars("eval/loss")), a.Scalars("trai
     while read -r a b; do near "$a" "$b" 1e-5; done <"$dir/pairs"
 }
 
+# bats test_tags=long
 @test "under plain mpirun one line of result, one message, and the exit status of the failure" {
     no_leaks_of_mpi
     sft_words "$dir/out" -q --json

@@ -126,6 +126,7 @@ teardown() {
     same_run "$dir/whole" "$dir/out"
 }
 
+# bats test_tags=long
 @test "a folder that a run writes to is refused, and the other process named" {
     other() {
         run -2 sft "$dir/out" "${usual[@]}" --resume

@@ -38,6 +38,7 @@ near() {
     awk 'NR == 1 { first = $1 } { last = $1 } END { exit !(last < 0.8 * first) }' <(losses "$dir/8")
 }
 
+# bats test_tags=long
 @test "so it does in shards of 2 and 3 ranks" {
     for ranks in 2 3; do
         local with=(-q "${usual[@]}" --num_train_epochs 16 --learning_rate 3e-3 --ranks $ranks --zero_stage 1)
@@ -51,6 +52,7 @@ near() {
     kill_and_resume sft --optimizer_bits 8 --dtype bf16
 }
 
+# bats test_tags=long
 @test "so does one of 3 ranks with ZeRO-1" {
     who=rank kill_and_resume sft --optimizer_bits 8 --ranks 3 --zero_stage 1 --num_train_epochs 20
 }

@@ -33,10 +33,12 @@ teardown() {
     who=rank kill_and_resume sft --ranks 2 --zero_stage 1 --num_train_epochs 14
 }
 
+# bats test_tags=long
 @test "so does one of 3 ranks with ZeRO-2" {
     who=rank kill_and_resume sft --ranks 3 --zero_stage 2 --num_train_epochs 20
 }
 
+# bats test_tags=long
 @test "so does one of 3 ranks with ZeRO-3, in the same bits as with ZeRO-2" {
     who=rank kill_and_resume sft --ranks 3 --zero_stage 3 --dtype bf16 --num_train_epochs 20
     sft "$dir/stage2" -q "${usual[@]}" --ranks 3 --zero_stage 2 --dtype bf16 --num_train_epochs 20
@@ -81,6 +83,7 @@ teardown() {
     done
 }
 
+# bats test_tags=long
 @test "so they do at 2 ranks through the launcher" {
     local with=("${usual[@]}" --ranks 2 --num_train_epochs 14)
     sft "$dir/whole" -q "${with[@]}"
