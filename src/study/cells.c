@@ -17,6 +17,7 @@ const char *const cells_phases[CELLS_N_PHASES + 1] = { "sft", "reward", "ppo", N
 
 const struct technique_word technique_words[] = {
     { "bf16", "--dtype=bf16", "--dtype=fp32", false, 1, NULL },
+    { "fp16", "--dtype=fp16", NULL, false, 1, NULL },
     { "gradient_checkpointing", "--gradient_checkpointing", "--no-gradient_checkpointing", true, 1, NULL },
     { "zero-1", "--zero_stage=1", "--zero_stage=0", true, 2, NULL },
     { "zero-2", "--zero_stage=2", NULL, true, 2, NULL },
@@ -70,6 +71,7 @@ static const struct {
 } builtin_cells[] = {
     { "sft", "baseline", false, { 0 } },
     { "sft", "bf16", true, { "bf16" } },
+    { "sft", "fp16", true, { "fp16" } },
     { "sft", "gradient_checkpointing", false, { "gradient_checkpointing" } },
     { "sft", "zero-1", false, { "zero-1" } },
     { "sft", "zero-2", false, { "zero-2" } },
@@ -78,6 +80,8 @@ static const struct {
     { "sft", "flash_attention", true, { "flash_attention" } },
     { "sft", "fused_kernels", true, { "fused_kernels" } },
     { "sft", "norm_recompute", true, { "norm_recompute" } },
+    { "sft", "activation_compression", true, { "activation_compression" } },
+    { "sft", "optimizer8", true, { "optimizer8" } },
     { "sft", "lora", true, { "lora" } },
     { "sft", "lora only", true, { "lora", "lora_only" } },
     { "sft", "remove_padding", true, { "remove_padding" } },
@@ -119,6 +123,8 @@ static const struct {
     { "ppo", "baseline", false, { 0 } },
     { "ppo", "bf16", true, { "bf16" } },
     { "ppo", "frozen_bf16", true, { "frozen_bf16" } },
+    { "ppo", "int8", true, { "int8" } },
+    { "ppo", "map_frozen", true, { "map_frozen" } },
     { "ppo", "gradient_checkpointing", true, { "gradient_checkpointing" } },
     { "ppo", "zero-1", false, { "zero-1" } },
     { "ppo", "zero-2", false, { "zero-2" } },
@@ -347,11 +353,11 @@ static int check_technique(const char *word, const char *phase, const struct tec
         }
     }
     err_set(err, ERR_USAGE, "unknown technique \"%.60s\"", word);
-    return err_hint(err,
-                    "Did you mean %s? The techniques are bf16, gradient_checkpointing, zero-1, zero-2, zero-3, "
-                    "chunked_loss, flash_attention, fused_kernels, norm_recompute, optimizer8, offload, "
-                    "map_frozen, lora, lora_only, and int8 and frozen_bf16 of PPO.",
-                    nearest);
+    char all[512] = "";
+    size_t at = 0;
+    for (const struct technique_word *t = technique_words; t->name && at < sizeof all; t++)
+        at += (size_t)snprintf(all + at, sizeof all - at, "%s%s", at ? ", " : "", t->name);
+    return err_hint(err, "Did you mean %s? The techniques are %s.", nearest, all);
 }
 
 /* One that is on has the same option, with another value. */

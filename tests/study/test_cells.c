@@ -30,9 +30,9 @@ TEST(builtin_study_is_whole)
 
     CHECK_OK(cells_builtin(&s, &err), &err);
     CHECK_OK(cells_finish(&s, &as_it_is, &err), &err);
-    CHECK_EQ(count(&s, "sft"), 13 + 7);
+    CHECK_EQ(count(&s, "sft"), 16 + 7);
     CHECK_EQ(count(&s, "reward"), 13 + 5);
-    CHECK_EQ(count(&s, "ppo"), 11 + 5);
+    CHECK_EQ(count(&s, "ppo"), 13 + 5);
     CHECK_EQ(index_of(&s, "zero-1", 1), -1);
     const struct cell *zero = &s.cells[index_of(&s, "zero-1", 2)];
     CHECK(words_have(&zero->argv, "--zero_stage=1") && words_have(&zero->argv, "--dtype=fp32"));
