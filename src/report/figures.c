@@ -139,7 +139,7 @@ static bool draw_ratios(FILE *out, const struct canvas *canvas, const struct loa
         any = any || any_ratio(c, kind);
     if (!any)
         return false;
-    head(out, canvas, c->n, "baseline / variant: right of 1 is better than the baseline (logarithmic)");
+    head(out, canvas, c->n, "baseline over variant: right of 1 is better (logarithmic)");
     fprintf(out, "set logscale x\nset xrange [%.6g:%.6g]\nset xtics (", r.low, r.high);
     for (int i = 0; ticks[i] > 0; i++)
         if (ticks[i] >= r.low && ticks[i] <= r.high) {
