@@ -5,31 +5,7 @@ load sft_helpers
 
 setup_file() {
     make_home
-    train_words reward "$home/judge" -q --max_steps 2
-    "$bin" "${words[@]}"
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
-losses() {
-    grep -o '"loss": *[0-9.e+-]*' "$1/metrics.jsonl" | tr -d ' ' | cut -d: -f2
-}
-
-# Every loss of the second run is within a thousandth, and they are not the same: the words did something.
-near() {
-    paste <(losses "$1") <(losses "$2") | awk '
-        { if (($1 - $2) ^ 2 > (0.001 * $1) ^ 2) { print "line " NR ": " $1 " and " $2; bad = 1 } differs += $1 != $2 }
-        END { exit bad || !differs }'
+    make_judge
 }
 
 # Overflows at first, and again whenever the scale has grown: before the checkpoint and after it.
@@ -42,7 +18,7 @@ skips() {
 @test "the losses are fp32's, and the model is in fp16" {
     sft "$dir/32" -q "${usual[@]}" --learning_rate 3e-3
     sft "$dir/16" "${usual[@]}" --learning_rate 3e-3 --dtype fp16 2>"$dir/log"
-    near "$dir/32" "$dir/16"
+    near_losses 0.001 "$dir/32" "$dir/16"
     grep -q 'fp16 is converted and multiplied in fp32 here' "$dir/log"
     grep -q '"loss_scale":65536.0,"skipped_updates":0' "$dir/16/metrics.jsonl"
     grep -q '"skipped_updates": 0' "$dir/16/run.json"
@@ -56,7 +32,7 @@ skips() {
     "$bin" "${words[@]}"
     train_words reward "$dir/16" -q "${usual[@]}" --max_steps 12 --dtype fp16
     "$bin" "${words[@]}"
-    near "$dir/32" "$dir/16"
+    near_losses 0.001 "$dir/32" "$dir/16"
 }
 
 @test "a killed run that skips updates resumes in the same bits" {

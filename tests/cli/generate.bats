@@ -3,16 +3,8 @@
 
 load sft_helpers
 
-setup_file() {
-    make_home
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
 setup() {
-    dir=$BATS_TEST_TMPDIR
+    dir=$(mktemp -d)
     generate=("$bin" generate -q --model "$home/m" --threads 1 --max_new_tokens 6)
     chat=("$bin" chat -q --model "$home/m" --threads 1 --max_new_tokens 6)
 }

@@ -7,26 +7,9 @@ adapters=(--lora_dim 4 --lora_learning_rate 1e-2)
 
 setup_file() {
     make_home
-    train_words reward "$home/judge" -q --max_steps 2
-    "$bin" "${words[@]}"
+    make_judge
     sft "$home/only" -q --num_train_epochs 5 "${adapters[@]}" --only_optimize_lora
     sft "$home/more" -q --num_train_epochs 5 "${adapters[@]}" --learning_rate 1e-3
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
-losses() {
-    grep -o '"loss": *[0-9.e+-]*' "$1/metrics.jsonl" | tr -d ' ' | cut -d: -f2
 }
 
 evaluated() {

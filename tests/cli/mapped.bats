@@ -9,20 +9,7 @@ adapters=(--lora_dim 4 --only_optimize_lora)
 setup_file() {
     make_home
     tiny_model "$home/half" --dtype bf16
-    train_words reward "$home/judge" -q --max_steps 2
-    "$bin" "${words[@]}"
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
+    make_judge
 }
 
 # number NAME FOLDER: each of that name in the record of a run.

@@ -3,22 +3,6 @@
 
 load sft_helpers
 
-setup_file() {
-    make_home
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
 pieces=(--offload --offload_piece 4096)
 
 @test "a killed run resumes in the same bits, and leaves nothing but checkpoints" {

@@ -5,20 +5,7 @@ load sft_helpers
 
 setup_file() {
     make_home
-    train_words reward "$home/judge" -q --max_steps 2
-    "$bin" "${words[@]}"
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
+    make_judge
 }
 
 train() {

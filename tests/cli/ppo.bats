@@ -10,22 +10,13 @@ ppo() {
 
 setup_file() {
     make_home
-    train_words reward "$home/judge" -q --max_steps 2
-    "$bin" "${words[@]}"
-}
-
-teardown_file() {
-    rm -rf "$home"
+    make_judge
 }
 
 setup() {
     dir=$(mktemp -d)
     usual=(--gradient_accumulation_steps 2 --ppo_epochs 2 --max_steps 12 --save_interval 3 --actor_dropout 0.1
         --critic_dropout 0.1 --enable_ema)
-}
-
-teardown() {
-    rm -rf "$dir"
 }
 
 @test "a run writes models, metrics and what was asked" {

@@ -9,10 +9,6 @@ setup_file() {
     "$bin" doctor --profile --quick --threads 1 -q >"$home/doctor.txt"
 }
 
-teardown_file() {
-    rm -r "$home"
-}
-
 setup() {
     dir=$(mktemp -d "$home/XXXXXX")
     export TUNEUP_PROFILE=$home/profile.json

@@ -13,23 +13,6 @@ setup_file() {
     reward "$home/run" -q --num_train_epochs 2 --eval_batches -1 --eval_interval 5
 }
 
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
-# near A B TOLERANCE, relative
-near() {
-    awk -v a="$1" -v b="$2" -v t="$3" 'BEGIN { d = a - b; exit !(d * d <= t * t * b * b) }'
-}
-
 # value KEY: of the JSON in $output
 value() {
     sed -n 's/.*"'"$1"'": \([-0-9.e]*\).*/\1/p' <<<"$output"

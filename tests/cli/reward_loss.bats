@@ -13,18 +13,6 @@ setup_file() {
     reward "$home/run" -q --num_train_epochs 2 --eval_batches 1
 }
 
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
 @test "every form of the loss learns its own data, from a language or a reward model" {
     for form in masked deepspeed-chat end; do
         reward "$dir/$form" -q --model "$home/run" --reward_loss $form --learning_rate 3e-3 --max_steps 48 \

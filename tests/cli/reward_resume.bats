@@ -3,22 +3,6 @@
 
 load sft_helpers
 
-setup_file() {
-    make_home
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
 @test "a killed run that resumes ends in the same bits, evaluations in between and all" {
     kill_and_resume reward --num_train_epochs 6 --eval_interval 3
     [ "$(grep -c '"loss"' "$dir/killed/metrics.jsonl")" -eq 24 ]

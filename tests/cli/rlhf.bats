@@ -3,22 +3,6 @@
 
 load sft_helpers
 
-setup_file() {
-    make_home
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
 # rlhf OUTPUT WORDS...
 rlhf() {
     local output=$1

@@ -8,26 +8,9 @@ setup_file() {
     sft "$home/run" -q --num_train_epochs 2 --save_interval 5 --eval_batches -1
 }
 
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
 python=/opt/venv/bin/python
 need_python() {
     [ -x "$python" ] && "$python" -c "import $1" 2>/dev/null || skip "no Python with $1 here"
-}
-
-# near A B TOLERANCE, relative
-near() {
-    awk -v a="$1" -v b="$2" -v t="$3" 'BEGIN { d = a - b; exit !(d * d <= t * t * b * b) }'
 }
 
 @test "a run leaves every file of the contract" {

@@ -3,22 +3,6 @@
 
 load sft_helpers
 
-setup_file() {
-    make_home
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
 @test "a damaged newest checkpoint is left for the one before, and it is said" {
     sft "$dir/whole" -q "${usual[@]}"
     sft_cut 9 KILL "$dir/killed" "${usual[@]}"

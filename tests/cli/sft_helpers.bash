@@ -14,6 +14,23 @@ make_home() {
     tiny_model "$home/m"
 }
 
+# A test has a folder of its own, $dir. A file that needs more at its beginning has functions of its own after loading this.
+setup_file() {
+    make_home
+}
+
+teardown_file() {
+    rm -rf "$home"
+}
+
+setup() {
+    dir=$(mktemp -d)
+}
+
+teardown() {
+    rm -rf "$dir"
+}
+
 tiny_model() {
     "$bin" model new -q --size opt-tiny --hidden_size 32 --ffn_dim 64 --num_hidden_layers 2 --num_attention_heads 4 \
         --word_embed_proj_dim 32 --max_position_embeddings 128 --tokenizer "$home/tok" "$@"
@@ -44,6 +61,11 @@ ppo_words() {
     words=(ppo --actor "$home/m" --critic "$home/judge" --data "$home/data" --data_split 0,0,1 --max_prompt_seq_len 104
         --max_answer_seq_len 24 --generation_batch_size 4 --batch_size 4 --threads 1 --eval_batches 1 --num_warmup_steps 0
         --actor_learning_rate 1e-3 --critic_learning_rate 1e-3 --output "$@")
+}
+
+make_judge() {
+    train_words reward "$home/judge" -q --max_steps 2
+    "$bin" "${words[@]}"
 }
 
 sft_words() {
@@ -85,6 +107,23 @@ train_cut() {
     wait $pid || status=$?
     echo "${words[*]} ended with $status and these last words:" # bats shows it if the test fails
     tail -n 20 "$dir/log"
+}
+
+# near A B TOLERANCE, relative
+near() {
+    awk -v a="$1" -v b="$2" -v t="$3" 'BEGIN { d = a - b; exit !(d * d <= t * t * b * b) }'
+}
+
+# The losses of a run, a line each.
+losses() {
+    grep -o '"loss": *[0-9.e+-]*' "$1/metrics.jsonl" | tr -d ' ' | cut -d: -f2
+}
+
+# near_losses TOLERANCE A B: each of B is near that of A, and they are not all the same: the words did something.
+near_losses() {
+    paste <(losses "$2") <(losses "$3") | awk -v t="$1" '
+        { if (($1 - $2) ^ 2 > (t * $1) ^ 2) { print "line " NR ": " $1 " and " $2; bad = 1 } differs += $1 != $2 }
+        END { exit bad || !differs }'
 }
 
 # metrics.jsonl without what a clock or a meter says.

@@ -4,22 +4,6 @@
 
 load sft_helpers
 
-setup_file() {
-    make_home
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
 # refused TEXT... -- WORDS...: exit 2, all the texts, one error, nothing made
 refused() {
     local texts=()

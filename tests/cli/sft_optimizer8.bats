@@ -3,32 +3,9 @@
 
 load sft_helpers
 
-setup_file() {
-    make_home
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
-losses() {
-    grep -o '"loss": *[0-9.e+-]*' "$1/metrics.jsonl" | tr -d ' ' | cut -d: -f2
-}
-
-# Every loss of the second run is within a hundredth, and they are not the same: the words did something.
 near() {
     [ "$(losses "$1" | wc -l)" -ge 12 ]
-    paste <(losses "$1") <(losses "$2") | awk '
-        { if (($1 - $2) ^ 2 > (0.01 * $1) ^ 2) { print "line " NR ": " $1 " and " $2; bad = 1 } differs += $1 != $2 }
-        END { exit bad || !differs }'
+    near_losses 0.01 "$1" "$2"
 }
 
 @test "the loss falls as with moments in 32 bits" {

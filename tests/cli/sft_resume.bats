@@ -3,22 +3,6 @@
 
 load sft_helpers
 
-setup_file() {
-    make_home
-}
-
-teardown_file() {
-    rm -rf "$home"
-}
-
-setup() {
-    dir=$(mktemp -d)
-}
-
-teardown() {
-    rm -rf "$dir"
-}
-
 @test "a killed run that resumes ends in the same bits" {
     kill_and_resume sft
     grep -q '"state": "finished"' "$dir/killed/run.json"
