@@ -291,7 +291,7 @@ static void print_energy(FILE *out, const struct advise_group *g)
             g->known[RATIO_ENERGY] ? "is not known of every cell"
             : apart                ? "cannot be compared"
                                    : "was not measured",
-            safe, safe[0] && safe[strlen(safe) - 1] == '.' ? "" : ".");
+            safe, exports_stop(safe));
     if (g->energy_dropped)
         fprintf(out, "  Its weight goes to the others: speed %.0f %%, memory %.0f %%.\n", 100 * g->weight[RATIO_SPEED],
                 100 * g->weight[RATIO_MEMORY]);

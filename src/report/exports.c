@@ -17,6 +17,25 @@ const char *exports_ranks(const struct load_cell *c, const char *before, const c
     return out;
 }
 
+const char *exports_apart(unsigned apart, char out[EXPORTS_APART_SIZE])
+{
+    static const char *const in[] = { [RATIO_SPEED] = "time", [RATIO_MEMORY] = "memory", [RATIO_ENERGY] = "energy" };
+    size_t n = 0;
+
+    out[0] = '\0';
+    for (int k = 0; k < COUNT_OF(in); k++)
+        if (apart & 1u << k)
+            n += (size_t)snprintf(out + n, EXPORTS_APART_SIZE - n, "%s%s", n ? ", " : "", in[k]);
+    return out;
+}
+
+const char *exports_stop(const char *text)
+{
+    const size_t n = strlen(text);
+
+    return n > 0 && text[n - 1] == '.' ? "" : ".";
+}
+
 void exports_number(double x, char *out, size_t size)
 {
     snprintf(out, size, x < 0.01 || x >= 1e5 ? "%.1g" : x >= 100 ? "%.0f" : "%.2f", x);
@@ -138,8 +157,7 @@ static void print_row(FILE *out, const struct loaded *l, const struct comparison
 
 static void print_apart(FILE *out, const struct loaded *l)
 {
-    static const char *const in[] = { "time", "memory", "energy" };
-    char name[80];
+    char name[80], in[EXPORTS_APART_SIZE];
     int n = 0;
 
     for (int i = 0; i < l->n_runs; i++) {
@@ -148,13 +166,9 @@ static void print_apart(FILE *out, const struct loaded *l)
 
         if (!apart || n++ >= APART_SHOWN)
             continue;
-        fprintf(out, "%s\"%s\" of block %" PRId64 " (",
+        fprintf(out, "%s\"%s\" of block %" PRId64 " (%s)",
                 n > 1 ? ", " : "Apart from their cell's other runs, and counted: ",
-                log_safe(name, sizeof name, l->cells[r->cell].name), r->block + 1);
-        for (int k = 0, some = 0; k < COUNT_OF(in); k++)
-            if (apart & 1u << k)
-                fprintf(out, "%s%s", some++ ? ", " : "", in[k]);
-        fputc(')', out);
+                log_safe(name, sizeof name, l->cells[r->cell].name), r->block + 1, exports_apart(apart, in));
     }
     if (n > APART_SHOWN)
         fprintf(out, " and %d more", n - APART_SHOWN);

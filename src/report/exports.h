@@ -22,6 +22,11 @@ json_t *exports_json(const struct loaded *l, const struct comparisons *c);
 /* before + "2 ranks" + after; "" of a command, whose ranks only it knows. */
 const char *exports_ranks(const struct load_cell *c, const char *before, const char *after,
                           char out[EXPORTS_RANKS_SIZE]);
+/* "time, energy": in which ratios a run lies apart (ratios_outlier). */
+#define EXPORTS_APART_SIZE 32
+const char *exports_apart(unsigned apart, char out[EXPORTS_APART_SIZE]);
+/* What ends a sentence with a text at its end: ".", or "" after one that is a sentence of its own. */
+const char *exports_stop(const char *text);
 /* "1.25"; very small and very large ones as "2e+05". */
 void exports_number(double x, char *out, size_t size);
 /* "1.25 [1.22, 1.28]", "~1.25 [...]" for an estimate, "1.25" for one run, "unavailable". */

@@ -22,9 +22,6 @@ void headlines_say(struct headlines *h, bool bad, const char *format, ...)
     va_start(args, format);
     vsnprintf(h->line[h->n], sizeof h->line[0], format, args);
     va_end(args);
-    const size_t n = strlen(h->line[h->n]);
-    if (n > 1 && strcmp(h->line[h->n] + n - 2, "..") == 0) /* a reason that is a sentence of its own */
-        h->line[h->n][n - 1] = '\0';
     h->bad[h->n++] = bad;
 }
 

@@ -257,14 +257,10 @@ static void print_method(FILE *out, const struct loaded *l)
 static void print_apart(FILE *out, const struct loaded *l, const struct load_run *r)
 {
     const unsigned apart = ratios_outlier(l, r);
+    char in[EXPORTS_APART_SIZE];
 
-    if (!apart)
-        return;
-    fputs(" <span class=\"w flag\">apart in", out);
-    for (int k = 0, n = 0; k < ADVISE_N; k++)
-        if (apart & 1u << k)
-            fprintf(out, "%s %s", n++ ? "," : "", k == RATIO_SPEED ? "time" : advise_names[k]);
-    fputs("</span>", out);
+    if (apart)
+        fprintf(out, " <span class=\"w flag\">apart in %s</span>", exports_apart(apart, in));
 }
 
 static void print_run(FILE *out, const struct loaded *l, const struct load_run *r)

@@ -38,11 +38,8 @@ void html_text(FILE *out, const char *s)
 
 void html_sentence(FILE *out, const char *s)
 {
-    const size_t n = strlen(s);
-
     html_text(out, s);
-    if (n == 0 || s[n - 1] != '.')
-        fputc('.', out);
+    fputs(exports_stop(s), out);
 }
 
 const char *html_plural(int64_t n)

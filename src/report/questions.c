@@ -320,6 +320,6 @@ void questions_answer(struct headlines *h, const struct loaded *l, const struct 
     ask_alone(h, l, c, RATIO_ENERGY, "Which single technique saves the most energy?");
     if (exports_energy_reason(c))
         headlines_say(h, true,
-                      "Whether any of them saves energy is not answered here, as it could not be measured: %s.",
-                      exports_energy_reason(c));
+                      "Whether any of them saves energy is not answered here, as it could not be measured: %s%s",
+                      exports_energy_reason(c), exports_stop(exports_energy_reason(c)));
 }
