@@ -150,10 +150,15 @@ bool plan_is_sharded(const struct plan *p, int buffer)
     return flat >= 0 && p->buffers[flat].shards > 1;
 }
 
+bool plan_is_tensor(const struct buffer *b, const char *model)
+{
+    return b->kind == KIND_PARAM && b->persistent && !b->derived && strncmp(b->name, "flat/", 5) != 0 &&
+           strcmp(b->model, model) == 0;
+}
+
 bool plan_is_weight(const struct buffer *b, const char *model)
 {
-    return b->kind == KIND_PARAM && b->persistent && !b->derived && b->tier != TIER_FILE && b->group != GROUP_LORA &&
-           strncmp(b->name, "flat/", 5) != 0 && strcmp(b->model, model) == 0;
+    return plan_is_tensor(b, model) && b->tier != TIER_FILE && b->group != GROUP_LORA;
 }
 
 bool plan_maps(const struct plan *p, const char *model)

@@ -119,6 +119,8 @@ const char *plan_name(struct plan *p, struct err *err, const char *format, ...)
 int64_t plan_held(const struct plan *p, int buffer, int rank, int64_t *first, int64_t *count);
 bool plan_sends(const struct plan *p, int program); /* has a collective: all ranks run it together */
 bool plan_is_sharded(const struct plan *p, int buffer); /* such a tensor */
+/* A parameter of the model as its graph names it: no flat buffer of such, none that is made. */
+bool plan_is_tensor(const struct buffer *b, const char *model);
 /* A weight as the model's files have it, in memory or in those files: none of an adapter, none that is made. What learns lies in
  * flat buffers of an optimizer's group (update.c): one that lies alone does not learn. */
 bool plan_is_weight(const struct buffer *b, const char *model);

@@ -71,8 +71,7 @@ static int choose(struct plan *p, const char *model, struct err *err)
         if (b->kind == KIND_PARAM && strcmp(b->model, model) == 0 && plan_is_sharded(p, i))
             return in_shards(err);
         const bool mapped = b->tier == TIER_MAPPED; /* in a file already */
-        if (b->kind == KIND_PARAM && b->persistent && b->parent < 0 && !b->derived && !mapped &&
-            strcmp(b->model, model) == 0 && strncmp(b->name, "flat/", 5) != 0 && shape_count(&b->shape) > SMALL)
+        if (plan_is_tensor(b, model) && b->parent < 0 && !mapped && shape_count(&b->shape) > SMALL)
             move_buffer(p, i);
     }
     for (int i = 0; update >= 0 && i < p->programs[update].n_steps; i++) {

@@ -13,8 +13,7 @@ static bool is_tensor(const struct plan *p, int buffer, const char *model)
 {
     const struct buffer *b = &p->buffers[buffer];
 
-    return b->kind == KIND_PARAM && b->persistent && !b->derived && b->tier != TIER_MAPPED &&
-           strcmp(b->model, model) == 0 && strncmp(b->name, "flat/", 5) != 0;
+    return plan_is_tensor(b, model) && b->tier != TIER_MAPPED;
 }
 
 static int grad_of(const struct plan *p, int param)
