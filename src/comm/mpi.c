@@ -49,24 +49,22 @@ struct world {
 static MPI_Datatype half_type; /* of 16 bits: bf16 or fp16 */
 static MPI_Op bf16_sum, f16_sum;
 
+static void add_halves(const uint16_t *a, uint16_t *b, int n, enum dtype t)
+{
+    for (int i = 0; i < n; i++)
+        b[i] = half_from_f32(half_to_f32(a[i], t) + half_to_f32(b[i], t), t);
+}
+
 static void add_bf16(void *in, void *inout, int *n, MPI_Datatype *type)
 {
-    const uint16_t *a = in;
-    uint16_t *b = inout;
-
     (void)type;
-    for (int i = 0; i < *n; i++)
-        b[i] = bf16_from_f32(bf16_to_f32(a[i]) + bf16_to_f32(b[i]));
+    add_halves(in, inout, *n, BF16);
 }
 
 static void add_f16(void *in, void *inout, int *n, MPI_Datatype *type)
 {
-    const uint16_t *a = in;
-    uint16_t *b = inout;
-
     (void)type;
-    for (int i = 0; i < *n; i++)
-        b[i] = f16_from_f32(f16_to_f32(a[i]) + f16_to_f32(b[i]));
+    add_halves(in, inout, *n, F16);
 }
 
 static MPI_Datatype type_of(enum dtype t)

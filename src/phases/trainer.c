@@ -20,6 +20,11 @@ static const struct loss_scaling *scaling(const struct trainer *t)
     return &t->exec->plan->programs[t->update].loss_scaling;
 }
 
+bool trainer_scales(const struct trainer *t)
+{
+    return scaling(t)->initial > 0;
+}
+
 void trainer_init(struct trainer *t, struct exec *e, const char *model, const struct trainer_options *o)
 {
     *t = (struct trainer){
@@ -133,7 +138,7 @@ static int not_finite(const struct trainer *t, struct err *err)
         return -1;
     err_set(err, ERR_RUN, "the gradient is not finite: \"%s\"", name);
     err_where(err, "update %" PRId64, t->n_updates + t->scale.skipped + 1);
-    if (scaling(t)->initial > 0)
+    if (trainer_scales(t))
         return err_hint(err,
                         "The loss scale is %.10g already, its --min_loss_scale: training has diverged. Lower "
                         "--learning_rate, or use --dtype bf16; the last checkpoint is kept.",

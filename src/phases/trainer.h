@@ -28,6 +28,7 @@ struct trainer {
 
 /* Of one model of the plan. */
 void trainer_init(struct trainer *t, struct exec *e, const char *model, const struct trainer_options *o);
+bool trainer_scales(const struct trainer *t); /* the loss of its model, as that is learnt in fp16 */
 /* A checkpoint's: the next update goes on from there. */
 void trainer_resume(struct trainer *t, int64_t n_updates, const struct loss_scale *scale);
 /* Gradients of all micro-batches are there. Returns the norm before clipping, at scale 1, and the rate that was used. Where the

@@ -212,14 +212,14 @@ void optimize_say(const struct optimize_cost *with, const struct optimize_cost *
 }
 
 /* The switch that saves most; -1: none does. *cost: with it. */
-static int best_saving(const struct optimize_question *q, int class, struct optimize_choice *c,
+static int best_saving(const struct optimize_question *q, enum optimize_among kind, struct optimize_choice *c,
                        struct optimize_cost *cost)
 {
     const struct optimize_choice from = *c;
     int found = -1;
 
     for (int i = 0; techniques[i]; i++)
-        for (int k = 0; k < technique_ways(i) && (int)class_of(i) == class; k++) {
+        for (int k = 0; k < technique_ways(i) && class_of(i) == kind; k++) {
             struct optimize_choice other = from;
             struct optimize_cost with;
             struct err refused;
@@ -241,10 +241,10 @@ static bool gather_switches(const struct optimize_question *q, int64_t beside, i
     size_t n = 0;
 
     words[0] = '\0';
-    for (int class = AMONG_EXACT; class <= AMONG_ANY; class ++)
+    for (int kind = AMONG_EXACT; kind <= AMONG_ANY; kind++)
         for (int64_t before = cost->bytes; (cost->bytes + beside) * q->local_ranks > limit; before = cost->bytes) {
             char word[64], less[PRINT_BYTES_MAX];
-            const int i = best_saving(q, class, c, cost);
+            const int i = best_saving(q, (enum optimize_among)kind, c, cost);
             if (i < 0 || n >= size)
                 break;
             n += (size_t)snprintf(words + n, size - n, "%s%s (%s less)", n ? ", " : "",
@@ -352,16 +352,15 @@ static json_t *explain_off(const struct optimize_question *q, const struct optim
         other.way[i] = 0;
         technique_print(i, 0, word, sizeof word);
         const bool can = optimize_cost(q, &other, &with, &refused) == 0;
-        json_t *row = json_pack("{s:s, s:s, s:s}", "technique", techniques[i]->name, "words", word, "why",
-                                can ? why_off(q, i) : refused.what);
+        const char *why = can ? why_off(q, i) : refused.what;
+        json_t *row = json_pack("{s:s, s:s, s:s}", "technique", techniques[i]->name, "words", word, "why", why);
         if (can) {
             optimize_say(&with, cost, effect, sizeof effect);
             json_object_set_new(row, "seconds_with", json_real(with.seconds));
             json_object_set_new(row, "joules_with", json_real(with.joules));
             json_object_set_new(row, "bytes_with", json_integer((json_int_t)with.bytes));
         }
-        log_note("  left out: %s%s%s; %s", word, can ? ", " : "", can ? effect : "",
-                 can ? why_off(q, i) : refused.what);
+        log_note("  left out: %s%s%s; %s", word, can ? ", " : "", can ? effect : "", why);
         json_array_append_new(list, row);
     }
     return list;

@@ -181,8 +181,7 @@ static const struct loss_scale *scale_of(const struct run *r, int model)
 {
     const struct trainer *t = &r->models[model].trainer;
 
-    return r->models[model].learns && t->exec && t->exec->plan->programs[t->update].loss_scaling.initial > 0 ? &t->scale
-                                                                                                             : NULL;
+    return r->models[model].learns && t->exec && trainer_scales(t) ? &t->scale : NULL;
 }
 
 /* "loss_scale"; of PPO's critic "critic_loss_scale": as other numbers, the actor's has no word before it. */
@@ -422,10 +421,12 @@ void record_summary(const struct run *r)
     log_note("%" PRId64 " updates, %" PRId64
              " tokens in %.1f s (%.1f s with loading, evaluation and saving), %.0f tokens/s",
              r->at.n_updates, r->at.n_tokens, r->at.seconds, wall, (double)r->at.n_tokens / r->at.seconds);
-    for (int i = 0; i < r->n_models; i++)
-        if (scale_of(r, i) && scale_of(r, i)->skipped > 0)
+    for (int i = 0; i < r->n_models; i++) {
+        const struct loss_scale *s = scale_of(r, i);
+        if (s && s->skipped > 0)
             log_note("%s%" PRId64 " updates were skipped, since gradients overflowed fp16; the loss scale is %.10g",
-                     r->models[i].prefix, scale_of(r, i)->skipped, scale_of(r, i)->value);
+                     r->models[i].prefix, s->skipped, s->value);
+    }
     if (r->inputs.n_skipped > 0)
         log_note("%" PRId64 " faulty records were left out", r->inputs.n_skipped);
     log_note("peak memory %s measured over all ranks, %s planned for tensors",

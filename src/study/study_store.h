@@ -14,8 +14,8 @@
 #include "base/db.h"
 #include "base/err.h"
 #include "measure/noise.h"
-#include "study/cells.h"
 #include "measure/timeline.h"
+#include "study/cells.h"
 #include "study/outcome.h"
 
 #define STUDY_STORE_SCHEMA 4
