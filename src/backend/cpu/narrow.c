@@ -19,12 +19,16 @@
 #define KEYS 8 /* of a cache that are worked on at a time, head by head; the next ones are asked for meanwhile */
 #define MIX_PAIRS 2 /* pairs of vectors whose sums are kept meanwhile: 64 channels of the widest */
 
-static inline float element(const void *w, enum dtype type, int64_t at)
+/* Must become part of the loops: as functions of their own they would be compiled without AVX, and each such instruction
+ * waits while the upper halves of the vector registers are in use. */
+#define PART_OF_LOOPS __attribute__((always_inline)) static inline
+
+PART_OF_LOOPS float element(const void *w, enum dtype type, int64_t at)
 {
     return type == F32 ? ((const float *)w)[at] : half_to_f32(((const uint16_t *)w)[at], type);
 }
 
-static inline void finish(const struct narrow_job *j, int64_t m, int64_t n, float sum)
+PART_OF_LOOPS void finish(const struct narrow_job *j, int64_t m, int64_t n, float sum)
 {
     if (j->bias)
         sum += element(j->bias, j->type, n);
