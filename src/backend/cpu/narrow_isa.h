@@ -136,8 +136,7 @@ INLINE void ISA(add_group)(VEC *total, const struct narrow_job *j, int64_t n, in
             UNROLL for (int m = 0; m < M; m++) sum[r * M + m] =
                 FMA(wide, *(const VEC *)(j->x + m * j->ldx + k), sum[r * M + m]);
         }
-    UNROLL for (int r = 0; r < rows; r++)
-    UNROLL for (int m = 0; m < M; m++) total[r * M + m] =
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int m = 0; m < M; m++) total[r * M + m] =
         FMA(scales[r * groups] - (VEC){ 0 }, sum[r * M + m], total[r * M + m]);
 }
 
