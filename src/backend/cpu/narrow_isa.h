@@ -97,7 +97,7 @@ INLINE void ISA(block)(const struct narrow_job *j, int64_t n, int64_t count, enu
 {
     const int rows = 4 * M <= SUMS ? 4 : 2 * M <= SUMS ? 2 : 1;
     const int64_t whole = j->K / (2 * LANES) * (2 * LANES), part = X_BYTES / 4 / M / (2 * LANES) * (2 * LANES);
-    _Alignas(64) VEC sums[BLOCK_ROWS * NARROW_ROWS];
+    VEC sums[BLOCK_ROWS * NARROW_ROWS];
 
     for (int64_t i = 0; i < count * M; i++)
         sums[i] = (VEC){ 0 };
@@ -114,66 +114,52 @@ INLINE void ISA(block)(const struct narrow_job *j, int64_t n, int64_t count, enu
         ISA(finish_row)(sums + i * M, j, n + i, whole, type, M);
 }
 
-/* Adds to total[rows,M] a group's products: those of columns begin .. end-1 of rows n .. n+rows-1 of int8 weights with x. So
- * few rows go side by side that memory is still read nearly in its order; what is loaded of x serves them all. */
-INLINE void ISA(add_group)(VEC *total, const struct narrow_job *j, int64_t n, int64_t begin, int64_t end,
-                           const float *scales, int64_t groups, const int M, const int rows)
+/* Adds to total[M] a group's products: those of columns begin .. end-1 of row n of int8 weights with x. A row at a time, so that
+ * memory is read in its order; a group's sums wait for nothing but each other, so the processor works on several at once. */
+INLINE void ISA(add_group)(VEC *total, const struct narrow_job *j, int64_t n, int64_t begin, int64_t end, float scale,
+                           const int M)
 {
-    const int8_t *w = (const int8_t *)j->w + n * j->ldw;
-    VEC sum[SUMS];
+    const int8_t *row = (const int8_t *)j->w + n * j->ldw;
+    VEC sum[NARROW_ROWS];
 
-    UNROLL for (int i = 0; i < M * rows; i++) sum[i] = (VEC){ 0 };
-    UNROLL for (int r = 0; r < rows; r++)
-    {
-        __builtin_prefetch(w + r * j->ldw + begin + AHEAD_Q8);
-        __builtin_prefetch(w + r * j->ldw + begin + AHEAD_Q8 + 64);
+    __builtin_prefetch(row + begin + AHEAD_Q8);
+    __builtin_prefetch(row + begin + AHEAD_Q8 + 64);
+    UNROLL for (int m = 0; m < M; m++) sum[m] = (VEC){ 0 };
+    for (int64_t k = begin; k < end; k += LANES) {
+        const VEC w = WIDEN(row + k);
+
+        UNROLL for (int m = 0; m < M; m++) sum[m] = FMA(w, *(const VEC *)(j->x + m * j->ldx + k), sum[m]);
     }
-    for (int64_t k = begin; k < end; k += LANES)
-        UNROLL for (int r = 0; r < rows; r++)
-        {
-            const VEC wide = WIDEN(w + r * j->ldw + k);
-
-            UNROLL for (int m = 0; m < M; m++) sum[r * M + m] =
-                FMA(wide, *(const VEC *)(j->x + m * j->ldx + k), sum[r * M + m]);
-        }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int m = 0; m < M; m++) total[r * M + m] =
-        FMA(scales[r * groups] - (VEC){ 0 }, sum[r * M + m], total[r * M + m]);
+    UNROLL for (int m = 0; m < M; m++) total[m] = FMA(scale - (VEC){ 0 }, sum[m], total[m]);
 }
 
-/* Rows n .. n+rows-1 of int8 weights; what does not fill vectors is the end of the last group. */
-INLINE void ISA(rows_q8)(const struct narrow_job *j, int64_t n, const int M, const int rows)
+/* Row n of int8 weights; what does not fill vectors is the end of the last group. */
+INLINE void ISA(row_q8)(const struct narrow_job *j, int64_t n, const int M)
 {
     const int64_t groups = (j->K + INT8_GROUP - 1) / INT8_GROUP, whole = j->K / LANES * LANES;
+    const int8_t *w = (const int8_t *)j->w + n * j->ldw;
     const float *scales = j->scales + n * groups;
-    VEC total[SUMS];
+    VEC total[NARROW_ROWS];
 
-    UNROLL for (int i = 0; i < M * rows; i++) total[i] = (VEC){ 0 };
+    UNROLL for (int m = 0; m < M; m++) total[m] = (VEC){ 0 };
     for (int64_t k = 0; k < whole; k += INT8_GROUP)
-        ISA(add_group)
-    (total, j, n, k, k + INT8_GROUP < whole ? k + INT8_GROUP : whole, scales + k / INT8_GROUP, groups, M, rows);
-    for (int r = 0; r < rows; r++)
-        for (int m = 0; m < M; m++) {
-            const int8_t *w = (const int8_t *)j->w + (n + r) * j->ldw;
-            float rest = 0;
+        ISA(add_group)(total, j, n, k, k + INT8_GROUP < whole ? k + INT8_GROUP : whole, scales[k / INT8_GROUP], M);
+    for (int m = 0; m < M; m++) {
+        float rest = 0;
 
-            for (int64_t k = whole; k < j->K; k++)
-                rest += j->x[m * j->ldx + k] * (float)w[k];
-            if (whole < j->K)
-                rest *= scales[r * groups + groups - 1];
-            finish(j, m, n + r, ADD_UP(total[r * M + m]) + rest);
-        }
+        for (int64_t k = whole; k < j->K; k++)
+            rest += j->x[m * j->ldx + k] * (float)w[k];
+        if (whole < j->K)
+            rest *= scales[groups - 1];
+        finish(j, m, n, ADD_UP(total[m]) + rest);
+    }
 }
 
 INLINE void ISA(columns_of)(const struct narrow_job *j, int64_t begin, int64_t end, enum dtype type, const int M)
 {
     if (type == I8) {
-        const int rows = 4 * M <= SUMS / 2 ? 4 : 2 * M <= SUMS / 2 ? 2 : 1; /* half, for there are totals too */
-        int64_t n = begin;
-
-        for (; n + rows <= end; n += rows)
-            ISA(rows_q8)(j, n, M, rows);
-        for (; n < end; n++)
-            ISA(rows_q8)(j, n, M, 1);
+        for (int64_t n = begin; n < end; n++)
+            ISA(row_q8)(j, n, M);
         return;
     }
     for (int64_t n = begin; n < end; n += BLOCK_ROWS)
