@@ -53,11 +53,21 @@ INLINE void ISA(load)(VEC out[2], const void *w, enum dtype type, int64_t at)
     }
 }
 
-/* Adds elements begin .. end-1 of rows n .. n+rows-1 of w, times those of x, to sum[rows,M]. The rows go side by side: a sum
- * waits for its last addition, so there must be others. */
-INLINE void ISA(add_products)(VEC *sums, const struct narrow_job *j, int64_t n, int64_t begin, int64_t end,
-                              enum dtype type, const int M, const int rows)
+/* Asks for the next so many bytes. */
+INLINE void ISA(ask)(struct ahead *a, int64_t bytes)
 {
+    for (int64_t i = 0; i < bytes; i += LINE)
+        __builtin_prefetch(a->at + i, 0, 2);
+    a->at += bytes;
+}
+
+/* Adds elements begin .. end-1 of rows n .. n+rows-1 of w, times those of x, to sum[rows,M]. The rows go side by side: a sum
+ * waits for its last addition, so there must be others. What is read after them, from `next` on, is asked for meanwhile. */
+INLINE void ISA(add_products)(VEC *sums, const struct narrow_job *j, int64_t n, int64_t begin, int64_t end,
+                              const void *next, enum dtype type, const int M, const int rows)
+{
+    const int64_t size = type == F32 ? 4 : 2;
+    struct ahead ahead = ahead_of(next, (end - begin) * size, j->ldw * size);
     VEC sum[SUMS];
 
     UNROLL for (int i = 0; i < M * rows; i++) sum[i] = sums[i];
@@ -67,7 +77,7 @@ INLINE void ISA(add_products)(VEC *sums, const struct narrow_job *j, int64_t n, 
             VEC w[2];
 
             ISA(load)(w, j->w, type, (n + r) * j->ldw + k);
-            __builtin_prefetch((const char *)j->w + ((n + r + AHEAD * rows) * j->ldw + k) * (type == F32 ? 4 : 2));
+            ISA(ask)(&ahead, 2 * LANES * size);
             UNROLL for (int m = 0; m < M; m++)
             {
                 const VEC *x = (const VEC *)(j->x + m * j->ldx + k);
@@ -76,6 +86,7 @@ INLINE void ISA(add_products)(VEC *sums, const struct narrow_job *j, int64_t n, 
                 sum[r * M + m] = FMA(w[1], x[1], sum[r * M + m]);
             }
         }
+        ahead_turn(&ahead);
     }
     UNROLL for (int i = 0; i < M * rows; i++) sums[i] = sum[i];
 }
@@ -93,6 +104,16 @@ INLINE void ISA(finish_row)(const VEC *sums, const struct narrow_job *j, int64_t
     }
 }
 
+/* What is read after row n+i-1 of a block's part: its other rows, the next part, the next block. */
+INLINE const void *ISA(after)(const struct narrow_job *j, int64_t n, int64_t i, int64_t count, int64_t begin,
+                              int64_t end, int64_t whole, enum dtype type)
+{
+    const int64_t row = i < count ? n + i : end < whole ? n : n + count;
+    const int64_t column = i < count ? begin : end < whole ? end : 0;
+
+    return (const char *)j->w + (row * j->ldw + column) * (type == F32 ? 4 : 2);
+}
+
 INLINE void ISA(block)(const struct narrow_job *j, int64_t n, int64_t count, enum dtype type, const int M)
 {
     const int rows = 4 * M <= SUMS ? 4 : 2 * M <= SUMS ? 2 : 1;
@@ -106,9 +127,11 @@ INLINE void ISA(block)(const struct narrow_job *j, int64_t n, int64_t count, enu
         int64_t i = 0;
 
         for (; i + rows <= count; i += rows)
-            ISA(add_products)(sums + i * M, j, n + i, k, end, type, M, rows);
+            ISA(add_products)
+        (sums + i * M, j, n + i, k, end, ISA(after)(j, n, i + rows, count, k, end, whole, type), type, M, rows);
         for (; i < count; i++)
-            ISA(add_products)(sums + i * M, j, n + i, k, end, type, M, 1);
+            ISA(add_products)
+        (sums + i * M, j, n + i, k, end, ISA(after)(j, n, i + 1, count, k, end, whole, type), type, M, 1);
     }
     for (int64_t i = 0; i < count; i++)
         ISA(finish_row)(sums + i * M, j, n + i, whole, type, M);
@@ -208,9 +231,10 @@ TARGET static void ISA(columns)(const struct narrow_job *j, int64_t begin, int64
 }
 
 /* Elements of a cache from `at` on, of one head and `rows` keys: p[r] is x times row r. */
-INLINE void ISA(head_products)(float *p, const float *x, const struct narrow_cache *c, int64_t at, enum dtype type,
-                               const int rows)
+INLINE void ISA(head_products)(float *p, const float *x, const struct narrow_cache *c, int64_t at, struct ahead *ahead,
+                               enum dtype type, const int rows)
 {
+    const int64_t size = type == F32 ? 4 : 2;
     const int64_t whole = c->D / (2 * LANES) * (2 * LANES);
     VEC sum[KEYS];
 
@@ -223,10 +247,11 @@ INLINE void ISA(head_products)(float *p, const float *x, const struct narrow_cac
             VEC w[2];
 
             ISA(load)(w, c->w, type, at + r * c->ldw + k);
-            __builtin_prefetch((const char *)c->w + (at + (r + KEYS) * c->ldw + k) * (type == F32 ? 4 : 2));
+            ISA(ask)(ahead, 2 * LANES * size);
             sum[r] = FMA(w[0], x0, sum[r]);
             sum[r] = FMA(w[1], x1, sum[r]);
         }
+        ahead_turn(ahead);
     }
     UNROLL for (int r = 0; r < rows; r++) p[r] = ADD_UP(sum[r]);
     for (int r = 0; r < rows; r++)
@@ -234,16 +259,29 @@ INLINE void ISA(head_products)(float *p, const float *x, const struct narrow_cac
             p[r] += x[k] * element(c->w, type, at + r * c->ldw + k);
 }
 
+/* Of what is read after the keys from s on. */
+INLINE struct ahead ISA(next_keys)(const struct narrow_cache *c, int64_t s, enum dtype type)
+{
+    const int64_t size = type == F32 ? 4 : 2;
+
+    return ahead_of((const char *)c->w + (s + KEYS) * c->ldw * size, c->H * c->D * size, c->ldw * size);
+}
+
 INLINE void ISA(products_typed)(float *p, int64_t ldp, const float *x, const struct narrow_cache *c, enum dtype type)
 {
     int64_t s = 0;
 
-    for (; s + KEYS <= c->n; s += KEYS)
+    for (; s + KEYS <= c->n; s += KEYS) {
+        struct ahead ahead = ISA(next_keys)(c, s, type);
         for (int64_t h = 0; h < c->H; h++)
-            ISA(head_products)(p + h * ldp + s, x + h * c->D, c, s * c->ldw + h * c->D, type, KEYS);
-    for (; s < c->n; s++)
+            ISA(head_products)
+        (p + h * ldp + s, x + h * c->D, c, s * c->ldw + h * c->D, &ahead, type, KEYS);
+    }
+    for (; s < c->n; s++) {
+        struct ahead ahead = ISA(next_keys)(c, s, type);
         for (int64_t h = 0; h < c->H; h++)
-            ISA(head_products)(p + h * ldp + s, x + h * c->D, c, s * c->ldw + h * c->D, type, 1);
+            ISA(head_products)(p + h * ldp + s, x + h * c->D, c, s * c->ldw + h * c->D, &ahead, type, 1);
+    }
 }
 
 TARGET static void ISA(products)(float *p, int64_t ldp, const float *x, const struct narrow_cache *c)
@@ -257,9 +295,10 @@ TARGET static void ISA(products)(float *p, int64_t ldp, const float *x, const st
 }
 
 /* Adds `pairs` pairs of vectors of `rows` keys, times p. */
-INLINE void ISA(mix_part)(float *out, const float *p, const struct narrow_cache *c, int64_t at, enum dtype type,
-                          int64_t rows, const int pairs)
+INLINE void ISA(mix_part)(float *out, const float *p, const struct narrow_cache *c, int64_t at, struct ahead *ahead,
+                          enum dtype type, int64_t rows, const int pairs)
 {
+    const int64_t size = type == F32 ? 4 : 2;
     VEC sum[2 * MIX_PAIRS];
 
     UNROLL for (int i = 0; i < 2 * pairs; i++) sum[i] = *(const VEC *)(out + LANES * i);
@@ -271,23 +310,24 @@ INLINE void ISA(mix_part)(float *out, const float *p, const struct narrow_cache 
             VEC v[2];
 
             ISA(load)(v, c->w, type, at + r * c->ldw + 2 * LANES * i);
-            __builtin_prefetch((const char *)c->w + (at + (r + KEYS) * c->ldw + 2 * LANES * i) * (type == F32 ? 4 : 2));
+            ISA(ask)(ahead, 2 * LANES * size);
             sum[2 * i] = FMA(factor, v[0], sum[2 * i]);
             sum[2 * i + 1] = FMA(factor, v[1], sum[2 * i + 1]);
         }
+        ahead_turn(ahead);
     }
     UNROLL for (int i = 0; i < 2 * pairs; i++) * (VEC *)(out + LANES * i) = sum[i];
 }
 
-INLINE void ISA(mix_head)(float *out, const float *p, const struct narrow_cache *c, int64_t at, enum dtype type,
-                          int64_t rows)
+INLINE void ISA(mix_head)(float *out, const float *p, const struct narrow_cache *c, int64_t at, struct ahead *ahead,
+                          enum dtype type, int64_t rows)
 {
     int64_t k = 0;
 
     for (; k + 2 * LANES * MIX_PAIRS <= c->D; k += 2 * LANES * MIX_PAIRS)
-        ISA(mix_part)(out + k, p, c, at + k, type, rows, MIX_PAIRS);
+        ISA(mix_part)(out + k, p, c, at + k, ahead, type, rows, MIX_PAIRS);
     for (; k + 2 * LANES <= c->D; k += 2 * LANES)
-        ISA(mix_part)(out + k, p, c, at + k, type, rows, 1);
+        ISA(mix_part)(out + k, p, c, at + k, ahead, type, rows, 1);
     for (; k < c->D; k++)
         for (int64_t r = 0; r < rows; r++)
             out[k] += p[r] * element(c->w, type, at + r * c->ldw + k);
@@ -310,10 +350,12 @@ INLINE void ISA(gather)(float *x, int64_t K)
 INLINE void ISA(mix_typed)(float *out, const float *p, int64_t ldp, const struct narrow_cache *c, enum dtype type)
 {
     memset(out, 0, (size_t)(c->H * c->D) * sizeof *out);
-    for (int64_t s = 0; s < c->n; s += KEYS)
+    for (int64_t s = 0; s < c->n; s += KEYS) {
+        const int64_t rows = c->n - s < KEYS ? c->n - s : KEYS;
+        struct ahead ahead = ISA(next_keys)(c, s, type);
         for (int64_t h = 0; h < c->H; h++)
-            ISA(mix_head)
-    (out + h * c->D, p + h * ldp + s, c, s * c->ldw + h * c->D, type, c->n - s < KEYS ? c->n - s : KEYS);
+            ISA(mix_head)(out + h * c->D, p + h * ldp + s, c, s * c->ldw + h * c->D, &ahead, type, rows);
+    }
     for (int64_t h = 0; type == BF16 && h < c->H; h++)
         ISA(gather)(out + h * c->D, c->D);
 }
