@@ -458,6 +458,7 @@ static int fill_command(struct cell *c, const struct cells *from, const struct c
         return -1;
     if (template->folder) {
         result = add_filled(&folder, from, choice, template, template->folder, err);
+        MUST(result != 0 || folder.v);
         if (result == 0)
             result = replace(&c->folder, folder.v[0], err);
     }

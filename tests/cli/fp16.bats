@@ -27,6 +27,7 @@ skips() {
     [[ $output == *'"dtype": "fp16"'* ]]
 }
 
+# bats test_tags=long
 @test "a reward model learns in fp16" {
     train_words reward "$dir/32" -q "${usual[@]}" --max_steps 12
     "$bin" "${words[@]}"
@@ -35,6 +36,7 @@ skips() {
     near_losses 0.001 "$dir/32" "$dir/16"
 }
 
+# bats test_tags=long
 @test "a killed run that skips updates resumes in the same bits" {
     kill_and_resume sft "${overflows[@]}"
     [ "$(skips "$dir/whole")" -gt 6 ]

@@ -71,6 +71,7 @@ names() {
     evaluated --model "$home/m" --lora_adapter "$dir/some/adapter"
 }
 
+# bats test_tags=long
 @test "a killed run resumes in the same bits" {
     kill_and_resume sft "${adapters[@]}" --lora_dropout 0.2 --dtype bf16 --optimizer_bits 8
 }

@@ -90,6 +90,7 @@ same_mapped() {
     run -0 "$bin" chat --model "$home/m" --map_frozen -q <<<"How many?"
 }
 
+# bats test_tags=long
 @test "a killed run resumes in the same bits, with files mapped or copied" {
     kill_and_resume sft "${adapters[@]}" --map_frozen
     sft_cut 9 KILL "$dir/on" "${usual[@]}" "${adapters[@]}" --map_frozen

@@ -5,6 +5,7 @@ load sft_helpers
 
 pieces=(--offload --offload_piece 4096)
 
+# bats test_tags=long
 @test "a killed run resumes in the same bits, and leaves nothing but checkpoints" {
     kill_and_resume sft --dtype bf16 "${pieces[@]}"
     ! ls -A "$dir/killed" | grep -q offload

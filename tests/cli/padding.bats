@@ -80,6 +80,7 @@ planned() {
     [ "$(losses "$dir/two" | wc -l)" -ge 4 ]
 }
 
+# bats test_tags=long
 @test "a killed run resumes in the same bits" {
     kill_and_resume sft --remove_padding
 }

@@ -57,6 +57,7 @@ setup() {
     kill_and_resume ppo --unsupervised_data "$home/data/eval.jsonl" --unsup_coef 0.5
 }
 
+# bats test_tags=long
 @test "in bf16 with gradient checkpointing of one model too" {
     kill_and_resume ppo --dtype bf16 --critic_gradient_checkpointing --normalize_advantages
 }

@@ -55,6 +55,7 @@ seconds_of() {
     "$bin" plan sft --model opt-125m --machine laptop --max_seq_len 256 "$@" | awk '/^the run as asked/ { print $5 }'
 }
 
+# bats test_tags=long
 @test "padding counts where it is worked on, and there alone" {
     awk -v full="$(seconds_of --pad_to_max --mean_length 64)" -v packed="$(seconds_of --remove_padding --mean_length 64)" \
         -v packed_full="$(seconds_of --remove_padding)" -v plain="$(seconds_of)" \

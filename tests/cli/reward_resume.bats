@@ -9,6 +9,7 @@ load sft_helpers
     [ "$(grep -c '"eval_loss"' "$dir/killed/metrics.jsonl")" -eq 13 ] # 0, 3, 6 .. 24 and 4, 8, 16, 20
 }
 
+# bats test_tags=long
 @test "in bf16 with gradient checkpointing too" {
     kill_and_resume reward --num_train_epochs 5 --dtype bf16 --gradient_checkpointing
 }

@@ -3,6 +3,7 @@
 bats_require_minimum_version 1.5.0
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMP_WAIT_POLICY=passive
+export XDG_CACHE_HOME=$BATS_FILE_TMPDIR # a profile that `tuneup doctor --profile` left would add predictions
 bin=${TUNEUP_BIN:-$BATS_TEST_DIRNAME/../../build/release/tuneup}
 
 # $home/data, $home/tok and $home/m: 37,696 parameters, 512 ids, 128 positions.

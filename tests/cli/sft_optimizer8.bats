@@ -8,6 +8,7 @@ near() {
     near_losses 0.01 "$1" "$2"
 }
 
+# bats test_tags=long
 @test "the loss falls as with moments in 32 bits" {
     sft "$dir/32" -q "${usual[@]}" --num_train_epochs 20 --learning_rate 3e-3
     sft "$dir/8" -q "${usual[@]}" --num_train_epochs 20 --learning_rate 3e-3 --optimizer_bits 8
