@@ -2,7 +2,9 @@
  * an error and picks the exit status. A new command is one file and one line in the table below. */
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -177,6 +179,25 @@ static int end_output(int status)
     return status ? status : 1;
 }
 
+#define SPINS_VARIABLE "GOMP_SPINCOUNT"
+#define SPINS "1000" /* some tens of microseconds */
+#define SPINS_OURS "TUNEUP_SPINS" /* that variable is ours */
+
+/* A thread that waits for the others looks whether they are there before it gives its core away. GNU's OpenMP does so for
+ * milliseconds, which on a machine with other work are taken from the very threads that it waits for. It reads its
+ * environment as it is loaded, so the program starts itself again; what it starts in turn sees the environment as it was. */
+static void wait_briefly(char **argv)
+{
+    if (!getenv(SPINS_OURS)) {
+        if (getenv("OMP_WAIT_POLICY") || getenv(SPINS_VARIABLE))
+            return;
+        if (setenv(SPINS_VARIABLE, SPINS, 1) == 0 && setenv(SPINS_OURS, SPINS, 1) == 0)
+            execv("/proc/self/exe", argv); /* where it fails, waiting takes longer and nothing else changes */
+    }
+    unsetenv(SPINS_VARIABLE);
+    unsetenv(SPINS_OURS);
+}
+
 int main(int argc, char **argv)
 {
     static struct command_line line;
@@ -184,6 +205,7 @@ int main(int argc, char **argv)
     struct err err = { 0 };
     int skip = 0;
 
+    wait_briefly(argv);
     line.pipe_ignored = signal(SIGPIPE, SIG_DFL) == SIG_IGN; /* "tuneup ... | head" ends quietly */
     if (argc < 2) {
         help_overview(stderr);

@@ -150,3 +150,14 @@ expect() {
     "$bin" plan --model opt-125m --json 2>/dev/null | python3 -c 'import json, sys; json.load(sys.stdin)["memory"]["param"]'
     "$bin" measure --json -- true 2>/dev/null | python3 -c 'import json, sys; json.load(sys.stdin)["exit_status"]'
 }
+
+@test "threads wait briefly, unless told otherwise, and commands that are metered see nothing of it" {
+    export OMP_DISPLAY_ENV=verbose
+    unset OMP_WAIT_POLICY GOMP_SPINCOUNT
+    "$bin" --version 2>&1 | grep -q "GOMP_SPINCOUNT = '1000'"
+    GOMP_SPINCOUNT=77 "$bin" --version 2>&1 | grep SPINCOUNT | grep -qv "'1000'"
+    ! OMP_WAIT_POLICY=active "$bin" --version 2>&1 | grep -q "GOMP_SPINCOUNT = '1000'"
+    unset OMP_DISPLAY_ENV
+    [ "$("$bin" measure -q -- env 2>/dev/null | grep -c SPIN)" -eq 0 ]
+    [ "$(GOMP_SPINCOUNT=77 "$bin" measure -q -- env 2>/dev/null | grep -c SPIN)" -eq 1 ]
+}
