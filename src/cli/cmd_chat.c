@@ -295,6 +295,7 @@ const struct command cmd_chat = {
         "it outgrows the model's positions. An answer ends at the end token, where the model begins a turn of the "
         "human's,\n"
         "at --max_new_tokens, or with Ctrl-C; Ctrl-D leaves.",
+    .computes = true,
     .sets = sets,
     .run = run,
 };

@@ -392,6 +392,7 @@ const struct command cmd_doctor = {
         "keeps the result, FILE or else TUNEUP_PROFILE or tuneup/profile.json in the cache folder, with what "
         "machine it is of.\n"
         "Predictions (tuneup plan --machine local, --optimize, the records of runs) are made with it.",
+    .computes = true,
     .sets = sets,
     .run = run,
 };

@@ -78,6 +78,7 @@ const struct command cmd_eval = {
         "losses, as in DeepSpeed-Chat, so it depends a little on --per_device_eval_batch_size. A reward model's "
         "figures\n"
         "are means over pairs; with --convention deepspeed-chat those of loss and scores are over batches too.",
+    .computes = true,
     .sets = sets,
     .run = run,
 };

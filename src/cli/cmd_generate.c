@@ -390,6 +390,7 @@ const struct command cmd_generate = {
         "\"finish\": \"end\" or \"length\"}. An answer ends at the end token, at --max_new_tokens or at the model's "
         "last\n"
         "position. Draws depend on --seed and the prompt's number alone, not on --batch_size.",
+    .computes = true,
     .sets = sets,
     .run = run,
 };

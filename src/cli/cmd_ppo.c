@@ -33,6 +33,7 @@ const struct command cmd_ppo = {
         "and actor_ema in\n"
         "Hugging Face's form, metrics.jsonl (a line an iteration), TensorBoard events, run.json and "
         "checkpoints.",
+    .computes = true,
     .sets = sets,
     .run = run,
 };

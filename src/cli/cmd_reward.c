@@ -31,6 +31,7 @@ const struct command cmd_reward = {
                "is two rows. Loss, accuracy, mean scores and their margin are told of every update and evaluation. "
                "Checkpoints,\n"
                "signals and --resume are as in `tuneup sft`.",
+    .computes = true,
     .sets = sets,
     .run = run,
 };

@@ -54,6 +54,7 @@ const struct command cmd_score = {
                "one text, which is prompt and chosen, a prompt alone, or a field \"text\". A text ends with "
                "\"<|endoftext|>\", as\n"
                "in training, and its last score is its score. Scores are compared with each other: they have no scale.",
+    .computes = true,
     .sets = sets,
     .run = run,
 };

@@ -31,6 +31,7 @@ const struct command cmd_sft = {
                "step, saves and leaves; --resume goes on bit for bit. kill -USR1 prints status. A folder that already "
                "holds a\n"
                "model or checkpoints is left alone unless --resume or --overwrite is given.",
+    .computes = true,
     .sets = sets,
     .run = run,
 };

@@ -27,6 +27,7 @@ struct command {
     const char *usage; /* "tuneup sft --model DIR --data FILE --output DIR [options]" */
     const char *examples; /* shown first by --help: lines of "  tuneup ...\n" */
     const char *details; /* a paragraph or NULL: what it reads, writes, prints */
+    bool computes; /* with OpenMP's threads, in this process */
     int (*sets)(struct option_set *sets); /* fills in its option sets, returns how many */
     /* The exit status, or -1 with err set. stdout is for results alone. */
     int (*run)(struct command_line *line, struct err *err);

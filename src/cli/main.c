@@ -179,23 +179,15 @@ static int end_output(int status)
     return status ? status : 1;
 }
 
-#define SPINS_VARIABLE "GOMP_SPINCOUNT"
 #define SPINS "1000" /* some tens of microseconds */
-#define SPINS_OURS "TUNEUP_SPINS" /* that variable is ours */
 
 /* A thread that waits for the others looks whether they are there before it gives its core away. GNU's OpenMP does so for
  * milliseconds, which on a machine with other work are taken from the very threads that it waits for. It reads its
- * environment as it is loaded, so the program starts itself again; what it starts in turn sees the environment as it was. */
+ * environment as it is loaded, so the program starts itself again; ranks that it starts find the variable set. */
 static void wait_briefly(char **argv)
 {
-    if (!getenv(SPINS_OURS)) {
-        if (getenv("OMP_WAIT_POLICY") || getenv(SPINS_VARIABLE))
-            return;
-        if (setenv(SPINS_VARIABLE, SPINS, 1) == 0 && setenv(SPINS_OURS, SPINS, 1) == 0)
-            execv("/proc/self/exe", argv); /* where it fails, waiting takes longer and nothing else changes */
-    }
-    unsetenv(SPINS_VARIABLE);
-    unsetenv(SPINS_OURS);
+    if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT") && setenv("GOMP_SPINCOUNT", SPINS, 1) == 0)
+        execv("/proc/self/exe", argv); /* where it fails, waiting takes longer and nothing else changes */
 }
 
 int main(int argc, char **argv)
@@ -205,7 +197,6 @@ int main(int argc, char **argv)
     struct err err = { 0 };
     int skip = 0;
 
-    wait_briefly(argv);
     line.pipe_ignored = signal(SIGPIPE, SIG_DFL) == SIG_IGN; /* "tuneup ... | head" ends quietly */
     if (argc < 2) {
         help_overview(stderr);
@@ -222,6 +213,8 @@ int main(int argc, char **argv)
     const struct command *c = find_command(argc, argv, &skip);
     if (!c)
         return unknown_command(argv[1]);
+    if (c->computes)
+        wait_briefly(argv);
 
     line.argc = argc;
     line.argv = argv;

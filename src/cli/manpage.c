@@ -148,8 +148,8 @@ void manpage_program(FILE *out, const struct option_set *global)
     fputs(".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nWhen set, no colour is used.\n"
           ".TP\n.B OMP_NUM_THREADS\nThreads of each rank.\n"
           ".TP\n.BR GOMP_SPINCOUNT \", \" OMP_WAIT_POLICY\nHow long a thread that waits for others keeps its core. "
-          "Unless one of "
-          "them is set the program takes 1000 for the first, which leaves the cores to others that work on the "
+          "Unless "
+          "one of them is set the program takes 1000 for the first, which leaves the cores to others that work on the "
           "machine.\n",
           out);
     put_status(out);

@@ -23,9 +23,19 @@
  * waits while the upper halves of the vector registers are in use. */
 #define PART_OF_LOOPS __attribute__((always_inline)) static inline
 
+PART_OF_LOOPS int64_t bytes_of(enum dtype type)
+{
+    return type == F32 ? 4 : 2;
+}
+
 PART_OF_LOOPS float element(const void *w, enum dtype type, int64_t at)
 {
     return type == F32 ? ((const float *)w)[at] : half_to_f32(((const uint16_t *)w)[at], type);
+}
+
+PART_OF_LOOPS const void *weights_at(const struct narrow_job *j, int64_t n, int64_t k)
+{
+    return (const char *)j->w + (n * j->ldw + k) * bytes_of(j->type);
 }
 
 PART_OF_LOOPS void finish(const struct narrow_job *j, int64_t m, int64_t n, float sum)
@@ -55,6 +65,14 @@ PART_OF_LOOPS struct ahead ahead_of(const void *first, int64_t row_bytes, int64_
     return (struct ahead){ first, (const char *)first + row_bytes, row_bytes, stride - row_bytes };
 }
 
+PART_OF_LOOPS void ahead_ask(struct ahead *a, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += LINE)
+        __builtin_prefetch(a->at + i, 0, 2);
+    a->at += bytes;
+}
+
+/* On to the next row where one is asked for whole. */
 PART_OF_LOOPS void ahead_turn(struct ahead *a)
 {
     if (a->at < a->row_end)

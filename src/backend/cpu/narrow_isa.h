@@ -53,21 +53,12 @@ INLINE void ISA(load)(VEC out[2], const void *w, enum dtype type, int64_t at)
     }
 }
 
-/* Asks for the next so many bytes. */
-INLINE void ISA(ask)(struct ahead *a, int64_t bytes)
-{
-    for (int64_t i = 0; i < bytes; i += LINE)
-        __builtin_prefetch(a->at + i, 0, 2);
-    a->at += bytes;
-}
-
 /* Adds elements begin .. end-1 of rows n .. n+rows-1 of w, times those of x, to sum[rows,M]. The rows go side by side: a sum
  * waits for its last addition, so there must be others. What is read after them, from `next` on, is asked for meanwhile. */
 INLINE void ISA(add_products)(VEC *sums, const struct narrow_job *j, int64_t n, int64_t begin, int64_t end,
                               const void *next, enum dtype type, const int M, const int rows)
 {
-    const int64_t size = type == F32 ? 4 : 2;
-    struct ahead ahead = ahead_of(next, (end - begin) * size, j->ldw * size);
+    struct ahead ahead = ahead_of(next, (end - begin) * bytes_of(type), j->ldw * bytes_of(type));
     VEC sum[SUMS];
 
     UNROLL for (int i = 0; i < M * rows; i++) sum[i] = sums[i];
@@ -77,7 +68,7 @@ INLINE void ISA(add_products)(VEC *sums, const struct narrow_job *j, int64_t n, 
             VEC w[2];
 
             ISA(load)(w, j->w, type, (n + r) * j->ldw + k);
-            ISA(ask)(&ahead, 2 * LANES * size);
+            ahead_ask(&ahead, 2 * LANES * bytes_of(type));
             UNROLL for (int m = 0; m < M; m++)
             {
                 const VEC *x = (const VEC *)(j->x + m * j->ldx + k);
@@ -104,16 +95,6 @@ INLINE void ISA(finish_row)(const VEC *sums, const struct narrow_job *j, int64_t
     }
 }
 
-/* What is read after row n+i-1 of a block's part: its other rows, the next part, the next block. */
-INLINE const void *ISA(after)(const struct narrow_job *j, int64_t n, int64_t i, int64_t count, int64_t begin,
-                              int64_t end, int64_t whole, enum dtype type)
-{
-    const int64_t row = i < count ? n + i : end < whole ? n : n + count;
-    const int64_t column = i < count ? begin : end < whole ? end : 0;
-
-    return (const char *)j->w + (row * j->ldw + column) * (type == F32 ? 4 : 2);
-}
-
 INLINE void ISA(block)(const struct narrow_job *j, int64_t n, int64_t count, enum dtype type, const int M)
 {
     const int rows = 4 * M <= SUMS ? 4 : 2 * M <= SUMS ? 2 : 1;
@@ -124,14 +105,17 @@ INLINE void ISA(block)(const struct narrow_job *j, int64_t n, int64_t count, enu
         sums[i] = (VEC){ 0 };
     for (int64_t k = 0; k < whole; k += part) {
         const int64_t end = k + part < whole ? k + part : whole;
+        const void *rest = end < whole ? weights_at(j, n, end) : weights_at(j, n + count, 0);
         int64_t i = 0;
 
-        for (; i + rows <= count; i += rows)
-            ISA(add_products)
-        (sums + i * M, j, n + i, k, end, ISA(after)(j, n, i + rows, count, k, end, whole, type), type, M, rows);
-        for (; i < count; i++)
-            ISA(add_products)
-        (sums + i * M, j, n + i, k, end, ISA(after)(j, n, i + 1, count, k, end, whole, type), type, M, 1);
+        for (; i + rows <= count; i += rows) {
+            const void *next = i + rows < count ? weights_at(j, n + i + rows, k) : rest;
+            ISA(add_products)(sums + i * M, j, n + i, k, end, next, type, M, rows);
+        }
+        for (; i < count; i++) {
+            const void *next = i + 1 < count ? weights_at(j, n + i + 1, k) : rest;
+            ISA(add_products)(sums + i * M, j, n + i, k, end, next, type, M, 1);
+        }
     }
     for (int64_t i = 0; i < count; i++)
         ISA(finish_row)(sums + i * M, j, n + i, whole, type, M);
@@ -146,7 +130,7 @@ INLINE void ISA(add_group)(VEC *total, const struct narrow_job *j, int64_t n, in
     VEC sum[NARROW_ROWS];
 
     __builtin_prefetch(row + begin + AHEAD_Q8);
-    __builtin_prefetch(row + begin + AHEAD_Q8 + 64);
+    __builtin_prefetch(row + begin + AHEAD_Q8 + LINE);
     UNROLL for (int m = 0; m < M; m++) sum[m] = (VEC){ 0 };
     for (int64_t k = begin; k < end; k += LANES) {
         const VEC w = WIDEN(row + k);
@@ -234,7 +218,6 @@ TARGET static void ISA(columns)(const struct narrow_job *j, int64_t begin, int64
 INLINE void ISA(head_products)(float *p, const float *x, const struct narrow_cache *c, int64_t at, struct ahead *ahead,
                                enum dtype type, const int rows)
 {
-    const int64_t size = type == F32 ? 4 : 2;
     const int64_t whole = c->D / (2 * LANES) * (2 * LANES);
     VEC sum[KEYS];
 
@@ -247,7 +230,7 @@ INLINE void ISA(head_products)(float *p, const float *x, const struct narrow_cac
             VEC w[2];
 
             ISA(load)(w, c->w, type, at + r * c->ldw + k);
-            ISA(ask)(ahead, 2 * LANES * size);
+            ahead_ask(ahead, 2 * LANES * bytes_of(type));
             sum[r] = FMA(w[0], x0, sum[r]);
             sum[r] = FMA(w[1], x1, sum[r]);
         }
@@ -262,7 +245,7 @@ INLINE void ISA(head_products)(float *p, const float *x, const struct narrow_cac
 /* Of what is read after the keys from s on. */
 INLINE struct ahead ISA(next_keys)(const struct narrow_cache *c, int64_t s, enum dtype type)
 {
-    const int64_t size = type == F32 ? 4 : 2;
+    const int64_t size = bytes_of(type);
 
     return ahead_of((const char *)c->w + (s + KEYS) * c->ldw * size, c->H * c->D * size, c->ldw * size);
 }
@@ -298,7 +281,6 @@ TARGET static void ISA(products)(float *p, int64_t ldp, const float *x, const st
 INLINE void ISA(mix_part)(float *out, const float *p, const struct narrow_cache *c, int64_t at, struct ahead *ahead,
                           enum dtype type, int64_t rows, const int pairs)
 {
-    const int64_t size = type == F32 ? 4 : 2;
     VEC sum[2 * MIX_PAIRS];
 
     UNROLL for (int i = 0; i < 2 * pairs; i++) sum[i] = *(const VEC *)(out + LANES * i);
@@ -310,7 +292,7 @@ INLINE void ISA(mix_part)(float *out, const float *p, const struct narrow_cache 
             VEC v[2];
 
             ISA(load)(v, c->w, type, at + r * c->ldw + 2 * LANES * i);
-            ISA(ask)(ahead, 2 * LANES * size);
+            ahead_ask(ahead, 2 * LANES * bytes_of(type));
             sum[2 * i] = FMA(factor, v[0], sum[2 * i]);
             sum[2 * i + 1] = FMA(factor, v[1], sum[2 * i + 1]);
         }
